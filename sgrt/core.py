@@ -1,0 +1,533 @@
+"""What a program and a backend say to each other.
+
+A *backend* owns a model. It opens *sessions*; a session is one growing sequence of tokens that
+is extended with text, continued by the model, scored against options, and forked. Everything a
+session is asked to do is queued and answered through a handle, so a program never waits unless
+it reads a value.
+
+Architecture invariant: this module imports nothing of sgrt but `errors`; both sides import it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
+
+from sgrt.errors import Cancelled, InvalidSamplingParams, SgrtError
+
+T = TypeVar("T")
+
+FinishReason = Literal["stop", "length"]
+"""``stop``: a stop string or token, end of text, or a constraint that is complete.
+``length``: max_tokens or the context ran out first."""
+
+
+# ---------------------------------------------------------------- what the user asks for
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """How tokens are drawn.
+
+    The processors apply in this order: penalties, logit bias, the constraint's mask,
+    temperature, top-k, top-p (over what top-k kept), min-p (relative to the best token).
+
+    Args:
+        max_tokens: most tokens to produce, forced ones included. 0 produces none.
+        min_tokens: end of text and stop tokens are not drawn before this many tokens.
+        temperature: 0 takes the most likely token; ties go to the lowest id.
+        top_k: keep the k most likely tokens; 0 or -1 keeps all.
+        top_p: keep the smallest set of most likely tokens whose mass reaches p.
+        min_p: keep tokens at least this fraction as likely as the best one.
+        repetition_penalty: divides positive and multiplies negative logits of seen tokens
+            (prompt and output); 1 is none. Source: CTRL, arXiv 1909.05858.
+        presence_penalty: subtracted once from the logit of each token already produced.
+        frequency_penalty: subtracted once per earlier production of the token.
+        logit_bias: added to the logits of these token ids.
+        seed: key of the random numbers; None takes one from the engine's own generator.
+        stop: strings that end the text; not included in the result.
+        stop_token_ids: tokens that end the text, besides the model's own.
+        ignore_eos: go on after the model's end-of-text token.
+        logprobs: None for none, else how many alternatives to report beside the token taken.
+        logprobs_mode: "masked" normalises over the allowed tokens, "unmasked" over all.
+            Both are taken from the model's own logits, before penalties and temperature.
+
+    Raises:
+        InvalidSamplingParams: a value outside its range.
+    """
+
+    max_tokens: int = 128
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    logprobs_mode: Literal["masked", "unmasked"] = "masked"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        for name, rule, holds in _RULES:
+            value = getattr(self, name)
+            if not holds(value):
+                raise InvalidSamplingParams(name, value, rule)
+        if self.min_tokens > self.max_tokens:
+            raise InvalidSamplingParams(
+                "min_tokens", self.min_tokens, f"must not exceed max_tokens={self.max_tokens}"
+            )
+
+    def override(self, **changes: Any) -> SamplingParams:
+        """A copy with these fields changed; None leaves a field as it is."""
+        return replace(self, **{k: v for k, v in changes.items() if v is not None})
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+_RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+    ("max_tokens", "must be an integer >= 0", lambda v: _is_int(v) and v >= 0),
+    ("min_tokens", "must be an integer >= 0", lambda v: _is_int(v) and v >= 0),
+    ("temperature", "must be a number in 0..100", lambda v: _is_real(v) and 0 <= v <= 100),
+    ("top_k", "must be an integer >= 1, or 0 or -1 for no limit", lambda v: _is_int(v) and v >= -1),
+    ("top_p", "must be a number in (0, 1]", lambda v: _is_real(v) and 0 < v <= 1),
+    ("min_p", "must be a number in [0, 1]", lambda v: _is_real(v) and 0 <= v <= 1),
+    ("repetition_penalty", "must be a number in (0, 10]", lambda v: _is_real(v) and 0 < v <= 10),
+    ("presence_penalty", "must be a number in -2..2", lambda v: _is_real(v) and -2 <= v <= 2),
+    ("frequency_penalty", "must be a number in -2..2", lambda v: _is_real(v) and -2 <= v <= 2),
+    (
+        "logit_bias",
+        "must map token ids to numbers in -100..100",
+        lambda v: isinstance(v, Mapping)
+        and all(_is_int(k) and k >= 0 and _is_real(b) and -100 <= b <= 100 for k, b in v.items()),
+    ),
+    ("seed", "must be an integer in 0..2**64-1", lambda v: v is None or (_is_int(v) and 0 <= v < 1 << 64)),
+    (
+        "stop",
+        "must be non-empty strings",
+        lambda v: isinstance(v, tuple) and all(isinstance(s, str) and s for s in v),
+    ),
+    (
+        "stop_token_ids",
+        "must be token ids",
+        lambda v: isinstance(v, tuple) and all(_is_int(i) and i >= 0 for i in v),
+    ),
+    ("ignore_eos", "must be true or false", lambda v: isinstance(v, bool)),
+    ("logprobs", "must be an integer in 0..100", lambda v: v is None or (_is_int(v) and 0 <= v <= 100)),
+    ("logprobs_mode", "must be 'masked' or 'unmasked'", lambda v: v in ("masked", "unmasked")),
+)
+
+
+@dataclass(frozen=True)
+class JsonSchema:
+    """Text is compact JSON that satisfies a schema (canonical JSON text, draft 2020-12)."""
+
+    schema: str
+
+
+@dataclass(frozen=True)
+class Regex:
+    """The whole text matches a pattern (anchored at both ends)."""
+
+    pattern: str
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The whole text is one of these strings."""
+
+    options: tuple[str, ...]
+
+
+Constraint = JsonSchema | Regex | Choices
+
+
+@dataclass(frozen=True)
+class Text:
+    """Text to append.
+
+    Args:
+        special: whether the spelling of a special token means that token (chat templates)
+            or is plain text (everything a user typed).
+    """
+
+    text: str
+    special: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    """Let the model continue.
+
+    Args:
+        deadline_s: seconds from submission after which it fails with `DeadlineExceeded`.
+    """
+
+    params: SamplingParams = field(default_factory=SamplingParams)
+    constraint: Constraint | None = None
+    deadline_s: float | None = None
+
+
+Segment = Sequence[Text | Generate]
+"""A run of text and constrained gens with no decision between them; the engine takes it whole."""
+
+
+# ---------------------------------------------------------------- what comes back
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """One token with its log-probability (natural) and the likeliest alternatives."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """Tokens that joined the text together.
+
+    Args:
+        token_ids: one sampled token, or a forced run.
+        text: what can be shown now; bytes of an unfinished character and the start of a
+            possible stop string are held back, so this may be "".
+        forced: the constraint left no other text, so the model was not asked.
+    """
+
+    token_ids: tuple[int, ...]
+    text: str
+    forced: bool = False
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens by what they cost.
+
+    ``prompt`` tokens stood before the generation began, ``cached`` of them were found computed;
+    ``forced`` tokens were appended without sampling, ``sampled`` were drawn.
+    """
+
+    prompt: int = 0
+    cached: int = 0
+    forced: int = 0
+    sampled: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt + other.prompt,
+            self.cached + other.cached,
+            self.forced + other.forced,
+            self.sampled + other.sampled,
+        )
+
+
+@dataclass(frozen=True)
+class GenerateResult:
+    """A finished generation.
+
+    Args:
+        text: without the stop string.
+        token_ids: tokens that were kept in the session.
+        stop_match: the stop string or token id that ended it; None for the rest.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    usage: Usage
+    stop_match: str | int | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """Log-probabilities of each option's text after the session's text.
+
+    Args:
+        token_logprobs: per option, the log-probability of each of its tokens.
+    """
+
+    token_ids: tuple[tuple[int, ...], ...]
+    token_logprobs: tuple[tuple[float, ...], ...]
+    usage: Usage
+
+
+class Handle(Generic[T]):
+    """A value that a backend will fill in, with the events on the way to it.
+
+    One producer calls `push`, then `finish` or `fail` once. Any number of readers, threads or
+    coroutines, may wait, iterate or attach a callback, before or after.
+    """
+
+    def __init__(self, on_cancel: Callable[[], None] | None = None) -> None:
+        self._ready = threading.Condition()
+        self._events: list[TokenEvent] = []
+        self._value: T | None = None
+        self._error: BaseException | None = None
+        self._done = False
+        self._callbacks: list[Callable[[], None]] = []
+        self._on_cancel = on_cancel
+
+    # producer
+
+    def push(self, event: TokenEvent) -> None:
+        with self._ready:
+            if self._done:
+                return
+            self._events.append(event)
+            callbacks = tuple(self._callbacks)
+            self._ready.notify_all()
+        for callback in callbacks:
+            callback()
+
+    def finish(self, value: T) -> None:
+        self._settle(value, None)
+
+    def fail(self, error: BaseException) -> None:
+        self._settle(None, error)
+
+    def _settle(self, value: T | None, error: BaseException | None) -> None:
+        with self._ready:
+            if self._done:
+                return
+            self._value, self._error, self._done = value, error, True
+            callbacks = tuple(self._callbacks)
+            self._ready.notify_all()
+        for callback in callbacks:
+            callback()
+
+    # reader
+
+    def done(self) -> bool:
+        return self._done
+
+    def error(self) -> BaseException | None:
+        """The error it ended with, or None; does not wait."""
+        return self._error
+
+    def cancel(self) -> None:
+        """Ask the backend to stop; the handle then ends with `Cancelled`."""
+        if not self._done and self._on_cancel is not None:
+            self._on_cancel()
+
+    def on_change(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back after each event and at the end, from the producer's thread.
+
+        Returns:
+            A function that detaches the callback.
+        """
+        with self._ready:
+            self._callbacks.append(callback)
+
+        def detach() -> None:
+            with self._ready:
+                if callback in self._callbacks:
+                    self._callbacks.remove(callback)
+
+        return detach
+
+    def result(self, timeout: float | None = None) -> T:
+        """Wait for the value.
+
+        Args:
+            timeout: seconds, or None to wait for ever.
+
+        Raises:
+            TimeoutError: not finished in time (the work goes on).
+            SgrtError: what the backend failed with.
+        """
+        with self._ready:
+            if not self._ready.wait_for(lambda: self._done, timeout):
+                raise TimeoutError(f"no result within {timeout:g} s")
+        return self._unwrap()
+
+    def _unwrap(self) -> T:
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]
+
+    def events(self) -> Iterator[TokenEvent]:
+        """All events from the first on; raises the error where one ends the stream."""
+        index = 0
+        while True:
+            with self._ready:
+                self._ready.wait_for(lambda at=index: self._done or len(self._events) > at)  # type: ignore[misc]
+                fresh, done = self._events[index:], self._done
+            yield from fresh
+            index += len(fresh)
+            if done and index == len(self._events):
+                self._unwrap()
+                return
+
+    async def wait(self) -> T:
+        """`result` for coroutines; cancelling the coroutine does not cancel the work."""
+        async for _ in self._changes():
+            if self._done:
+                break
+        return self._unwrap()
+
+    async def aevents(self) -> AsyncIterator[TokenEvent]:
+        """`events` for coroutines."""
+        index = 0
+        async for _ in self._changes():
+            done = self._done
+            fresh = self._events[index:]
+            for event in fresh:
+                yield event
+            index += len(fresh)
+            if done and index == len(self._events):
+                break
+        self._unwrap()
+
+    async def _changes(self) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+        changed = asyncio.Event()
+        detach = self.on_change(lambda: loop.call_soon_threadsafe(changed.set))
+        try:
+            while True:
+                changed.clear()
+                yield None
+                if self._done:
+                    changed.set()
+                await changed.wait()
+        finally:
+            detach()
+
+
+Generation = Handle[GenerateResult]
+Scoring = Handle[ScoreResult]
+
+
+# ---------------------------------------------------------------- backends
+
+
+@dataclass(frozen=True)
+class Message:
+    """One chat message, as a template sees it."""
+
+    role: str
+    content: str
+
+
+class ChatTemplate(Protocol):
+    """How a model spells a conversation."""
+
+    def render(
+        self, messages: Sequence[Message], *, add_generation_prompt: bool = False
+    ) -> tuple[Text, ...]:
+        """The whole conversation.
+
+        Returns:
+            Runs of template text (``special=True``) and of the users' own text, in order.
+
+        Raises:
+            RequestError: the template refuses these messages (role, order).
+        """
+
+
+@runtime_checkable
+class Session(Protocol):
+    """One growing sequence of tokens on a backend.
+
+    Calls are queued in order and return at once. Text appended by consecutive `extend` calls is
+    tokenized as one piece when the next other call needs it; generated tokens are never
+    tokenized again. After an error every later call of the session fails with that error.
+    """
+
+    def extend(self, *parts: Text) -> None:
+        """Append text."""
+
+    def extend_ids(self, token_ids: Sequence[int]) -> None:
+        """Append tokens. Raises RequestError for an id outside the vocabulary."""
+
+    def generate(self, segment: Segment) -> tuple[Generation, ...]:
+        """Append and continue; one handle per `Generate` of the segment, in order."""
+
+    def score(self, options: Sequence[str]) -> Scoring:
+        """Score each option as a continuation; the session itself does not change."""
+
+    def fork(self, num: int) -> list[Session]:
+        """Children that start with this session's state as it is after the queued calls."""
+
+    def token_ids(self) -> list[int]:
+        """Wait for the queue to drain, then all tokens so far."""
+
+    def usage(self) -> Usage:
+        """Sum over the finished calls."""
+
+    def sync(self, timeout: float | None = None) -> None:
+        """Wait until every queued call has ended; raises the session's error."""
+
+    def close(self) -> None:
+        """Cancel what is queued and give the pages back. Idempotent."""
+
+
+class Backend(Protocol):
+    """A model that can be talked to."""
+
+    @property
+    def name(self) -> str:
+        """What the model is called."""
+
+    @property
+    def chat_template(self) -> ChatTemplate | None:
+        """The model's own template, or None where it has none."""
+
+    def open(self, *, seed: int | None = None, priority: int = 0) -> Session:
+        """A new empty session (begins with the model's BOS token where it wants one).
+
+        Args:
+            seed: from which the seeds of unseeded generations are derived, in order.
+            priority: larger goes first.
+        """
+
+    def compile(self, constraint: Constraint) -> None:
+        """Check a constraint, and have it ready, before it is needed.
+
+        Raises:
+            ConstraintError: it cannot be enforced exactly.
+        """
+
+    def stats(self) -> Mapping[str, float]:
+        """Counters since the start: tokens (prompt, cached, forced, sampled), seconds
+        (forward, mask, sample, schedule, idle), steps, pages."""
+
+    def close(self) -> None:
+        """Release the model. Idempotent."""
+
+
+def wait_all(handles: Sequence[Handle[Any]], timeout: float | None = None) -> None:
+    """Wait until all have ended, well or badly.
+
+    Raises:
+        TimeoutError: some had not ended within ``timeout`` seconds.
+    """
+    end = None if timeout is None else time.monotonic() + timeout
+    for handle in handles:
+        try:
+            handle.result(None if end is None else max(0.0, end - time.monotonic()))
+        except TimeoutError:
+            if not handle.done():
+                raise
+        except (SgrtError, Cancelled):
+            continue

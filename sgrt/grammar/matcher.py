@@ -1,0 +1,71 @@
+"""The one protocol between constraints and the runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Matcher(Protocol):
+    """A constraint at one place of one text. W = ceil(V / 32) words of mask.
+
+    A matcher never sees the end-of-text token: the runtime allows it exactly where
+    `is_complete`, and ends the generation by itself where `is_final`.
+
+    Architecture invariant: no caller knows which library stands behind a matcher.
+    """
+
+    def fill(self, row: NDArray[np.uint32]) -> None:
+        """Write the mask of the next token: bit ``i % 32`` of word ``i // 32`` is token i.
+
+        Args:
+            row: [W] uint32, C-contiguous, overwritten. Bits at and above V are 0. Bits of
+                special tokens, end of text among them, are 0.
+
+        Raises:
+            GrammarBudgetExceeded: the mask took too long; the matcher cannot be used again.
+
+        Cost: microseconds; releases the GIL.
+        """
+
+    def allowed(self) -> Sequence[int] | None:
+        """The allowed token ids, ascending, where they are few and known without a mask
+        (automata and tries); None means "ask `fill`"."""
+
+    def accept(self, token_ids: Sequence[int]) -> None:
+        """Move over tokens that the masks allowed.
+
+        Raises:
+            ConstraintError: a token is not allowed here; the matcher is as it was before.
+        """
+
+    def rollback(self, num_tokens: int) -> None:
+        """Undo the last ``num_tokens`` accepted tokens."""
+
+    def forced(self) -> list[int]:
+        """Tokens of the one text that can follow, as far as they are certain.
+
+        Exactly the tokens that tokenizing the whole text would give, so never a token that
+        could merge with what comes after the forced text. [] where there is a choice.
+        """
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the text so far satisfies the constraint."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it is complete and nothing can follow."""
+
+    def fork(self) -> Matcher:
+        """An independent copy."""
+
+
+class Grammar(Protocol):
+    """A compiled constraint: immutable, shared by any number of matchers."""
+
+    def matcher(self) -> Matcher:
+        """A matcher at the start of the text."""
