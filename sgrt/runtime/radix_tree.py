@@ -1,0 +1,420 @@
+"""Computed prefixes by token ids: a radix tree whose edges are runs of whole pages.
+
+Who owns a page, over pool and tree and callers together::
+
+    free      in the pool
+    cached    in a node of the tree      = locked (some sequence reads it) + evictable
+    held      by a caller, not yet or no longer in the tree
+    total     free + cached + held
+
+A *node* stands for the prefix that ends with its last page. Callers keep nodes as handles: what
+they may do with one is `RadixTree.lock` and `RadixTree.unlock`. Where an edge is split, the new
+node takes the **upper** half and the old one keeps the lower half and so its end, its handles
+and its locks: a lock always covers the whole prefix up to the node, before and after.
+
+A locked node stays until it is unlocked. A node nobody locked may go at the next `evict`,
+`clear` or (``retain=False``) `unlock`; lock what a match or an insert returned before that.
+
+Architecture invariant: integers only; no tensors, no locks (one loop thread calls it).
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from heapq import heapify, heappop, heappush
+from typing import NamedTuple
+
+from sgrt.errors import EngineError
+from sgrt.runtime.page_pool import PagePool
+
+_TYPECODE = "I"
+_TOKEN_BYTES = array(_TYPECODE).itemsize
+
+
+class Node:
+    """One edge of the tree with the prefix it completes; an opaque handle outside this file."""
+
+    __slots__ = (
+        "children",
+        "handles",
+        "key",
+        "last_used",
+        "locks",
+        "pages",
+        "parent",
+        "queued",
+        "serial",
+        "tokens",
+    )
+
+    def __init__(
+        self, parent: Node | None, key: bytes, tokens: bytes, pages: list[int], serial: int
+    ) -> None:
+        self.parent = parent
+        self.key = key  # in parent.children
+        self.tokens = tokens  # token ids of the edge, `_TOKEN_BYTES` each: compared by memcmp
+        self.pages = pages  # one per page_size tokens
+        self.children: dict[bytes, Node] = {}  # by their first page of tokens
+        self.handles = 0  # locks taken on this very node
+        self.locks = 0  # handles of this node and of all below it
+        self.last_used = 0  # exact on leaves; a parent learns its children's when they go
+        self.queued = False  # has an entry in the eviction queue
+        self.serial = serial  # breaks ties in the eviction queue
+
+
+def _encode_namespace(namespace: str) -> bytes:
+    return namespace.encode("utf-8", "surrogatepass")
+
+
+class PrefixMatch(NamedTuple):
+    """The longest computed prefix found.
+
+    Args:
+        node: its end; the root where nothing was found.
+        pages: the tree's pages, in order.
+        num_tokens: ``len(pages) * page_size``.
+    """
+
+    node: Node
+    pages: list[int]
+    num_tokens: int
+
+
+class Inserted(NamedTuple):
+    """Where a prefix ended up.
+
+    Args:
+        node: its end.
+        pages: the tree's own pages for the whole prefix.
+        duplicates: given pages in whose place the tree had others; still the caller's, who
+            reads ``pages`` from now on and frees these.
+    """
+
+    node: Node
+    pages: list[int]
+    duplicates: list[int]
+
+
+class RadixTree:
+    """Owns the pages of computed prefixes and finds them by token ids.
+
+    Args:
+        pool: whose pages these are; evicted ones return there.
+        retain: whether prefixes stay once unlocked. False is "prefix cache off": nothing is
+            ever matched, a prefix is shared by those who lock it (forks) and its pages are
+            freed when the last of them unlocks it.
+    """
+
+    def __init__(self, pool: PagePool, *, retain: bool = True) -> None:
+        self.pool = pool
+        self.retain = retain
+        self.num_cached = 0
+        """Pages in the tree."""
+        self.num_locked = 0
+        """Pages in the tree that a lock protects."""
+        self._page_bytes = pool.page_size * _TOKEN_BYTES
+        self._serial = 0
+        self._clock = 0
+        self._queue: list[tuple[int, int, Node]] = []
+        self._root = self._new_node(None, b"", b"", [])
+
+    @property
+    def num_evictable(self) -> int:
+        """Pages that `evict` could free now: all that no lock protects."""
+        return self.num_cached - self.num_locked
+
+    # ------------------------------------------------------------ reading and growing
+
+    def match(self, token_ids: Sequence[int], *, namespace: str = "") -> PrefixMatch:
+        """The longest computed prefix, in whole pages. Counts as a use; locks nothing.
+
+        Args:
+            token_ids: list, tuple or array (``array('I')`` costs no conversion).
+            namespace: prefixes of different namespaces never meet.
+
+        Raises:
+            EngineError: a token id that is not an integer in 0..2**32-1.
+        Mutates: splits the node in whose middle the prefix ends.
+        Cost: O(nodes on the path) in Python; tokens and pages are compared and copied in C.
+        """
+        if not self.retain:
+            return PrefixMatch(self._root, [], 0)
+        node, pages = self._descend(self._encode(token_ids), namespace)
+        self._touch(node)
+        return PrefixMatch(node, pages, len(pages) * self.pool.page_size)
+
+    def insert(
+        self, token_ids: Sequence[int], pages: Sequence[int], *, namespace: str = ""
+    ) -> Inserted:
+        """Hand over the pages of a computed prefix. Counts as a use; locks nothing.
+
+        The tree takes those pages it had no other for. The caller holds the lock of the part
+        that came out of the tree, so that its pages cannot have been evicted meanwhile.
+
+        Args:
+            token_ids: whole pages of them: ``len(pages) * page_size``.
+            pages: where they are computed, the tree's own pages included.
+
+        Raises:
+            EngineError: the lengths differ, a new page is not taken in the pool, or a token id
+                is not an integer in 0..2**32-1. The tree then holds what it held.
+        Cost: as `match`.
+        """
+        given = list(pages)
+        if len(token_ids) != len(given) * self.pool.page_size:
+            raise EngineError(
+                f"internal: {len(token_ids)} token ids on {len(given)} pages "
+                f"of {self.pool.page_size}"
+            )
+        query = self._encode(token_ids)
+        node, known = self._descend(query, namespace)
+        fresh = given[len(known) :]
+        duplicates: list[int] = []
+        if given[: len(known)] != known:
+            duplicates = [own for own, ours in zip(given, known, strict=False) if own != ours]
+        if fresh:
+            node = self._grow(node, query[len(known) * self._page_bytes :], fresh, namespace)
+        self._touch(node)
+        return Inserted(node, known + fresh, duplicates)
+
+    def _descend(self, query: bytes, namespace: str) -> tuple[Node, list[int]]:
+        """The node at the end of the longest known prefix (split off if need be), its pages."""
+        node, at, size = self._root, 0, self._page_bytes
+        pages: list[int] = []
+        prefix = _encode_namespace(namespace)
+        while at < len(query):
+            child = node.children.get(prefix + query[at : at + size])
+            if child is None:
+                break
+            if not query.startswith(child.tokens, at):
+                child = self._split(child, self._common_pages(child.tokens, query, at))
+            pages += child.pages
+            at += len(child.tokens)
+            node, prefix = child, b""
+        return node, pages
+
+    def _common_pages(self, tokens: bytes, query: bytes, at: int) -> int:
+        """Equal whole pages of an edge and the query from ``at``; the first is known equal."""
+        size = self._page_bytes
+        low, high = 1, min(len(tokens), len(query) - at) // size
+        while low < high:
+            middle = (low + high + 1) // 2
+            if query.startswith(tokens[low * size : middle * size], at + low * size):
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def _split(self, node: Node, num_pages: int) -> Node:
+        """Cut an edge after ``num_pages``; returns the new upper node, ``node`` is below it."""
+        parent, cut = node.parent, num_pages * self._page_bytes
+        assert parent is not None
+        upper = self._new_node(parent, node.key, node.tokens[:cut], node.pages[:num_pages])
+        upper.locks = node.locks
+        upper.last_used = node.last_used
+        parent.children[upper.key] = upper
+        node.parent = upper
+        node.tokens = node.tokens[cut:]
+        node.pages = node.pages[num_pages:]
+        node.key = node.tokens[: self._page_bytes]
+        upper.children[node.key] = node
+        return upper
+
+    def _grow(self, parent: Node, tokens: bytes, pages: list[int], namespace: str) -> Node:
+        if not self.pool.holds(pages):
+            raise EngineError(f"internal: inserted pages {pages[:8]} are not all taken")
+        # The page has a fixed length, so namespace + page names one pair only.
+        prefix = _encode_namespace(namespace) if parent is self._root else b""
+        leaf = self._new_node(parent, prefix + tokens[: self._page_bytes], tokens, pages)
+        parent.children[leaf.key] = leaf
+        self.num_cached += len(pages)
+        return leaf
+
+    def _new_node(self, parent: Node | None, key: bytes, tokens: bytes, pages: list[int]) -> Node:
+        self._serial += 1
+        return Node(parent, key, tokens, pages, self._serial)
+
+    def _encode(self, token_ids: Sequence[int]) -> bytes:
+        """Whole pages of token ids as bytes."""
+        if isinstance(token_ids, (bytes, bytearray)):
+            token_ids = tuple(token_ids)  # else `array` takes them for its own memory
+        try:
+            data = array(_TYPECODE, token_ids).tobytes()
+        except (OverflowError, TypeError) as error:
+            raise EngineError(
+                f"internal: token ids must be integers in 0..2**32-1: {error}"
+            ) from error
+        return data[: len(data) - len(data) % self._page_bytes]
+
+    # ------------------------------------------------------------ locks
+
+    def lock(self, node: Node) -> None:
+        """Protect a prefix from eviction until `unlock` of the same node.
+
+        Raises:
+            EngineError: the node was evicted.
+        Cost: O(nodes on the path).
+        """
+        if node.parent is None and node is not self._root:
+            raise EngineError("internal: lock of a prefix that was evicted")
+        node.handles += 1
+        step: Node | None = node
+        while step is not None:
+            if step.locks == 0:
+                self.num_locked += len(step.pages)
+            step.locks += 1
+            step = step.parent
+
+    def unlock(self, node: Node) -> None:
+        """Take back one `lock` of this node. Counts as a use.
+
+        Raises:
+            EngineError: the node has no lock.
+        Mutates: with ``retain=False`` frees what nobody locks any more.
+        Cost: O(nodes on the path).
+        """
+        if node.handles == 0:
+            raise EngineError("internal: unlock of a prefix that is not locked")
+        node.handles -= 1
+        step: Node | None = node
+        while step is not None:
+            step.locks -= 1
+            if step.locks == 0:
+                self.num_locked -= len(step.pages)
+            step = step.parent
+        self._touch(node)
+        if not self.retain:
+            self._drop_upwards(node)
+
+    def _drop_upwards(self, node: Node) -> None:
+        """Free a leaf without locks, then its parent if that made it one, and so on."""
+        freed: list[int] = []
+        step = node
+        while step.parent is not None and not step.locks and not step.children:
+            parent = step.parent
+            freed += step.pages
+            self._remove(step)
+            step = parent
+        self.pool.free(freed)
+        # Nobody may ever evict in this mode, so entries of dead nodes are swept here.
+        if len(self._queue) > 2 * self.num_cached + 16:
+            self._queue = [entry for entry in self._queue if entry[2].parent is not None]
+            heapify(self._queue)
+
+    # ------------------------------------------------------------ eviction
+
+    def evict(self, num_pages: int) -> int:
+        """Free pages of the least recently used prefixes that no lock protects, ends first.
+
+        Args:
+            num_pages: how many; the last leaf may lose only its trailing pages.
+
+        Returns:
+            Pages freed; fewer than asked only where nothing evictable is left.
+        Cost: O(log leaves) per leaf, plus once for each leaf used since it was queued;
+            independent of the size of the tree otherwise.
+        """
+        freed: list[int] = []
+        while len(freed) < num_pages:
+            leaf = self._pop_oldest_leaf()
+            if leaf is None:
+                break
+            wanted = num_pages - len(freed)
+            if len(leaf.pages) <= wanted:
+                freed += leaf.pages
+                self._remove(leaf)
+            else:
+                freed += self._trim(leaf, wanted)
+        self.pool.free(freed)
+        return len(freed)
+
+    def clear(self) -> int:
+        """Free all that no lock protects; returns the number of pages. Cost: O(n log n)."""
+        return self.evict(self.num_evictable)
+
+    def _touch(self, node: Node) -> None:
+        self._clock += 1
+        node.last_used = self._clock
+        self._enqueue(node)
+
+    def _enqueue(self, node: Node) -> None:
+        """See that a leaf without locks has its one entry in the queue.
+
+        The entry may be out of date (used again, locked, given children): whoever pops it looks.
+        """
+        if node.queued or node.locks or node.children or node.parent is None:
+            return
+        node.queued = True
+        heappush(self._queue, (node.last_used, node.serial, node))
+
+    def _pop_oldest_leaf(self) -> Node | None:
+        while self._queue:
+            queued_at, _, node = heappop(self._queue)
+            node.queued = False
+            if queued_at != node.last_used:
+                self._enqueue(node)
+            elif node.parent is not None and not node.locks and not node.children:
+                return node
+        return None
+
+    def _remove(self, leaf: Node) -> None:
+        parent = leaf.parent
+        assert parent is not None
+        del parent.children[leaf.key]
+        leaf.parent = None
+        self.num_cached -= len(leaf.pages)
+        # A use of a prefix is a use of all its beginnings.
+        parent.last_used = max(parent.last_used, leaf.last_used)
+        self._enqueue(parent)
+
+    def _trim(self, leaf: Node, num_pages: int) -> list[int]:
+        """Cut pages off the end of a leaf, which stays."""
+        keep = len(leaf.pages) - num_pages
+        pages = leaf.pages[keep:]
+        del leaf.pages[keep:]
+        leaf.tokens = leaf.tokens[: keep * self._page_bytes]
+        self.num_cached -= num_pages
+        self._enqueue(leaf)
+        return pages
+
+    # ------------------------------------------------------------ invariants
+
+    def check(self) -> None:
+        """Verify everything this class promises about itself.
+
+        Raises:
+            AssertionError: an invariant does not hold.
+        Cost: O(tree); for tests.
+        """
+        nodes = list(self._nodes())
+        for node in nodes:
+            self._check_node(node)
+        pages = [page for node in nodes for page in node.pages]
+        assert len(pages) == len(set(pages)), "a page stands in two places"
+        assert self.pool.holds(pages), "a cached page is free in the pool"
+        assert self.num_cached == len(pages), f"num_cached={self.num_cached}, is {len(pages)}"
+        locked = sum(len(node.pages) for node in nodes if node.locks)
+        assert self.num_locked == locked, f"num_locked={self.num_locked}, is {locked}"
+        queued = [id(node) for _, _, node in self._queue]
+        assert len(queued) == len(set(queued)), "a node is queued twice"
+
+    def _check_node(self, node: Node) -> None:
+        below = sum(child.locks for child in node.children.values())
+        assert node.locks == node.handles + below, "locks do not add up along a path"
+        for key, child in node.children.items():
+            assert child.parent is node and child.key == key, "a child is hung up wrongly"
+            assert key.endswith(child.tokens[: self._page_bytes]), "a key is not the first page"
+        if node is self._root:
+            return
+        assert node.pages, "a node without pages"
+        assert len(node.tokens) == len(node.pages) * self._page_bytes, "tokens without pages"
+        evictable = not node.locks and not node.children
+        assert node.queued or not evictable, "an evictable leaf is not queued"
+
+    def _nodes(self) -> Iterator[Node]:
+        stack = [self._root]
+        while stack:
+            node = stack.pop()
+            yield node
+            stack.extend(node.children.values())
