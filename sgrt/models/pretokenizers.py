@@ -33,31 +33,40 @@ class PreTokenizer:
     Args:
         patterns: applied one after the other; what a pattern matches becomes a piece of its
             own, and so does what lies between matches.
+        digits_apart: every digit is cut off first.
+        gpt2: GPT-2's pattern comes last, in the library's own spelling of it.
         ignore_merges: a piece that is a token as a whole is that token, whatever merges say.
         nfc: text is brought to Unicode normal form C first.
         add_bos: whether sessions begin with BOS where the file does not say.
     """
 
-    patterns: tuple[str, ...]
+    patterns: tuple[str, ...] = ()
+    digits_apart: bool = False
+    gpt2: bool = False
     ignore_merges: bool = False
     nfc: bool = False
     add_bos: bool = False
 
     def build(self) -> pre_tokenizers.PreTokenizer:
-        splits = [pre_tokenizers.Split(Regex(p), "isolated") for p in self.patterns]
-        to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        return pre_tokenizers.Sequence([*splits, to_bytes])
+        # The library's steps and its regexes know different versions of Unicode, so each model
+        # gets the steps of its published file, not merely an equal pattern.
+        steps: list[pre_tokenizers.PreTokenizer] = []
+        if self.digits_apart:
+            steps.append(pre_tokenizers.Digits(individual_digits=True))
+        steps += [pre_tokenizers.Split(Regex(p), "isolated") for p in self.patterns]
+        steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=self.gpt2))
+        return pre_tokenizers.Sequence(steps)
 
     def normalizer(self) -> normalizers.Normalizer | None:
         return normalizers.NFC() if self.nfc else None
 
 
-_DIGITS_APART = PreTokenizer((r"\p{N}", _GPT2))
+_DIGITS_APART = PreTokenizer(digits_apart=True, gpt2=True)
 _LLAMA3_WAY = PreTokenizer((_LLAMA3,), ignore_merges=True, add_bos=True)
 
 PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "default": PreTokenizer((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")),
-    "gpt-2": PreTokenizer((_GPT2,)),
+    "gpt-2": PreTokenizer(gpt2=True),
     "smollm": _DIGITS_APART,
     "starcoder": _DIGITS_APART,
     "refact": _DIGITS_APART,

@@ -218,6 +218,16 @@ class Tokenizer:
         return [text for text, token in self._by_text.items() if token.special]
 
     @cached_property
+    def missing_bytes(self) -> frozenset[int]:
+        """Bytes that no token of the vocabulary carries.
+
+        Trained vocabularies leave out bytes that their corpus did not have (SmolLM2: 21, among
+        them some control characters). `encode` drops them silently, as the reference does, and
+        no constraint can produce them.
+        """
+        return frozenset(range(256)) - frozenset(b"".join(self._source.table))
+
+    @cached_property
     def adds_space(self) -> bool:
         """Whether a text that begins a session gets a space before it."""
         return self._source.encoders["start"] is not self._source.encoders["text"]
