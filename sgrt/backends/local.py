@@ -1,0 +1,449 @@
+"""The embedded engine as a backend: sessions whose tokens and pages live in this process."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence as Seq
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from sgrt import core
+from sgrt.runtime.assemble import Parts, load_parts
+from sgrt.config import EngineConfig
+from sgrt.core import (
+    Constraint,
+    GenerateResult,
+    Generation,
+    Handle,
+    Message,
+    SamplingParams,
+    Scoring,
+    ScoreResult,
+    Segment,
+    Text,
+    TokenEvent,
+    Usage,
+)
+from sgrt.errors import Cancelled, EngineClosed, RequestError, SgrtError
+from sgrt.runtime import operations
+from sgrt.runtime.engine import Engine as Loop
+from sgrt.runtime.engine import Live
+from sgrt.runtime.tasks import GenerateTask
+
+log = logging.getLogger("sgrt.engine")
+T = TypeVar("T")
+Prompt = str | Seq[int] | Seq[Message] | Seq[Mapping[str, str]]
+"""Plain text, token ids, or a conversation for the model's chat template."""
+
+
+class Engine:
+    """A model in this process; implements `core.Backend`.
+
+    >>> with sgrt.Engine() as engine:  # the embedded default model
+    ...     engine.generate("The capital of France is", max_tokens=5, temperature=0).text
+
+    Args:
+        model: name, directory or GGUF file; None is the embedded default.
+        options: fields of `config.EngineConfig`.
+
+    Raises:
+        ModelError: the model cannot be found, read or run.
+        RequestError: an option has a value that means nothing.
+    """
+
+    def __init__(self, model: str | None = None, **options: Any) -> None:
+        try:
+            config = EngineConfig(model=model, **options)
+        except TypeError as error:
+            raise RequestError(f"unknown engine option: {error}") from error
+        self._set_up(load_parts(config))
+
+    @classmethod
+    def from_parts(cls, parts: Parts) -> Engine:
+        """An engine over a model that is loaded already."""
+        engine = cls.__new__(cls)
+        engine._set_up(parts)
+        return engine
+
+    def _set_up(self, parts: Parts) -> None:
+        self._parts = parts
+        self.config = parts.config
+        self._loop = Loop(parts.runner, parts.config, limit=parts.context_len)
+        self._seeds = random.Random(parts.config.seed)
+
+    # -- core.Backend
+
+    @property
+    def name(self) -> str:
+        return self._parts.name
+
+    @property
+    def chat_template(self) -> core.ChatTemplate | None:
+        return self._parts.chat_template
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer (`models.tokenizer.Tokenizer`)."""
+        return self._parts.tokenizer
+
+    def open(self, *, seed: int | None = None, priority: int = 0) -> Session:
+        """A new session; see `core.Backend.open`."""
+        chosen = self._seeds.getrandbits(64) if seed is None else seed
+        return Session(self._loop, self._parts, self._loop.new_live(priority=priority), chosen)
+
+    def compile(self, constraint: Constraint) -> None:
+        """See `core.Backend.compile`."""
+        self._parts.grammars.compile(constraint)
+
+    def stats(self) -> Mapping[str, float]:
+        """Counters of `runtime.stats.Stats`, the scheduler's, and the pages as they are now."""
+        loop = self._loop
+        pool, tree, counters = loop.kv.pool, loop.kv.tree, loop.scheduler.counters
+        return loop.stats.as_dict() | {
+            "retracted": counters.num_retracted,
+            "recomputed": counters.num_recomputed_tokens,
+            "pages": pool.num_pages,
+            "pages_free": pool.num_free,
+            "pages_cached": tree.num_cached,
+            "running": len(loop.scheduler.running),
+            "waiting": len(loop.scheduler.waiting),
+        }
+
+    def flush_cache(self) -> int:
+        """Forget every computed prefix that nobody uses; returns the tokens forgotten."""
+        handle: Handle[int] = Handle()
+        loop = self._loop
+        loop.post(lambda: handle.finish(loop.kv.tree.clear() * loop.kv.page_size))
+        return handle.result()
+
+    def close(self) -> None:
+        """Stop the loop; unfinished work fails with `EngineClosed`. Idempotent."""
+        self._loop.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # -- without a program
+
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        n: int = 1,
+        constraint: Constraint | None = None,
+        deadline_s: float | None = None,
+        **sampling: Any,
+    ) -> GenerateResult | list[GenerateResult]:
+        """Continue a prompt and wait.
+
+        Args:
+            prompt: text, token ids, or chat messages.
+            n: how many continuations; more than one returns a list.
+            constraint: what the text must satisfy.
+            deadline_s: seconds after which it fails with `DeadlineExceeded`.
+            sampling: fields of `SamplingParams`.
+
+        Raises:
+            SgrtError: the request is refused, or failed.
+        """
+        handles = self._start(prompt, n, constraint, deadline_s, sampling)
+        results = [handle.result() for handle in handles]
+        return results if n > 1 else results[0]
+
+    async def agenerate(
+        self,
+        prompt: Prompt,
+        *,
+        n: int = 1,
+        constraint: Constraint | None = None,
+        deadline_s: float | None = None,
+        **sampling: Any,
+    ) -> GenerateResult | list[GenerateResult]:
+        """`generate` for coroutines; cancelling the coroutine cancels the work."""
+        handles = self._start(prompt, n, constraint, deadline_s, sampling)
+        try:
+            results = [await handle.wait() for handle in handles]
+        finally:
+            for handle in handles:
+                handle.cancel()
+        return results if n > 1 else results[0]
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        constraint: Constraint | None = None,
+        deadline_s: float | None = None,
+        **sampling: Any,
+    ) -> Iterator[TokenEvent]:
+        """Continue a prompt and yield tokens as they come; leaving the loop cancels the work."""
+        (handle,) = self._start(prompt, 1, constraint, deadline_s, sampling)
+        return self._events(handle)
+
+    @staticmethod
+    def _events(handle: Generation) -> Iterator[TokenEvent]:
+        try:
+            yield from handle.events()
+        finally:
+            handle.cancel()
+
+    async def astream(
+        self,
+        prompt: Prompt,
+        *,
+        constraint: Constraint | None = None,
+        deadline_s: float | None = None,
+        **sampling: Any,
+    ) -> AsyncIterator[TokenEvent]:
+        """`stream` for coroutines."""
+        (handle,) = self._start(prompt, 1, constraint, deadline_s, sampling)
+        try:
+            async for event in handle.aevents():
+                yield event
+        finally:
+            handle.cancel()
+
+    def _start(
+        self,
+        prompt: Prompt,
+        n: int,
+        constraint: Constraint | None,
+        deadline_s: float | None,
+        sampling: dict[str, Any],
+    ) -> list[Generation]:
+        if not isinstance(n, int) or n < 1:
+            raise RequestError(f"n={n!r}: must be an integer >= 1")
+        try:
+            params = SamplingParams(**sampling)
+        except TypeError as error:
+            raise RequestError(f"unknown sampling parameter: {error}") from error
+        request = core.Generate(params=params, constraint=constraint, deadline_s=deadline_s)
+        session = self.open(seed=params.seed)
+        self._append_prompt(session, prompt)
+        sessions: Seq[core.Session] = [session] if n == 1 else session.fork(n)
+        if n > 1:  # the same seed for all would draw n times the same text
+            open_seed = core.Generate(
+                params=replace(params, seed=None), constraint=constraint, deadline_s=deadline_s
+            )
+            request = open_seed
+        return [s.generate([request])[0] for s in sessions]
+
+    def _append_prompt(self, session: Session, prompt: Prompt) -> None:
+        if isinstance(prompt, str):
+            session.extend(Text(prompt))
+        elif all(isinstance(item, int) for item in prompt):
+            session.extend_ids(prompt)  # type: ignore[arg-type]
+        else:
+            if self.chat_template is None:
+                raise RequestError(f"model {self.name!r} has no chat template")
+            messages = [m if isinstance(m, Message) else Message(**m) for m in prompt]  # type: ignore[arg-type]
+            session.extend(*self.chat_template.render(messages, add_generation_prompt=True))
+
+
+class Session:
+    """A sequence on the embedded engine; implements `core.Session`.
+
+    Tokenizing and compiling happen in the caller's thread, so the loop never waits for them.
+    A session belongs to one thread at a time; its handles may be read from anywhere.
+
+    The seam: text is tokenized where a generation, a score or a fork follows it. What was
+    generated keeps its tokens, and text behind it is tokenized on its own, so a token never
+    spans the border between the two (a plain tokenization of the whole text might merge there).
+    """
+
+    def __init__(self, loop: Loop, parts: Parts, live: Live, seed: int) -> None:
+        self._loop = loop
+        self._parts = parts
+        self._live = live
+        self._seed = seed
+        self._index = itertools.count()
+        self._pending: list[Text] = []
+        self._error: SgrtError | None = None
+        self._handles: list[Handle[Any]] = []
+        self._after_id: int | None = None  # stands before what is appended next
+        self._is_new = True
+        self._is_closed = False
+
+    # -- core.Session
+
+    def extend(self, *parts: Text) -> None:
+        self._pending += parts
+
+    def extend_ids(self, token_ids: Seq[int]) -> None:
+        size = self._parts.tokenizer.vocab_size
+        bad = [i for i in token_ids if not 0 <= i < size]
+        if bad:
+            raise RequestError(f"token {bad[0]} does not exist: the vocabulary has {size}")
+        flushed = self._flush_or_fail(bos=False)
+        self._queue(*flushed, operations.Extend(list(token_ids)))
+        self._is_new = False
+        self._after_id = token_ids[-1] if token_ids else self._after_id
+
+    def generate(self, segment: Segment) -> tuple[Generation, ...]:
+        queued: list[Any] = []
+        handles: list[Generation] = []
+        for item in segment:
+            if isinstance(item, Text):
+                self._pending.append(item)
+                continue
+            handle = self._handle()
+            handles.append(handle)
+            with _Failing(self, handle):
+                queued += self._flush()
+                task = self._task(item, handle)
+                self._after_id = self._parts.tokenizer.some_text_id
+                queued.append(operations.Generate(task))
+                if task.deadline is not None:
+                    self._post(lambda task=task: self._loop.watch(self._live, task))
+        self._queue(*queued)
+        return tuple(handles)
+
+    def _task(self, item: core.Generate, handle: Generation) -> GenerateTask:
+        matcher = None
+        if item.constraint is not None:
+            matcher = self._parts.grammars.compile(item.constraint).matcher()
+        seed = item.params.seed
+        return GenerateTask(
+            item,
+            handle,
+            self._parts.tokenizer,
+            seed=_mix(self._seed, next(self._index)) if seed is None else seed,
+            matcher=matcher,
+            limit=self._loop.limit,
+            forced_runs=self._parts.config.forced_runs,
+        )
+
+    def score(self, options: Seq[str]) -> Scoring:
+        handle: Scoring = self._handle()
+        with _Failing(self, handle):
+            if not options or not all(options):
+                raise RequestError(f"options must be non-empty strings, got {list(options)!r}")
+            flushed = self._flush()
+            encoded = [self._parts.tokenizer.encode(option, after_id=self._after_id) for option in options]
+            self._queue(*flushed, operations.Score(self._loop, encoded, handle))
+        return handle
+
+    def fork(self, num: int) -> list[core.Session]:
+        if not isinstance(num, int) or num < 1:
+            raise RequestError(f"fork({num!r}): must be an integer >= 1")
+        index = next(self._index)
+        children: list[core.Session] = []
+        lives = []
+        flushed = self._flush_or_fail()
+        for i in range(num):
+            live = self._loop.new_live(group=self._live.seq.group, priority=self._live.seq.priority)
+            live.unborn = True
+            child = Session(self._loop, self._parts, live, _mix(_mix(self._seed, index), i))
+            child._is_new = self._is_new
+            child._after_id = self._after_id
+            child._error = self._error
+            lives.append(live)
+            children.append(child)
+        self._queue(*flushed, operations.Fork(self._loop, lives))
+        return children
+
+    def token_ids(self) -> list[int]:
+        return self._call(lambda live: list(live.seq.token_ids)).result()
+
+    def usage(self) -> Usage:
+        total = Usage()
+        for handle in self._handles:
+            if handle.done() and handle.error() is None:
+                value: GenerateResult | ScoreResult = handle.result()
+                total = total + value.usage
+        return total
+
+    def sync(self, timeout: float | None = None) -> None:
+        self._call(lambda live: None).result(timeout)
+
+    def close(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            self._error = self._error or Cancelled("the session is closed")
+            self._loop.discard(self._live)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_is_closed"):
+            self.close()
+
+    # -- inside
+
+    def _handle(self) -> Handle[Any]:
+        handle: Handle[Any] = Handle(on_cancel=lambda: self._loop.cancel(self._live, handle))
+        self._handles.append(handle)
+        return handle
+
+    def _call(self, read: Callable[[Live], T]) -> Handle[T]:
+        handle: Handle[T] = Handle()
+        with _Failing(self, handle):
+            self._queue(*self._flush(), operations.Call(read, handle))
+        return handle
+
+    def _flush(self, *, bos: bool = True) -> list[operations.Extend]:
+        """The text appended so far, as tokens; a new session begins with the model's BOS."""
+        if self._error is not None:
+            raise self._error
+        parts, self._pending = self._pending, []
+        tokenizer = self._parts.tokenizer
+        token_ids = tokenizer.encode_parts(parts, after_id=self._after_id)
+        if self._is_new and bos:
+            token_ids = tokenizer.with_bos(token_ids)
+        if not token_ids:
+            return []
+        self._is_new = False
+        self._after_id = token_ids[-1]
+        return [operations.Extend(token_ids)]
+
+    def _flush_or_fail(self, *, bos: bool = True) -> list[operations.Extend]:
+        try:
+            return self._flush(bos=bos)
+        except SgrtError as error:
+            self._error = error
+            return []
+
+    def _queue(self, *queued: Any) -> None:
+        if queued:
+            self._post_or_fail(queued)
+
+    def _post_or_fail(self, queued: Seq[Any]) -> None:
+        try:
+            self._loop.submit(self._live, *queued)
+        except EngineClosed as error:
+            self._error = error
+            for operation in queued:
+                operation.fail(error)
+
+    def _post(self, action: Callable[[], None]) -> None:
+        self._loop.post(action)
+
+
+class _Failing:
+    """Turns an error of ours inside the block into the failure of a handle and its session."""
+
+    def __init__(self, session: Session, handle: Handle[Any]) -> None:
+        self._session = session
+        self._handle = handle
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, SgrtError):
+            return False
+        self._session._error = error
+        self._handle.fail(error)
+        return True
+
+
+def _mix(seed: int, index: int) -> int:
+    """A 64-bit seed from a seed and an index (the finaliser of SplitMix64)."""
+    mask = (1 << 64) - 1
+    z = (seed + (index + 1) * 0x9E3779B97F4A7C15) & mask
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+    return z ^ (z >> 31)

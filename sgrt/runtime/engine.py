@@ -1,0 +1,431 @@
+"""The loop: one thread that owns the scheduler, the pages and every live sequence.
+
+Other threads post operations; the loop drains them between steps, sleeps while there is nothing
+to do, and answers through handles. A failing operation fails its own sequence and no other.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence as Seq
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol
+
+from sgrt.config import EngineConfig
+from sgrt.core import Handle, TokenLogprob
+from sgrt.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    EngineClosed,
+    EngineError,
+    OutOfPages,
+    PromptTooLong,
+    RequestError,
+    SgrtError,
+)
+from sgrt.runtime.kv_manager import KVManager
+from sgrt.runtime.model_runner import Batch, Runner
+from sgrt.runtime.sampler import Row, Sampler, Token
+from sgrt.runtime.scheduler import Scheduler
+from sgrt.runtime.sequence import Sequence, Work
+from sgrt.runtime.stats import Stats
+from sgrt.runtime.tasks import Ending, GenerateTask, OptionTask
+
+log = logging.getLogger("sgrt.engine")
+
+
+class Operation(Protocol):
+    """One queued call of a session."""
+
+    def start(self, engine: Engine, live: Live) -> None:
+        """Do it, or set ``live.task`` or ``live.pending`` and let the steps do it."""
+
+    def fail(self, error: SgrtError) -> None:
+        """Tell whoever waits for it that it will not happen. May be called more than once."""
+
+
+class Live:
+    """A session on the loop's side: a sequence and the calls queued for it."""
+
+    def __init__(self, group: int, priority: int) -> None:
+        self.seq = Sequence(group=group, priority=priority)
+        self.queue: deque[Operation] = deque()
+        self.task: GenerateTask | OptionTask | None = None
+        self.pending: Operation | None = None  # what other sequences carry out for this one
+        self.unborn = False  # a fork that has not happened yet
+        self.error: SgrtError | None = None
+        self.closed = False
+
+
+class Engine:
+    """Runs sequences on a model.
+
+    Args:
+        runner: the model and its pages.
+        config: resolved; its page size is the runner's.
+        limit: most tokens a sequence may have, as far as the model goes.
+
+    Threads: `post` and `close` may be called from any thread; all else runs on the loop.
+    """
+
+    def __init__(self, runner: Runner, config: EngineConfig, *, limit: int) -> None:
+        self.runner = runner
+        self.config = config
+        self.kv = KVManager(
+            runner.num_pages, runner.page_size, runner.copy_page, prefix_cache=config.prefix_cache
+        )
+        self.scheduler = Scheduler(
+            self.kv,
+            max_running=config.max_running,
+            max_step_tokens=config.max_step_tokens,
+            policy=config.policy,
+        )
+        self.limit = min(limit, runner.num_pages * runner.page_size)
+        self.stats = Stats()
+        self._sampler = Sampler(runner)
+        self._lives: dict[Sequence, Live] = {}
+        self._groups = itertools.count(1)
+        self._deadlines: list[tuple[float, int, Live, GenerateTask]] = []
+        self._tie = itertools.count()
+        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._closing = False
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sgrt-engine", daemon=True)
+        self._thread.start()
+
+    # ------------------------------------------------------------ from other threads
+
+    def post(self, action: Callable[[], None]) -> None:
+        """Run an action on the loop, before its next step.
+
+        Raises:
+            EngineClosed: the engine is closed.
+        """
+        if self._closing:
+            raise EngineClosed
+        self._inbox.put(action)
+        if self._closed.is_set():  # it closed in between: nobody would run the action
+            self._fail_all(EngineClosed())
+
+    def new_live(self, *, group: int | None = None, priority: int = 0) -> Live:
+        """A session's state; joins the loop with its first operation."""
+        return Live(next(self._groups) if group is None else group, priority)
+
+    def submit(self, live: Live, *operations: Operation) -> None:
+        """Queue operations of one session, in order."""
+
+        def action() -> None:
+            for operation in operations:
+                self._enqueue(live, operation)
+            self._advance(live)
+
+        self.post(action)
+
+    def cancel(self, live: Live, handle: Handle[Any]) -> None:
+        """End a session's work on this handle; the session ends with it."""
+        if not self._closing:
+            self.post(lambda: None if handle.done() else self.fail(live, Cancelled()))
+
+    def discard(self, live: Live) -> None:
+        """Drop a session: cancel what is queued, give the pages back."""
+        if not self._closing:
+            self.post(lambda: self._discard(live))
+
+    def close(self) -> None:
+        """Stop after the current step; everything unfinished fails. Idempotent."""
+        if not self._closing:
+            self._closing = True
+            self._inbox.put(lambda: None)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    # ------------------------------------------------------------ the loop
+
+    def _run(self) -> None:
+        try:
+            while not self._closing:
+                self._drain_inbox()
+                if self.scheduler.has_work:
+                    self._step()
+        except BaseException as error:  # a broken loop must not leave readers waiting
+            log.exception("the engine loop died")
+            self._closing = True
+            self._fail_all(EngineClosed(f"the engine loop died: {error!r}"))
+        finally:
+            self._closing = True
+            self._closed.set()
+            self._fail_all(EngineClosed())
+            self._sampler.close()
+
+    def _drain_inbox(self) -> None:
+        """Run what was posted; sleep for it only while there is no work."""
+        while True:
+            try:
+                action = self._inbox.get_nowait()
+            except Empty:
+                if self.scheduler.has_work or self._closing:
+                    return
+                start = time.perf_counter()
+                action = self._inbox.get()
+                self.stats.idle_s += time.perf_counter() - start
+            action()
+
+    def _step(self) -> None:
+        with self.stats.timed("schedule_s"):
+            self._expire_deadlines()
+            works = self.scheduler.schedule()
+        if not works:
+            self._fail_unservable()
+            return
+        rows = [self._row(w.seq, p) for w in works for p in w.output_positions]
+        try:
+            drawn = self._compute(works, rows)
+        except Exception as error:
+            log.exception("a step failed")
+            for work in works:
+                self._fail_computing(work.seq, error)
+            return
+        with self.stats.timed("schedule_s"):
+            self._settle(works, rows, drawn)
+
+    def _compute(self, works: Seq[Work], rows: Seq[Row]) -> list[Token | Exception]:
+        """The forward pass, with the masks filled beside it, then the draws."""
+        batch = Batch.build(works, self.kv.page_size)
+        masks = self._sampler.start_masks(rows)
+        try:
+            with self.stats.timed("forward_s"):
+                hidden = self.runner.forward(batch)
+        finally:
+            with self.stats.timed("mask_wait_s"):
+                masks.wait()
+        with self.stats.timed("sample_s"):
+            drawn, head_rows = self._sampler.draw(hidden, rows, masks)
+        self.stats.count_step(batch, masks.seconds, head_rows)
+        return drawn
+
+    def _settle(
+        self, works: Seq[Work], rows: Seq[Row], drawn: Seq[Token | Exception]
+    ) -> None:
+        """Move on by what was computed and drawn."""
+        for work in works:
+            self._count_cached(work)
+            self.scheduler.computed(work)
+        for row, token in zip(rows, drawn, strict=True):
+            live = self._lives.get(row.seq)
+            if live is None:
+                continue
+            try:
+                if isinstance(token, Exception):
+                    raise token
+                self._take(live, row, token)
+            except SgrtError as error:
+                self.fail(live, error)
+            except Exception as error:
+                self.fail(live, _wrap(error))
+
+    # ------------------------------------------------------------ tasks
+
+    def _row(self, seq: Sequence, position: int) -> Row:
+        """What is wanted after the token at ``position``."""
+        task = self._lives[seq].task
+        assert task is not None
+        return task.row(seq, position + 1)
+
+    def _take(self, live: Live, row: Row, token: Token) -> None:
+        task = live.task
+        if isinstance(task, OptionTask):
+            if task.take(row.position, token.logprob):
+                task.done(None)
+            return
+        assert task is not None
+        logprob = None
+        if task.params.logprobs is not None:
+            logprob = TokenLogprob(token.token_id, token.logprob, token.top)
+        before = len(task.output)
+        self._go_on(live, task, before, task.take(token.token_id, logprob))
+
+    def _go_on(self, live: Live, task: GenerateTask, before: int, ending: Ending | None) -> None:
+        """Append what the task produced since ``before`` and ask for more, or end it."""
+        live.seq.token_ids += task.output[before:]
+        if ending is not None:
+            self._finish(live, task, ending)
+        else:
+            live.seq.want_next_token()
+            self.scheduler.add(live.seq)
+
+    def begin(self, live: Live, task: GenerateTask) -> None:
+        """Start a generation on a sequence that has no task."""
+        num_tokens = len(live.seq.token_ids)
+        if num_tokens >= self.limit:
+            raise PromptTooLong(num_tokens, self.limit - 1)
+        task.begin(live.seq.token_ids)
+        live.task = task
+        self._go_on(live, task, 0, task.opening())
+
+    def begin_options(self, live: Live, options: Seq[Live]) -> None:
+        """Score options, each on a sequence of its own that shares this one's pages."""
+        num_tokens = len(live.seq.token_ids)
+        if num_tokens == 0:
+            raise RequestError("nothing to score after: the sequence is empty")
+        for option in options:
+            task = option.task
+            assert isinstance(task, OptionTask)
+            seq = option.seq
+            seq.token_ids = live.seq.token_ids + list(task.option_ids)
+            if len(seq.token_ids) > self.limit:
+                raise PromptTooLong(len(seq.token_ids), self.limit)
+        for option in options:
+            task = option.task
+            assert isinstance(task, OptionTask)
+            task.counts.prompt = num_tokens
+            self._lives[option.seq] = option
+            self.kv.fork(live.seq, option.seq)
+            option.seq.want_scores(num_tokens)
+            self.scheduler.add(option.seq)
+
+    def fork(self, live: Live, children: Seq[Live]) -> None:
+        """Children go on from where this sequence is."""
+        children = [c for c in children if not c.closed]
+        for child in children:
+            child.seq.token_ids = list(live.seq.token_ids)
+            self._lives[child.seq] = child
+            self.kv.fork(live.seq, child.seq)
+            self.scheduler.park(child.seq)
+            child.unborn = False
+        for child in children:
+            self._advance(child)
+
+    def _finish(self, live: Live, task: GenerateTask, ending: Ending) -> None:
+        num_kept, tail = task.kept_tokens()
+        prompt_len = task.counts.prompt
+        if num_kept < len(task.output):
+            self.kv.truncate(live.seq, prompt_len + num_kept)
+            live.seq.token_ids += tail
+        result = task.result(ending, tuple(live.seq.token_ids[prompt_len:]))
+        self.stats.count(result.usage)
+        self._end_task(live)
+        task.handle.finish(result)
+
+    def _end_task(self, live: Live) -> None:
+        """The sequence is free for its next operation."""
+        live.task = None
+        if live.seq in self._lives:
+            self._advance(live)
+            if live.task is None:
+                self.scheduler.park(live.seq)
+
+    def end_option(self, option: Live) -> None:
+        """An option is scored, or never will be."""
+        if self._lives.pop(option.seq, None) is not None:
+            self.scheduler.remove(option.seq)
+
+    def _count_cached(self, work: Work) -> None:
+        live = self._lives.get(work.seq)
+        counts = live.task.counts if live is not None and live.task is not None else None
+        if counts is not None and counts.cached < 0:
+            counts.cached = min(work.start, counts.prompt)
+
+    # ------------------------------------------------------------ queues
+
+    def _enqueue(self, live: Live, operation: Operation) -> None:
+        if live.error is not None:
+            operation.fail(live.error)
+        elif live.closed:
+            operation.fail(Cancelled("the session is closed"))
+        else:
+            self._lives.setdefault(live.seq, live)
+            live.queue.append(operation)
+
+    def _advance(self, live: Live) -> None:
+        """Start queued operations until one needs the model."""
+        while live.queue and live.task is None and live.pending is None and not live.unborn:
+            operation = live.queue.popleft()
+            try:
+                operation.start(self, live)
+            except Exception as error:
+                failure = error if isinstance(error, SgrtError) else _wrap(error)
+                operation.fail(failure)
+                self.fail(live, failure)
+
+    def resume(self, live: Live) -> None:
+        """Another sequence has carried out what this one waited for."""
+        live.pending = None
+        self._advance(live)
+
+    # ------------------------------------------------------------ failures
+
+    def fail(self, live: Live, error: SgrtError) -> None:
+        """End a session with an error: its task, its queue, and every later call."""
+        if live.error is not None or live.closed:
+            return
+        live.error = error
+        self._leave(live, error)
+
+    def _discard(self, live: Live) -> None:
+        if not live.closed:
+            live.closed = True
+            self._leave(live, Cancelled("the session was closed"))
+
+    def _leave(self, live: Live, error: SgrtError) -> None:
+        task, live.task = live.task, None
+        self.scheduler.remove(live.seq)
+        self._lives.pop(live.seq, None)
+        if isinstance(task, GenerateTask):
+            task.handle.fail(error)
+        elif task is not None:
+            task.done(error)
+        pending, live.pending = live.pending, None
+        if pending is not None:
+            pending.fail(error)
+        while live.queue:
+            live.queue.popleft().fail(error)
+
+    def _fail_computing(self, seq: Sequence, error: Exception) -> None:
+        """A step broke: what this sequence computed is not to be trusted."""
+        live = self._lives.get(seq)
+        if live is not None:
+            self.kv.drop(seq)
+            self.fail(live, _wrap(error))
+
+    def _fail_unservable(self) -> None:
+        """The one running sequence does not fit into the whole pool."""
+        for seq in list(self.scheduler.running):
+            needed = self.kv.pages_for(seq.num_computed + 1)
+            free = self.kv.pool.num_free
+            self.fail(self._lives[seq], OutOfPages(needed, free, self.kv.tree.num_evictable))
+
+    def _fail_all(self, error: SgrtError) -> None:
+        for live in list(self._lives.values()):
+            self.fail(live, error)
+        while True:
+            try:
+                action = self._inbox.get_nowait()
+            except Empty:
+                break
+            action()
+        for live in list(self._lives.values()):
+            self.fail(live, error)
+
+    def watch(self, live: Live, task: GenerateTask) -> None:
+        """Fail the session if this task, begun or still queued, misses its deadline."""
+        if task.deadline is not None:
+            heapq.heappush(self._deadlines, (task.deadline, next(self._tie), live, task))
+
+    def _expire_deadlines(self) -> None:
+        now = time.monotonic()
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, _, live, task = heapq.heappop(self._deadlines)
+            if not task.handle.done():
+                self.fail(live, DeadlineExceeded(task.deadline_s or 0.0))
+
+
+def _wrap(error: Exception) -> EngineError:
+    """An error of ours around one that is not."""
+    wrapped = EngineError(f"{type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped

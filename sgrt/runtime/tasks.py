@@ -1,0 +1,317 @@
+"""What a sequence is asked to do, one task at a time.
+
+A task says which hidden states it wants, turns them into sampling rows, and takes the tokens
+that were drawn. It knows its sequence, its grammar and its text; it knows nothing of pages and
+steps. Tasks run on the engine's loop thread only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence as Seq
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sgrt import ops
+from sgrt.core import (
+    FinishReason,
+    Generate,
+    GenerateResult,
+    Generation,
+    ScoreResult,
+    TokenEvent,
+    TokenLogprob,
+    Usage,
+)
+from sgrt.errors import RequestError, SgrtError
+from sgrt.grammar.matcher import Matcher
+from sgrt.runtime.detokenizer import Detokenizer
+from sgrt.runtime.sampler import Row
+from sgrt.runtime.sequence import Sequence
+
+
+class Vocabulary(Protocol):
+    """What tasks need of a tokenizer."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def eos_ids(self) -> frozenset[int]: ...
+
+    def token_bytes(self, token_id: int) -> bytes: ...
+
+    def encode(self, text: str) -> list[int]: ...
+
+
+@dataclass(slots=True)
+class Counts:
+    """Tokens of one task, filled in while it runs."""
+
+    prompt: int = 0
+    cached: int = -1  # not known before the first step
+    forced: int = 0
+    sampled: int = 0
+
+    def usage(self) -> Usage:
+        return Usage(self.prompt, max(0, self.cached), self.forced, self.sampled)
+
+
+class GenerateTask:
+    """One generation: draws tokens until something ends it.
+
+    The order of endings, after each token: stop string, complete constraint, max_tokens,
+    context. End-of-text and stop tokens end it without joining the text.
+
+    Args:
+        request: as the user gave it; its seed is set.
+        handle: where events and the result go.
+        matcher: of its constraint, at the start; None generates freely.
+        limit: most tokens the sequence may have (context and KV pool).
+        forced_runs: whether text without choice is appended unsampled.
+    """
+
+    def __init__(
+        self,
+        request: Generate,
+        handle: Generation,
+        vocabulary: Vocabulary,
+        *,
+        seed: int,
+        matcher: Matcher | None,
+        limit: int,
+        forced_runs: bool,
+    ) -> None:
+        self.params = params = request.params
+        self.handle = handle
+        self.matcher = matcher
+        self.counts = Counts()
+        self.deadline = (
+            None if request.deadline_s is None else time.monotonic() + request.deadline_s
+        )
+        self.deadline_s = request.deadline_s
+        self._vocabulary = vocabulary
+        self._seed = seed
+        self._limit = limit
+        # An unmasked log-probability needs the head, so those tokens cannot be skipped.
+        unmasked = params.logprobs is not None and params.logprobs_mode == "unmasked"
+        self._forced_runs = forced_runs and matcher is not None and not unmasked
+        self._detokenizer = Detokenizer(vocabulary.token_bytes, params.stop)
+        eos = frozenset() if params.ignore_eos else vocabulary.eos_ids
+        self._end_ids = eos | frozenset(params.stop_token_ids)
+        self._logprobs: list[TokenLogprob] = []
+        self._output: list[int] = []
+        self._prompt_counts: Counter[int] = Counter()
+        self._output_counts: Counter[int] = Counter()
+        self._penalised = (
+            params.repetition_penalty != 1 or params.presence_penalty or params.frequency_penalty
+        )
+        self._row = ops.SamplingRow(
+            temperature=params.temperature,
+            top_k=params.top_k,
+            top_p=params.top_p,
+            min_p=params.min_p,
+            seed=seed,
+            repetition=params.repetition_penalty,
+            presence=params.presence_penalty,
+            frequency=params.frequency_penalty,
+            bias=params.logit_bias,
+            num_top=-1 if params.logprobs is None else params.logprobs,
+            unmasked=unmasked,
+        )
+
+    # -- start
+
+    def begin(self, token_ids: list[int]) -> None:
+        """Look at the prompt.
+
+        Raises:
+            RequestError: there is nothing to continue, or a parameter names a token that the
+                vocabulary does not have.
+        """
+        self.counts.prompt = len(token_ids)
+        if not token_ids:
+            raise RequestError("nothing to continue: the sequence is empty and has no BOS token")
+        named = (*self.params.logit_bias, *self.params.stop_token_ids)
+        size = self._vocabulary.vocab_size
+        if any(i >= size for i in named):
+            raise RequestError(f"token {max(named)} does not exist: the vocabulary has {size}")
+        if self._penalised:
+            self._prompt_counts.update(token_ids)
+
+    def opening(self) -> Ending | None:
+        """What can be appended before the model is asked at all."""
+        if self.params.max_tokens == 0:
+            return Ending("length")
+        return self._append_forced()
+
+    # -- a step
+
+    def row(self, seq: Sequence, position: int) -> Row:
+        """How the next token is drawn; it will stand at ``position``."""
+        changes: dict[str, object] = {"position": position}
+        if self._penalised:
+            changes["history"] = self._history()
+        if len(self._output) < self.params.min_tokens:
+            changes["banned"] = sorted(self._end_ids)
+        sampling = _replace(self._row, changes)
+        return Row(seq, position, sampling, self.matcher, self._ends_here())
+
+    def _history(self) -> Mapping[int, tuple[int, int]]:
+        seen = self._prompt_counts.keys() | self._output_counts.keys()
+        return {i: (self._prompt_counts[i], self._output_counts[i]) for i in seen}
+
+    def _ends_here(self) -> frozenset[int]:
+        """Tokens that may be drawn to end the text here, besides what the matcher allows."""
+        if self.matcher is None or not self.matcher.is_complete:
+            return frozenset()
+        return self._end_ids if len(self._output) >= self.params.min_tokens else frozenset()
+
+    def take(self, token_id: int, logprob: TokenLogprob | None) -> Ending | None:
+        """Take a drawn token, and the run it forces.
+
+        Returns:
+            How the generation ends, or None where it goes on.
+
+        Raises:
+            ConstraintError: the grammar gave up.
+        """
+        self.counts.sampled += 1
+        if token_id in self._end_ids:
+            stop = token_id if token_id in self.params.stop_token_ids else None
+            return Ending("stop", stop)
+        if self.matcher is not None:
+            self.matcher.accept((token_id,))
+        if logprob is not None:
+            self._logprobs.append(logprob)
+        ending = self._append((token_id,), () if logprob is None else (logprob,))
+        return ending or self._append_forced()
+
+    def _append_forced(self) -> Ending | None:
+        if self.matcher is None:
+            return None
+        if self._forced_runs:
+            run = self.matcher.forced()[: self._room()]
+            if run:
+                self.matcher.accept(run)
+                logprobs = ()
+                if self.params.logprobs is not None:
+                    logprobs = tuple(TokenLogprob(i, 0.0, ((i, 0.0),)) for i in run)
+                    self._logprobs += logprobs
+                self.counts.forced += len(run)
+                ending = self._append(run, logprobs, forced=True)
+                if ending:
+                    return ending
+        if self.matcher.is_final:
+            return Ending("stop")
+        return None if self._room() > 0 else Ending("length")
+
+    def _room(self) -> int:
+        """Tokens that may still be appended."""
+        used = self.counts.prompt + len(self._output)
+        return min(self.params.max_tokens - len(self._output), self._limit - used)
+
+    def _append(
+        self, run: Seq[int], logprobs: tuple[TokenLogprob, ...], *, forced: bool = False
+    ) -> Ending | None:
+        self._output += run
+        if self._penalised:
+            self._output_counts.update(run)
+        delta = self._detokenizer.push(run)
+        self.handle.push(TokenEvent(tuple(run), delta, forced, logprobs))
+        if self._detokenizer.match is not None:
+            return Ending("stop", self._detokenizer.match.stop)
+        if self.matcher is None and self._room() <= 0:
+            return Ending("length")
+        return None
+
+    # -- end
+
+    @property
+    def output(self) -> Seq[int]:
+        """Tokens appended so far, those of a stop string included."""
+        return self._output
+
+    def kept_tokens(self) -> tuple[int, list[int]]:
+        """What stays in the sequence once it has ended.
+
+        Returns:
+            How many of the output tokens stay, and the tokens that follow them. Where a stop
+            string ends inside a token, the text before it is tokenized on its own.
+        """
+        match = self._detokenizer.match
+        if match is None:
+            return len(self._output), []
+        return match.num_tokens, self._vocabulary.encode(match.rest) if match.rest else []
+
+    def result(self, ending: Ending, token_ids: tuple[int, ...]) -> GenerateResult:
+        """The result, after the last held-back text has been released."""
+        rest = self._detokenizer.finish()
+        if rest:
+            self.handle.push(TokenEvent((), rest))
+        logprobs = None if self.params.logprobs is None else tuple(self._logprobs)
+        return GenerateResult(
+            self._detokenizer.text,
+            token_ids,
+            ending.reason,
+            self.counts.usage(),
+            ending.stop,
+            logprobs,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why a generation ends."""
+
+    reason: FinishReason
+    stop: str | int | None = None
+
+
+def _replace(row: ops.SamplingRow, changes: dict[str, object]) -> ops.SamplingRow:
+    """`dataclasses.replace` without its checks, which cost more than the step's bookkeeping."""
+    copy = object.__new__(ops.SamplingRow)
+    copy.__dict__.update(row.__dict__)
+    copy.__dict__.update(changes)
+    return copy
+
+
+@dataclass(eq=False)
+class OptionTask:
+    """Scores one option: the log-probability of each of its tokens after the prompt.
+
+    Args:
+        prompt_len: tokens before the option.
+        option_ids: its tokens.
+        done: called once, with the error that prevents it or with None when all are known.
+    """
+
+    prompt_len: int
+    option_ids: tuple[int, ...]
+    done: Callable[[SgrtError | None], None]
+    counts: Counts = field(default_factory=Counts)
+    logprobs: dict[int, float] = field(default_factory=dict)
+
+    def row(self, seq: Sequence, position: int) -> Row:
+        """Ask for the log-probability of the option's token at ``position``."""
+        target = self.option_ids[position - self.prompt_len]
+        return Row(seq, position, ops.SamplingRow(target=target, num_top=0, unmasked=True))
+
+    def take(self, position: int, logprob: float) -> bool:
+        """Take one log-probability; returns whether it was the last."""
+        self.logprobs[position] = logprob
+        return len(self.logprobs) == len(self.option_ids)
+
+
+def score_result(options: Seq[OptionTask]) -> ScoreResult:
+    """Put the options of one scoring together again."""
+    usage = Usage()
+    for option in options:
+        usage = usage + option.counts.usage()
+    return ScoreResult(
+        tuple(o.option_ids for o in options),
+        tuple(tuple(o.logprobs[p] for p in sorted(o.logprobs)) for o in options),
+        usage,
+    )
+
