@@ -20,6 +20,7 @@ from pathlib import Path
 
 from sgrt.core import Text
 from sgrt.errors import ModelError, RequestError
+from sgrt.models.chat_template import JinjaChatTemplate, end_of_turn
 from sgrt.models.gguf import GgufFile
 from sgrt.models.tokenizer_source import (
     AddedToken,
@@ -41,7 +42,6 @@ class Tokenizer:
     Attributes:
         vocab_size: number of ids, special ones included; ids are 0..vocab_size-1.
         bos_id: token that begins a text, or None.
-        eos_ids: tokens that end a text or an assistant's turn.
         add_bos: whether a session begins with ``bos_id`` (`encode` never adds it).
         special_ids: ids that are not text (control, unknown, unused).
     """
@@ -239,14 +239,38 @@ class Tokenizer:
 
     # the model's own
 
-    @property
+    @cached_property
     def eos_ids(self) -> frozenset[int]:
-        return self._source.eos_ids
+        """Tokens that end a text: those that the model's files declare, and the one that its
+        chat template puts after an assistant's message."""
+        try:
+            end = end_of_turn(self.chat_template) if self.chat_template else None
+        except ModelError:  # a template that does not parse is reported where it is used
+            end = None
+        turn_id = self.special_id(end) if end else None
+        return self._source.eos_ids | ({turn_id} if turn_id is not None else set())
 
     @property
     def chat_template_source(self) -> str | None:
         """The model's chat template (jinja), or None."""
         return self._source.chat_template
+
+    @cached_property
+    def chat_template(self) -> JinjaChatTemplate | None:
+        """The model's chat template, or None where it has none.
+
+        Raises:
+            ModelError: it does not parse.
+        """
+        if self._source.chat_template is None:
+            return None
+        texts = self._source.texts
+        return JinjaChatTemplate(
+            self._source.chat_template,
+            bos="" if self.bos_id is None else texts[self.bos_id],
+            eos="" if self._source.eos_id is None else texts[self._source.eos_id],
+            special_tokens=self.special_spellings(),
+        )
 
     @cached_property
     def fingerprint(self) -> str:

@@ -53,7 +53,8 @@ class TokenizerSource:
         table: bytes each id adds to a text; b"" for special ones.
         added: tokens found by spelling.
         special_ids: tokens that are not text: control, unknown, unused.
-        eos_ids: tokens that end a text, as declared by the model's files.
+        eos_id: the one that the files call the end of text.
+        eos_ids: all tokens that end a text, as the files declare.
         add_bos: whether a text begins with ``bos_id``.
         chat_template: jinja source, or None.
     """
@@ -65,6 +66,7 @@ class TokenizerSource:
     added: tuple[AddedToken, ...]
     special_ids: frozenset[int]
     bos_id: int | None
+    eos_id: int | None
     eos_ids: frozenset[int]
     add_bos: bool
     chat_template: str | None = field(repr=False)
@@ -105,6 +107,7 @@ def from_gguf(file: GgufFile) -> TokenizerSource:
         added=added,
         special_ids=special_ids,
         bos_id=vocabulary.ids.get("bos"),
+        eos_id=vocabulary.ids.get("eos"),
         eos_ids=vocabulary.eos_ids(),
         add_bos=file.field("tokenizer.ggml.add_bos_token", bool, built.add_bos)
         and "bos" in vocabulary.ids,
@@ -304,6 +307,7 @@ def from_directory(directory: Path) -> TokenizerSource:
         added=added,
         special_ids=special_ids,
         bos_id=declared.bos_id,
+        eos_id=declared.eos_id,
         eos_ids=declared.eos_ids,
         add_bos=declared.add_bos,
         chat_template=files.chat_template(),
@@ -368,6 +372,7 @@ class _SideFiles:
 @dataclass(frozen=True)
 class _Declared:
     bos_id: int | None
+    eos_id: int | None
     eos_ids: frozenset[int]
     add_bos: bool
 
@@ -381,14 +386,19 @@ def _declared(files: _SideFiles, encoder: tokenizers.Tokenizer) -> _Declared:
     def by_text(key: str) -> list[int]:
         return known(encoder.token_to_id(files.token_text(key) or ""))
 
-    eos = [*known(files.config.get("eos_token_id")), *by_text("eos_token")]
+    eos = [*by_text("eos_token"), *known(files.config.get("eos_token_id"))]
     eos += known(files.generation.get("eos_token_id"))
     bos = [*by_text("bos_token"), *known(files.config.get("bos_token_id"))]
     bos_id = bos[0] if bos else None
     add_bos = files.tokenizer.get("add_bos_token")
     if add_bos is None:
         add_bos = bos_id is not None and encoder.encode("").ids[:1] == [bos_id]
-    return _Declared(bos_id, frozenset(eos), bool(add_bos) and bos_id is not None)
+    return _Declared(
+        bos_id,
+        eos[0] if eos else None,
+        frozenset(eos),
+        bool(add_bos) and bos_id is not None,
+    )
 
 
 def _mark_special(

@@ -1,0 +1,280 @@
+"""A model's own chat template: jinja, sandboxed, with users' text kept apart.
+
+Templates come with the weights and are programs. They run in jinja's immutable sandbox with a
+budget of loop turns and of text, so a bad one fails the request and nothing else.
+
+What a user types must never become a special token. A template sees plain strings, so before it
+runs every spelling of a special token inside a message is broken by a private-use character
+that occurs nowhere else; what still spells a special token afterwards is the template's own. A
+message without such spellings reaches the template unchanged, so its conditions and trims work.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from datetime import datetime
+from typing import Any
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from sgrt.core import Message, Text
+from sgrt.errors import ModelError, RequestError, SgrtError
+
+MAX_SOURCE_CHARS = 200_000
+MAX_OUTPUT_CHARS = 16_000_000
+MAX_LOOP_TURNS = 200_000
+
+_FIRST_PRIVATE, _LAST_PRIVATE = 0xF0000, 0xFFFFD
+
+
+class JinjaChatTemplate:
+    """One model's template; implements `core.ChatTemplate`. Safe to share between threads.
+
+    Args:
+        source: jinja text.
+        bos: spelling of the token that begins a text, "" for none.
+        eos: spelling of the token that ends a text, "" for none.
+        special_tokens: spellings of all special tokens.
+
+    Raises:
+        ModelError: the source does not parse, or is longer than MAX_SOURCE_CHARS.
+
+    Cost: milliseconds, once.
+    """
+
+    def __init__(self, source: str, *, bos: str, eos: str, special_tokens: Sequence[str]) -> None:
+        if len(source) > MAX_SOURCE_CHARS:
+            raise ModelError(
+                f"the chat template has {len(source)} characters, the limit is {MAX_SOURCE_CHARS}"
+            )
+        self.source = source
+        self._shield = _Shield([token for token in special_tokens if token])
+        self._given = {key: v for key, v in (("bos_token", bos), ("eos_token", eos)) if v}
+        self._template = _compile(source)
+
+    def render(
+        self, messages: Sequence[Message], *, add_generation_prompt: bool = False
+    ) -> tuple[Text, ...]:
+        """The conversation as the model wants it spelled.
+
+        Args:
+            add_generation_prompt: end with the opening of an assistant's message.
+
+        Returns:
+            Special tokens (``special=True``) and the text between them, in order.
+            `Tokenizer.encode_parts` gives the ids of the whole.
+
+        Raises:
+            RequestError: the template refuses the messages (its own words are in the error), or
+                exceeds its budget.
+
+        Cost: about 0.1 ms.
+        """
+        mark = self._shield.unused_mark([self.source, *(m.content + m.role for m in messages)])
+        shown = [
+            {
+                "role": self._shield.cover(m.role, mark),
+                "content": self._shield.cover(m.content, mark),
+            }
+            for m in messages
+        ]
+        text = self._run(messages=shown, add_generation_prompt=add_generation_prompt)
+        return tuple(self._shield.runs(text, mark))
+
+    def _run(self, **variables: Any) -> str:
+        budget = _BUDGET.set(_Budget())
+        try:
+            pieces, length = [], 0
+            for piece in self._template.generate(
+                **self._given, tools=None, documents=None, **variables
+            ):
+                length += len(piece)
+                if length > MAX_OUTPUT_CHARS:
+                    raise RequestError(f"chat template: more than {MAX_OUTPUT_CHARS} characters")
+                pieces.append(piece)
+            return "".join(pieces)
+        except SgrtError:
+            raise
+        except RecursionError:
+            raise RequestError("chat template: its macros call themselves too deeply") from None
+        except Exception as error:  # a template may fail in any way that Python code may
+            raise RequestError(f"chat template: {error}") from error
+        finally:
+            _BUDGET.reset(budget)
+
+
+def end_of_turn(template: JinjaChatTemplate) -> str | None:
+    """The special token that a template puts after an assistant's message, or None."""
+    probe = "probe"
+    try:
+        runs = template.render([Message("user", "Hi"), Message("assistant", probe)])
+    except RequestError:
+        return None
+    after = [
+        i for i, run in enumerate(runs) if not run.special and run.text.rstrip().endswith(probe)
+    ]
+    if not after or after[-1] + 1 == len(runs):
+        return None
+    return runs[after[-1] + 1].text
+
+
+# ---------------------------------------------------------------- users' text and special tokens
+
+
+class _Shield:
+    """Keeps users' spellings of special tokens from being taken for special tokens."""
+
+    def __init__(self, special: list[str]) -> None:
+        ordered = sorted(set(special), key=len, reverse=True)
+        self.find = re.compile("|".join(map(re.escape, ordered)) or "(?!)")
+        # A message can also end in the beginning of a spelling that the template's text would
+        # complete, or begin with the end of one.
+        self.heads = {token[:n] for token in ordered for n in range(1, len(token))}
+        self.tails = {token[n:] for token in ordered for n in range(1, len(token))}
+        self.longest = max(map(len, ordered), default=0)
+        single = [token for token in ordered if len(token) == 1]
+        self.stand_ins = {t: chr(_LAST_PRIVATE - i) for i, t in enumerate(single)}
+
+    def unused_mark(self, texts: Sequence[str]) -> str:
+        """A private-use character that none of the texts has."""
+        used = set().union(*texts)
+        if used & set(self.stand_ins.values()):
+            raise RequestError("a message has private-use characters that are needed here")
+        for code in range(_FIRST_PRIVATE, _LAST_PRIVATE - len(self.stand_ins)):
+            if chr(code) not in used:
+                return chr(code)
+        raise RequestError("the messages use every private-use character")
+
+    def cover(self, text: str, mark: str) -> str:
+        def broken(match: re.Match[str]) -> str:
+            token = match[0]
+            return self.stand_ins.get(token) or token[0] + mark + token[1:]
+
+        # Again, because a match can hide another one that overlaps it.
+        while self.find.search(text):
+            text = self.find.sub(broken, text)
+        lengths = range(1, min(self.longest, len(text) + 1))
+        if any(text[-n:] in self.heads for n in lengths):
+            text += mark
+        if any(text[:n] in self.tails for n in lengths):
+            text = mark + text
+        return text
+
+    def runs(self, text: str, mark: str) -> Iterator[Text]:
+        begin = 0
+        for match in self.find.finditer(text):
+            yield from self._plain(text[begin : match.start()], mark)
+            yield Text(match[0], special=True)
+            begin = match.end()
+        yield from self._plain(text[begin:], mark)
+
+    def _plain(self, text: str, mark: str) -> Iterator[Text]:
+        text = text.replace(mark, "")
+        for token, stand_in in self.stand_ins.items():
+            text = text.replace(stand_in, token)
+        if text:
+            yield Text(text)
+
+
+# ---------------------------------------------------------------- the sandbox
+
+
+class _Budget:
+    """Loop turns that a rendering may still take."""
+
+    def __init__(self) -> None:
+        self.turns = MAX_LOOP_TURNS
+
+    def spend(self) -> None:
+        self.turns -= 1
+        if self.turns < 0:
+            raise RequestError(f"chat template: more than {MAX_LOOP_TURNS} loop turns")
+
+
+_BUDGET: ContextVar[_Budget] = ContextVar("chat template budget")
+
+
+class _Meter(Extension):
+    """Makes every loop and macro body pay; accepts transformers' ``{% generation %}`` blocks."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Any) -> list[nodes.Node]:
+        next(parser.stream)
+        body: list[nodes.Node] = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return body
+
+    def spend(self) -> None:
+        _BUDGET.get().spend()
+
+    def install(self, tree: nodes.Template) -> None:
+        # Through an extension attribute: a template cannot reach or redefine it.
+        bodies: list[tuple[int, list[nodes.Node]]] = [
+            *((node.lineno, node.body) for node in tree.find_all(nodes.For)),
+            *((node.lineno, node.body) for node in tree.find_all(nodes.Macro)),
+        ]
+        for line, body in bodies:
+            body.insert(0, nodes.ExprStmt(self.call_method("spend"), lineno=line))
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    intercepted_binops = frozenset(("*", "**", "+"))
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if _result_len(operator, left, right) > MAX_OUTPUT_CHARS:
+            raise RequestError(f"chat template: the result of {operator!r} is too large")
+        return super().call_binop(context, operator, left, right)
+
+
+def _result_len(operator: str, left: Any, right: Any) -> int:
+    """How long a string, list or integer an operation would build; 0 where it is harmless."""
+    if operator == "**":
+        is_int = isinstance(left, int) and isinstance(right, int)
+        return left.bit_length() * max(0, right) if is_int else 0
+    sizes = [len(v) for v in (left, right) if isinstance(v, (str, list, tuple))]
+    if operator == "+" or len(sizes) != 1:
+        return sum(sizes)
+    times = right if isinstance(right, int) else left
+    return sizes[0] * times if isinstance(times, int) else 0
+
+
+def _compile(source: str) -> jinja2.Template:
+    env = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_Meter, loopcontrols])
+    env.filters["tojson"] = _to_json
+    env.globals["raise_exception"] = _raise_exception
+    env.globals["strftime_now"] = _strftime_now
+    try:
+        tree = env.parse(source)
+        env.extensions[_Meter.identifier].install(tree)  # type: ignore[attr-defined]
+        return env.template_class.from_code(env, env.compile(tree), env.make_globals(None))
+    except jinja2.TemplateSyntaxError as error:
+        raise ModelError(f"chat template, line {error.lineno}: {error.message}") from error
+    except (RecursionError, SyntaxError) as error:
+        raise ModelError("the chat template is nested too deeply") from error
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    # jinja's own escapes for HTML; templates expect plain JSON.
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _raise_exception(message: str) -> None:
+    raise RequestError(f"chat template: {message}")
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.now().strftime(pattern)
