@@ -311,6 +311,7 @@ class Handle(Generic[T]):
             if self._done:
                 return
             self._value, self._error, self._done = value, error, True
+            self._on_cancel = None  # it may hold the session, which nobody needs any more
             callbacks = tuple(self._callbacks)
             self._ready.notify_all()
         for callback in callbacks:
@@ -327,8 +328,9 @@ class Handle(Generic[T]):
 
     def cancel(self) -> None:
         """Ask the backend to stop; the handle then ends with `Cancelled`."""
-        if not self._done and self._on_cancel is not None:
-            self._on_cancel()
+        on_cancel = self._on_cancel
+        if on_cancel is not None:
+            on_cancel()
 
     def on_change(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call back after each event and at the end, from the producer's thread.

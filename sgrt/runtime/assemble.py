@@ -14,7 +14,7 @@ from sgrt.errors import EngineError, RequestError
 from sgrt.grammar.compiler import GrammarCompiler
 from sgrt.grammar.vocabulary import Vocabulary
 from sgrt.models import hub
-from sgrt.models.llama import build_decoder, build_head
+from sgrt.models.build import build_decoder, build_head, choose_precision, kv_dtype
 from sgrt.models.loader import LoadedModel, load
 from sgrt.models.tokenizer import Tokenizer
 from sgrt.runtime.model_runner import KVGroup, ModelRunner, Runner
@@ -44,35 +44,35 @@ def load_parts(config: EngineConfig) -> Parts:
     """
     model = load(hub.resolve(config.model))
     config = _decide(config, model)
-    device = torch.device(config.device)
-    torch_decoder = build_decoder(
-        model, device=device, precision=config.precision, num_threads=config.num_threads
+    assert config.device != "auto"
+    decoder = build_decoder(
+        model, device=config.device, precision=config.precision, num_threads=config.num_threads
     )
-    head = build_head(
-        model, device=device, precision=config.precision, num_threads=config.num_threads
-    )
-    num_pages = _num_pages(config, model, device)
+    head = build_head(model, device=config.device, precision=config.precision)
+    num_pages = _num_pages(config, model)
     storage = ops.PagedKV.allocate(
-        model.spec, num_pages, config.page_size, dtype=_kv_dtype(config), device=device
+        model.spec,
+        num_pages,
+        config.page_size,
+        dtype=kv_dtype(config.precision),
+        device=config.device,
     )
     return Parts(
         model.name,
         config,
-        ModelRunner(torch_decoder, head, [KVGroup("full", storage)]),
+        ModelRunner(decoder, head, [KVGroup("full", storage)]),
         model.tokenizer,
         model.chat_template,
-        GrammarCompiler(grammar_vocabulary(model.tokenizer, head.vocab_size)),
+        GrammarCompiler(grammar_vocabulary(model.tokenizer)),
         config.context_len,
     )
 
 
-def grammar_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> Vocabulary:
-    """The tokenizer as grammars see it; ids past its end (padding of the head) are special."""
-    tokens = tokenizer.token_table()
-    padding = range(len(tokens), vocab_size)
+def grammar_vocabulary(tokenizer: Tokenizer) -> Vocabulary:
+    """The tokenizer as grammars see it."""
     return Vocabulary(
-        tokens + [b""] * len(padding),
-        special_ids=tokenizer.special_ids | frozenset(padding),
+        tokenizer.token_table(),
+        special_ids=tokenizer.special_ids,
         eos_id=min(tokenizer.eos_ids),
         encode=tokenizer.encode,
         fingerprint=tokenizer.fingerprint,
@@ -85,9 +85,11 @@ def _decide(config: EngineConfig, model: LoadedModel) -> EngineConfig:
     if config.device == "cuda" and device != "cuda":
         raise RequestError("device='cuda': torch sees no CUDA device")
     config = resolve(config, device=device)
+    assert config.device != "auto"
+    precision = choose_precision(config.device, config.precision)
     config = resolve(
         config,
-        precision="bfloat16" if config.device == "cuda" else "quantized",
+        precision=precision,
         num_threads=available_cpus(),
         context_len=model.context_len,
     )
@@ -95,30 +97,24 @@ def _decide(config: EngineConfig, model: LoadedModel) -> EngineConfig:
         raise RequestError(
             f"context_len={config.context_len}: the model was made for {model.context_len}"
         )
-    if config.precision == "quantized" and config.device == "cuda":
-        raise RequestError("precision='quantized': only on device='cpu' so far")
     return config
 
 
-def _kv_dtype(config: EngineConfig) -> torch.dtype:
-    return torch.float32 if config.precision == "float32" else torch.float16
-
-
-def _num_pages(config: EngineConfig, model: LoadedModel, device: torch.device) -> int:
+def _num_pages(config: EngineConfig, model: LoadedModel) -> int:
     """Pages for ``kv_tokens``, or for a share of the free memory where that is 0."""
-    page_bytes = ops.PagedKV.page_bytes(model.spec, config.page_size, _kv_dtype(config))
+    page_bytes = ops.PagedKV.page_bytes(model.spec, config.page_size, kv_dtype(config.precision))
     if config.kv_tokens:
         num_pages = -(-config.kv_tokens // config.page_size)
     else:
-        num_pages = _memory_budget(device) // page_bytes
+        num_pages = _memory_budget(config.device) // page_bytes
     if num_pages < 2:
         raise EngineError(f"no memory for two KV pages of {page_bytes} bytes")
     return num_pages
 
 
-def _memory_budget(device: torch.device) -> int:
+def _memory_budget(device: str) -> int:
     """Bytes: most of what a GPU has free, a quarter of main memory up to 4 GiB."""
-    if device.type == "cuda":
+    if device == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free * 0.8)
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

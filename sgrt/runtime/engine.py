@@ -186,7 +186,7 @@ class Engine:
         try:
             drawn = self._compute(works, rows)
         except Exception as error:
-            log.exception("a step failed")
+            log.warning("a step failed: %r", error)
             for work in works:
                 self._fail_computing(work.seq, error)
             return

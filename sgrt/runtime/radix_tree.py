@@ -58,7 +58,7 @@ class Node:
         self.children: dict[bytes, Node] = {}  # by their first page of tokens
         self.handles = 0  # locks taken on this very node
         self.locks = 0  # handles of this node and of all below it
-        self.last_used = 0  # exact on leaves; a parent learns its children's when they go
+        self.last_used = 0  # as the end of a match, insert or unlock
         self.queued = False  # has an entry in the eviction queue
         self.serial = serial  # breaks ties in the eviction queue
 
@@ -212,7 +212,6 @@ class RadixTree:
         assert parent is not None
         upper = self._new_node(parent, node.key, node.tokens[:cut], node.pages[:num_pages])
         upper.locks = node.locks
-        upper.last_used = node.last_used
         parent.children[upper.key] = upper
         node.parent = upper
         node.tokens = node.tokens[cut:]
@@ -342,6 +341,8 @@ class RadixTree:
         """See that a leaf without locks has its one entry in the queue.
 
         The entry may be out of date (used again, locked, given children): whoever pops it looks.
+        A beginning becomes a leaf when its last extension goes, which was the least recently
+        used of all; its own time is no later, so it goes next, as using an extension uses it.
         """
         if node.queued or node.locks or node.children or node.parent is None:
             return
@@ -364,8 +365,6 @@ class RadixTree:
         del parent.children[leaf.key]
         leaf.parent = None
         self.num_cached -= len(leaf.pages)
-        # A use of a prefix is a use of all its beginnings.
-        parent.last_used = max(parent.last_used, leaf.last_used)
         self._enqueue(parent)
 
     def _trim(self, leaf: Node, num_pages: int) -> list[int]:
