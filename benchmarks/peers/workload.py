@@ -18,17 +18,17 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSAGES = ROOT / "examples" / "data" / "passages.json"
-INSTRUCTION = ROOT / "benchmarks" / "data" / "instruction.txt"
+INSTRUCTION = ROOT / "benchmarks" / "data" / "instruction.json"
 MAX_TOKENS = 160
 
-FIELDS = ("kind", "title", "date", "place", "people", "amount")
+FIELDS = ("title", "kind", "date", "place", "people", "amount")
 LABELLED = ("kind", "date", "place", "people", "amount")
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
-        "kind": {"enum": ["invoice", "biography", "event", "incident"]},
         "title": {"type": "string", "minLength": 1, "maxLength": 60},
+        "kind": {"enum": ["invoice", "biography", "event", "incident"]},
         "date": {"anyOf": [{"type": "string", "format": "date"}, {"type": "null"}]},
         "place": {"anyOf": [{"type": "string", "maxLength": 40}, {"type": "null"}]},
         "people": {"type": "array", "items": {"type": "string", "maxLength": 40}, "maxItems": 3},
@@ -51,13 +51,14 @@ def passages(limit: int | None = None) -> list[dict[str, Any]]:
 
 
 def prompt(text: str) -> str:
-    """One whole prompt, special tokens spelled out, in the model's own chat format."""
-    instruction = INSTRUCTION.read_text(encoding="utf-8").strip()
-    return (
-        f"<|im_start|>system\n{instruction}<|im_end|>\n"
-        f"<|im_start|>user\nText: {text}<|im_end|>\n"
-        f"<|im_start|>assistant\n"
-    )
+    """One whole prompt, special tokens spelled out, in the model's own chat format (ChatML)."""
+    instruction = json.loads(INSTRUCTION.read_text(encoding="utf-8"))
+    messages = [("system", instruction["system"])]
+    for question, answer in instruction["turns"]:
+        messages += [("user", question), ("assistant", answer)]
+    messages.append(("user", text))
+    said = "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in messages)
+    return said + "<|im_start|>assistant\n"
 
 
 @dataclass(kw_only=True)
