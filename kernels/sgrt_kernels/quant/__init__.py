@@ -5,6 +5,7 @@
 """
 
 from sgrt_kernels.quant.formats import Format, RawWeight
+from sgrt_kernels.quant.linear import PackedLinear
 from sgrt_kernels.quant.reference import dequantize, quantize_activations
 
-__all__ = ["Format", "RawWeight", "dequantize", "quantize_activations"]
+__all__ = ["Format", "PackedLinear", "RawWeight", "dequantize", "quantize_activations"]

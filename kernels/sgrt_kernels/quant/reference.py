@@ -15,6 +15,8 @@ from sgrt_kernels.quant.formats import Format, RawWeight
 ACTIVATION_GROUP = 32
 """Columns that share one activation scale."""
 
+_TINY = 1e-30
+
 
 def dequantize(raw: RawWeight) -> torch.Tensor:
     """The values of a weight.
@@ -36,7 +38,8 @@ def quantize_activations(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Symmetric int8 with one scale per row and group of 32 columns.
 
-    The scale is max|x| / 127 and values round half to even; a group of zeros has scale 0.
+    The scale is max|x| / 127 and values round half to even. A group whose largest value is below
+    1e-30 becomes zeros; one that holds NaN or infinity gets the scale NaN.
 
     Returns:
         q [N, D] int8 and scale [N, D / 32] float32, with x close to q * scale.
@@ -47,11 +50,17 @@ def quantize_activations(
     n, d = x.shape
     if d % ACTIVATION_GROUP:
         raise ValueError(f"activations of {d} columns: not a multiple of {ACTIVATION_GROUP}")
-    groups = x.view(n, -1, ACTIVATION_GROUP)
+    groups = x.reshape(n, -1, ACTIVATION_GROUP)
     amax = groups.abs().amax(-1)
-    inverse = torch.where(amax > 0, 127.0 / amax, torch.zeros_like(amax))
-    q = torch.round(groups * inverse.unsqueeze(-1)).to(torch.int8)
-    return q.view(n, d), amax / 127.0
+    finite = torch.isfinite(amax)
+    used = finite & (amax >= _TINY)
+    # Not 127 / amax: torch turns a number over a tensor into a product with a rounded reciprocal.
+    inverse = torch.where(used, torch.full_like(amax, 127.0) / amax, 0.0).unsqueeze(-1)
+    q = torch.round(torch.where(used.unsqueeze(-1), groups, 0.0) * inverse).to(torch.int8)
+    scale = torch.where(
+        used, amax / torch.full_like(amax, 127.0), torch.where(finite, 0.0, torch.nan)
+    )
+    return q.view(n, d), scale
 
 
 def _half(two_bytes: torch.Tensor) -> torch.Tensor:  # [N, 2] uint8 -> [N, 1] float32
