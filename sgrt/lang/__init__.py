@@ -1,1 +1,1 @@
-""""""
+"""The language: programs, what they are written with, and how they run."""

@@ -1,0 +1,101 @@
+"""sgrt: a structured-generation language and the runtime under it.
+
+::
+
+    import sgrt
+
+    @sgrt.function
+    def greet(s, name):
+        s += sgrt.user(f"Say hello to {name}.")
+        s += sgrt.assistant(sgrt.gen("hello", max_tokens=32))
+
+    print(greet.run(name="Ada")["hello"])
+
+Names load what they need when they are first used: importing sgrt loads neither torch nor any
+grammar library.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sgrt.backends.fake import ScriptedBackend as ScriptedBackend
+    from sgrt.backends.local import Engine as Engine
+    from sgrt.config import EngineConfig as EngineConfig
+    from sgrt.core import SamplingParams as SamplingParams
+    from sgrt.core import Usage as Usage
+    from sgrt.errors import BackendError as BackendError
+    from sgrt.errors import ConstraintError as ConstraintError
+    from sgrt.errors import EngineError as EngineError
+    from sgrt.errors import ModelError as ModelError
+    from sgrt.errors import ProgramError as ProgramError
+    from sgrt.errors import RequestError as RequestError
+    from sgrt.errors import SgrtError as SgrtError
+    from sgrt.lang.api import assistant as assistant
+    from sgrt.lang.api import assistant_begin as assistant_begin
+    from sgrt.lang.api import assistant_end as assistant_end
+    from sgrt.lang.api import gen as gen
+    from sgrt.lang.api import regex as regex
+    from sgrt.lang.api import select as select
+    from sgrt.lang.api import system as system
+    from sgrt.lang.api import system_begin as system_begin
+    from sgrt.lang.api import system_end as system_end
+    from sgrt.lang.api import user as user
+    from sgrt.lang.api import user_begin as user_begin
+    from sgrt.lang.api import user_end as user_end
+    from sgrt.lang.defaults import set_default_backend as set_default_backend
+    from sgrt.lang.program import Program as Program
+    from sgrt.lang.program import function as function
+    from sgrt.lang.state import ProgramState as ProgramState
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "sgrt.backends.fake": ("ScriptedBackend",),
+    "sgrt.backends.local": ("Engine",),
+    "sgrt.config": ("EngineConfig",),
+    "sgrt.core": ("SamplingParams", "Usage"),
+    "sgrt.errors": (
+        "BackendError",
+        "ConstraintError",
+        "EngineError",
+        "ModelError",
+        "ProgramError",
+        "RequestError",
+        "SgrtError",
+    ),
+    "sgrt.lang.api": (
+        "assistant",
+        "assistant_begin",
+        "assistant_end",
+        "gen",
+        "regex",
+        "select",
+        "system",
+        "system_begin",
+        "system_end",
+        "user",
+        "user_begin",
+        "user_end",
+    ),
+    "sgrt.lang.defaults": ("set_default_backend",),
+    "sgrt.lang.program": ("Program", "function"),
+    "sgrt.lang.state": ("ProgramState",),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [*sorted(_MODULE_OF), "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'sgrt' has no attribute {name!r}")
+    value = getattr(import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,595 @@
+"""A backend that answers from a script: for tests of programs, without a model.
+
+Its tokens are bytes. It is as strict as a real one: an answer that breaks its constraint, comes
+too late or is not there is an error, not a value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import itertools
+import json
+import math
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sgrt.core import (
+    ChatTemplate,
+    Choices,
+    Constraint,
+    FinishReason,
+    Generate,
+    GenerateResult,
+    Generation,
+    Handle,
+    JsonSchema,
+    Message,
+    Regex,
+    SamplingParams,
+    ScoreResult,
+    Scoring,
+    Segment,
+    Text,
+    TokenEvent,
+    TokenLogprob,
+    Usage,
+)
+from sgrt.errors import (
+    BackendError,
+    Cancelled,
+    ConstraintError,
+    DeadlineExceeded,
+    EngineClosed,
+    GrammarSyntaxError,
+    RequestError,
+)
+
+Answer = str | Exception
+Answers = (
+    Sequence[Answer]
+    | Mapping[str, Answer]
+    | Callable[[str, Constraint | None, SamplingParams], Answer]
+)
+_BYTES = 256
+_EVENT_CHARS = 8
+
+
+class ChatML:
+    """A plain chat template: ``<|im_start|>role\\ncontent<|im_end|>\\n``.
+
+    Args:
+        default_system: system message of conversations that begin without one.
+    """
+
+    def __init__(self, default_system: str | None = None) -> None:
+        self.default_system = default_system
+
+    def render(
+        self, messages: Sequence[Message], *, add_generation_prompt: bool = False
+    ) -> tuple[Text, ...]:
+        """The conversation, as `core.ChatTemplate` wants it."""
+        parts: list[Text] = []
+        if self.default_system is not None and messages and messages[0].role != "system":
+            parts.append(Text(f"<|im_start|>system\n{self.default_system}<|im_end|>\n", True))
+        for message in messages:
+            parts.append(Text(f"<|im_start|>{message.role}\n", True))
+            parts.append(Text(message.content))
+            parts.append(Text("<|im_end|>\n", True))
+        if add_generation_prompt:
+            parts.append(Text("<|im_start|>assistant\n", True))
+        return tuple(parts)
+
+
+@dataclass(frozen=True)
+class ScriptedCall:
+    """Something the backend was asked.
+
+    Args:
+        prompt: the session's text before it.
+        answer: what was said, or the option that was scored best; None where it failed.
+        options: of a score.
+    """
+
+    kind: Literal["generate", "score"]
+    prompt: str
+    answer: str | None
+    constraint: Constraint | None = None
+    params: SamplingParams | None = None
+    options: tuple[str, ...] = ()
+
+
+class ScriptedBackend:
+    """Answers from a script.
+
+    Args:
+        answers: where answers come from. A list is used up in the order in which generations
+            and scores are carried out, over all sessions. A mapping gives the answer of the key
+            that stands last in the session's text (the longest, at the same end). A function is
+            given the session's text, the constraint and the parameters (with the seed that a
+            seeded session derives). An exception in place of an answer is raised.
+        latency: seconds that each generation and score takes; sessions wait side by side.
+        fail_on: generations and scores fail with `BackendError` where the session's text
+            contains this, or with the exception this function of the text returns.
+        scores: log-probability per option, as mapping or as function of the session's text and
+            the option. Without it, a score asks ``answers`` for one of the options and gives it
+            9/10 of the probability.
+        chat_template: None for a model without one.
+
+    Attributes:
+        calls: what was asked, in order of being carried out.
+    """
+
+    def __init__(
+        self,
+        answers: Answers,
+        *,
+        latency: float = 0.0,
+        fail_on: str | Callable[[str], Exception | None] | None = None,
+        scores: Mapping[str, float] | Callable[[str, str], float] | None = None,
+        chat_template: ChatTemplate | None = ChatML(),  # noqa: B008  (it has no state)
+        name: str = "scripted",
+    ) -> None:
+        if isinstance(answers, str):
+            raise TypeError("answers must be a list, a mapping or a function, not one string")
+        self.latency = latency
+        self.calls: list[ScriptedCall] = []
+        self._answers = answers
+        self._next = itertools.count()
+        self._fail_on = fail_on
+        self._scores = scores
+        self._chat_template = chat_template
+        self._name = name
+        self._lock = threading.Lock()
+        self._clock = _Clock()
+        self._usage = Usage()
+        self._begun = time.perf_counter()
+        self.closed = False
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def chat_template(self) -> ChatTemplate | None:
+        return self._chat_template
+
+    def open(self, *, seed: int | None = None, priority: int = 0) -> ScriptedSession:
+        """A new session. ``priority`` changes nothing here: no session waits for another."""
+        if self.closed:
+            raise EngineClosed()
+        return ScriptedSession(self, seed)
+
+    def compile(self, constraint: Constraint) -> None:
+        """Check that a constraint can be read.
+
+        Raises:
+            GrammarSyntaxError: a pattern or schema that does not parse.
+        """
+        match constraint:
+            case Regex(pattern):
+                _compiled(pattern)
+            case JsonSchema(schema):
+                try:
+                    json.loads(schema)
+                except json.JSONDecodeError as error:
+                    raise GrammarSyntaxError(
+                        error.msg, line=error.lineno, column=error.colno
+                    ) from error
+            case Choices(options):
+                if not options:
+                    raise ConstraintError("choices=[]: nothing can be chosen")
+
+    def stats(self) -> Mapping[str, float]:
+        """Tokens by kind, and calls, since the start."""
+        with self._lock:
+            usage, calls = self._usage, len(self.calls)
+        return {
+            "prompt": usage.prompt,
+            "cached": usage.cached,
+            "forced": usage.forced,
+            "sampled": usage.sampled,
+            "steps": calls,
+        }
+
+    def close(self) -> None:
+        """Refuse everything from now on."""
+        self.closed = True
+
+    # what sessions ask
+
+    def answer(self, prompt: str, constraint: Constraint | None, params: SamplingParams) -> str:
+        """The script's answer here, whether or not it satisfies the constraint."""
+        if callable(self._answers):
+            found: Answer | None = self._answers(prompt, constraint, params)
+        elif isinstance(self._answers, Mapping):
+            found = self._by_key(self._answers, prompt)
+        else:
+            found = self._in_order(self._answers)
+        if isinstance(found, Exception):
+            raise found
+        if not isinstance(found, str):
+            raise BackendError(f"no answer in the script for {prompt[-80:]!r}")
+        return found
+
+    def _by_key(self, answers: Mapping[str, Answer], prompt: str) -> Answer | None:
+        ends = {key: prompt.rfind(key) + len(key) for key in answers if key in prompt}
+        return answers[max(ends, key=lambda key: (ends[key], len(key)))] if ends else None
+
+    def _in_order(self, answers: Sequence[Answer]) -> Answer:
+        index = next(self._next)
+        if index >= len(answers):
+            raise BackendError(f"the script has {len(answers)} answers, this is call {index + 1}")
+        return answers[index]
+
+    def logprob(self, prompt: str, option: str) -> float | None:
+        """The scripted log-probability of an option, where ``scores`` were given."""
+        if self._scores is None:
+            return None
+        if callable(self._scores):
+            return self._scores(prompt, option)
+        if option not in self._scores:
+            raise BackendError(f"no score in the script for option {option!r}")
+        return self._scores[option]
+
+    def check(self, prompt: str) -> None:
+        """Raise what is to be raised at this text."""
+        if self.closed:
+            raise EngineClosed()
+        if callable(self._fail_on):
+            error = self._fail_on(prompt)
+            if error is not None:
+                raise error
+        elif self._fail_on is not None and self._fail_on in prompt:
+            raise BackendError(f"scripted failure: {self._fail_on!r} is in the text")
+
+    def record(self, call: ScriptedCall, usage: Usage) -> None:
+        """Keep what was asked, and count it."""
+        with self._lock:
+            self.calls.append(call)
+            self._usage += usage
+
+    def after(self, seconds: float, work: Callable[[], None]) -> None:
+        """Do something later; at once where there is nothing to wait for."""
+        if seconds <= 0:
+            work()
+        else:
+            self._clock.after(seconds, work)
+
+
+@dataclass(eq=False)
+class _Job:
+    """Work in a session's queue; ``fail`` tells whoever waits that it will not be done."""
+
+    work: Callable[[], None]
+    fail: Callable[[Exception], None] = lambda error: None
+    latency: float = 0.0
+    deadline: float = math.inf  # on time.monotonic()
+    allowed: float = math.inf
+
+
+class ScriptedSession:
+    """One text and the queue of what is to be done with it."""
+
+    def __init__(self, backend: ScriptedBackend, seed: int | None, *, text: str = "") -> None:
+        self.seed = seed
+        self._backend = backend
+        self._text = text
+        self._computed = 0  # tokens that stood at an earlier call
+        self._usage = Usage()
+        self._num_seeds = 0
+        self._num_forks = 0
+        self._jobs: deque[_Job] = deque()
+        self._busy = False
+        self._error: Exception | None = None
+        self._changed = threading.Condition(threading.RLock())
+
+    # the protocol
+
+    def extend(self, *parts: Text) -> None:
+        text = "".join(part.text for part in parts)
+        self._submit(_Job(lambda: self._append(text)))
+
+    def extend_ids(self, token_ids: Sequence[int]) -> None:
+        bad = [i for i in token_ids if not 0 <= i < _BYTES]
+        if bad:
+            raise RequestError(f"token id {bad[0]} is outside the vocabulary of {_BYTES}")
+        text = bytes(token_ids).decode("utf-8", "replace")
+        self._submit(_Job(lambda: self._append(text)))
+
+    def generate(self, segment: Segment) -> tuple[Generation, ...]:
+        handles: list[Generation] = []
+        for item in segment:
+            if isinstance(item, Text):
+                self.extend(item)
+            else:
+                handles.append(self._queue_generation(item))
+        return tuple(handles)
+
+    def score(self, options: Sequence[str]) -> Scoring:
+        handle: Scoring = Handle(lambda: self._cancel(handle))
+        chosen = tuple(options)
+        work = lambda: handle.finish(self._score(chosen))  # noqa: E731
+        self._submit(_Job(work, handle.fail, self._backend.latency))
+        return handle
+
+    def fork(self, num: int) -> list[ScriptedSession]:
+        children = [self._child() for _ in range(num)]
+
+        def start() -> None:
+            for child in children:
+                child._text, child._computed = self._text, self._computed
+                child._wake()
+
+        def fail(error: Exception) -> None:
+            for child in children:
+                child._break(error)
+
+        self._submit(_Job(start, fail))
+        return children
+
+    def token_ids(self) -> list[int]:
+        self.sync()
+        return list(self._text.encode())
+
+    def usage(self) -> Usage:
+        return self._usage
+
+    def sync(self, timeout: float | None = None) -> None:
+        with self._changed:
+            idle = lambda: not self._busy and not self._jobs  # noqa: E731
+            if not self._changed.wait_for(idle, timeout):
+                raise TimeoutError(f"still working after {timeout:g} s")
+            if self._error is not None:
+                raise self._error
+
+    def close(self) -> None:
+        if self._error is None:
+            self._break(Cancelled())
+
+    # the queue
+
+    def _submit(self, job: _Job) -> None:
+        with self._changed:
+            if self._error is not None:
+                job.fail(self._error)
+                return
+            self._jobs.append(job)
+            if not self._busy:
+                self._begin_next()
+
+    def _begin_next(self) -> None:
+        """Start jobs until one has to wait."""
+        while self._jobs and not self._busy:
+            self._busy = True
+            job = self._jobs[0]
+            wait = min(job.latency, max(0.0, job.deadline - time.monotonic()))
+            self._backend.after(wait, lambda: self._finish(job))  # noqa: B023
+
+    def _finish(self, job: _Job) -> None:
+        with self._changed:
+            if self._error is not None or not self._jobs or self._jobs[0] is not job:
+                return
+            try:
+                if time.monotonic() >= job.deadline:
+                    raise DeadlineExceeded(job.allowed)
+                job.work()
+            except Exception as error:
+                self._break(error)
+                return
+            self._jobs.popleft()
+            self._wake(job.latency > 0)
+
+    def _wake(self, go_on: bool = True) -> None:
+        with self._changed:
+            self._busy = False
+            self._changed.notify_all()
+            if go_on:
+                self._begin_next()
+
+    def _break(self, error: Exception) -> None:
+        """Fail all that is queued and all that will be."""
+        with self._changed:
+            self._error = self._error or error
+            jobs, self._jobs, self._busy = list(self._jobs), deque(), False
+            self._changed.notify_all()
+        for job in jobs:
+            job.fail(error)
+
+    def _cancel(self, handle: Handle[Any]) -> None:
+        self._break(Cancelled())
+        handle.fail(Cancelled())
+
+    def _child(self) -> ScriptedSession:
+        seed = None if self.seed is None else _derive(self.seed, "fork", self._num_forks)
+        self._num_forks += 1
+        child = ScriptedSession(self._backend, seed)
+        child._busy = True  # until the queue here has come to the fork
+        return child
+
+    # the work
+
+    def _append(self, text: str) -> None:
+        self._text += text
+
+    def _queue_generation(self, item: Generate) -> Generation:
+        handle: Generation = Handle(lambda: self._cancel(handle))
+        job = _Job(lambda: self._generate(item, handle), handle.fail, self._backend.latency)
+        if item.deadline_s is not None:
+            job.allowed, job.deadline = item.deadline_s, time.monotonic() + item.deadline_s
+        self._submit(job)
+        return handle
+
+    def _generate(self, item: Generate, handle: Generation) -> None:
+        params = self._seeded(item.params)
+        prompt, answer = self._text, None
+        usage = self._take_prompt()
+        try:
+            self._backend.check(prompt)
+            if item.constraint is not None:
+                self._backend.compile(item.constraint)
+            answer = self._backend.answer(prompt, item.constraint, params)
+            result = _finished(answer, item.constraint, params, usage)
+            usage = result.usage
+        finally:
+            self._usage += usage
+            self._backend.record(
+                ScriptedCall("generate", prompt, answer, item.constraint, params), usage
+            )
+        self._text += result.text
+        for event in _events(result):
+            handle.push(event)
+        handle.finish(result)
+
+    def _seeded(self, params: SamplingParams) -> SamplingParams:
+        if params.seed is not None or self.seed is None:
+            return params
+        self._num_seeds += 1
+        return params.override(seed=_derive(self.seed, "gen", self._num_seeds))
+
+    def _take_prompt(self) -> Usage:
+        num_tokens = len(self._text.encode())
+        cached, self._computed = self._computed, num_tokens
+        return Usage(prompt=num_tokens, cached=cached)
+
+    def _score(self, options: tuple[str, ...]) -> ScoreResult:
+        prompt, usage, best = self._text, self._take_prompt(), None
+        try:
+            self._backend.check(prompt)
+            logprobs = self._logprobs(prompt, options)
+            best = max(options, key=logprobs.__getitem__)
+        finally:
+            self._usage += usage
+            self._backend.record(ScriptedCall("score", prompt, best, options=options), usage)
+        ids = tuple(tuple(option.encode()) for option in options)
+        spread = tuple(
+            (logprobs[option] / len(i),) * len(i) for option, i in zip(options, ids, strict=True)
+        )
+        return ScoreResult(ids, spread, usage)
+
+    def _logprobs(self, prompt: str, options: tuple[str, ...]) -> dict[str, float]:
+        given = {option: self._backend.logprob(prompt, option) for option in options}
+        known = {option: value for option, value in given.items() if value is not None}
+        if known:
+            return known
+        answer = self._backend.answer(prompt, Choices(options), SamplingParams())
+        _check(answer, Choices(options))
+        rest = math.log(0.1 / max(1, len(options) - 1))
+        return {option: math.log(0.9) if option == answer else rest for option in options}
+
+
+def _finished(
+    answer: str, constraint: Constraint | None, params: SamplingParams, usage: Usage
+) -> GenerateResult:
+    """The answer as a generation, cut where the parameters end it."""
+    text, reason, match = _cut(answer, params)
+    if constraint is not None and reason == "stop":
+        _check(text, constraint)
+    elif _satisfies(text, constraint):
+        reason = "stop"
+    ids = tuple(text.encode())
+    if len(ids) < params.min_tokens:
+        raise BackendError(f"the answer has {len(ids)} tokens, min_tokens is {params.min_tokens}")
+    logprobs = tuple(TokenLogprob(i, 0.0) for i in ids) if params.logprobs is not None else None
+    taken = usage + Usage(sampled=len(ids))
+    return GenerateResult(text, ids, reason, taken, match, logprobs)
+
+
+def _cut(answer: str, params: SamplingParams) -> tuple[str, FinishReason, str | int | None]:
+    reason: FinishReason = "stop"
+    match: str | int | None = None
+    data = answer.encode()
+    ends: list[tuple[int, str | int]] = [
+        (data.find(stop.encode()), stop) for stop in params.stop if stop.encode() in data
+    ]
+    ends += [(data.index(i), i) for i in params.stop_token_ids if i in data]
+    if ends:
+        end, match = min(ends, key=lambda found: found[0])
+        data = data[:end]
+    if len(data) > params.max_tokens:
+        data, reason, match = data[: params.max_tokens], "length", None
+    return data.decode("utf-8", "ignore"), reason, match
+
+
+def _check(text: str, constraint: Constraint) -> None:
+    if not _satisfies(text, constraint):
+        raise ConstraintError(f"the scripted answer {text[:200]!r} breaks {constraint!r:.200}")
+
+
+def _satisfies(text: str, constraint: Constraint | None) -> bool:
+    match constraint:
+        case Choices(options):
+            return text in options
+        case Regex(pattern):
+            return _compiled(pattern).fullmatch(text) is not None
+        case JsonSchema():
+            return _is_json(text)
+    return False
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except json.JSONDecodeError:
+        return False
+    return True
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        column = None if error.pos is None else error.pos + 1
+        raise GrammarSyntaxError(error.msg, column=column) from error
+
+
+def _events(result: GenerateResult) -> list[TokenEvent]:
+    events = []
+    for at in range(0, len(result.text), _EVENT_CHARS):
+        text = result.text[at : at + _EVENT_CHARS]
+        ids = tuple(text.encode())
+        logprobs = tuple(TokenLogprob(i, 0.0) for i in ids) if result.logprobs is not None else ()
+        events.append(TokenEvent(ids, text, logprobs=logprobs))
+    return events
+
+
+def _derive(seed: int, *path: object) -> int:
+    digest = hashlib.blake2b(repr((seed, *path)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+class _Clock:
+    """One thread for everything that happens later; it ends when nothing is due."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = itertools.count()
+        self._running = False
+
+    def after(self, seconds: float, work: Callable[[], None]) -> None:
+        with self._changed:
+            heapq.heappush(self._due, (time.monotonic() + seconds, next(self._count), work))
+            self._changed.notify()
+            if not self._running:
+                self._running = True
+                threading.Thread(target=self._loop, name="sgrt-script", daemon=True).start()
+
+    def _loop(self) -> None:
+        while (work := self._next()) is not None:
+            work()
+
+    def _next(self) -> Callable[[], None] | None:
+        with self._changed:
+            while self._due:
+                wait = self._due[0][0] - time.monotonic()
+                if wait <= 0:
+                    return heapq.heappop(self._due)[2]
+                self._changed.wait(wait)
+            self._running = False
+            return None

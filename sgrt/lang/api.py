@@ -1,0 +1,193 @@
+"""What a program is written with: `gen`, `select`, `regex` and the roles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from sgrt.errors import InvalidSamplingParams
+from sgrt.lang import types
+from sgrt.lang.ir import Gen, Normalize, Role, RoleBegin, RoleEnd, Select, as_node
+
+
+def gen(
+    name: str | None = None,
+    *,
+    max_tokens: int | None = None,
+    min_tokens: int | None = None,
+    stop: str | Sequence[str] | None = None,
+    stop_token_ids: Sequence[int] | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    top_k: int | None = None,
+    min_p: float | None = None,
+    frequency_penalty: float | None = None,
+    presence_penalty: float | None = None,
+    repetition_penalty: float | None = None,
+    logit_bias: Mapping[int, float] | None = None,
+    seed: int | None = None,
+    ignore_eos: bool | None = None,
+    logprobs: int | None = None,
+    logprobs_mode: Literal["masked", "unmasked"] | None = None,
+    regex: str | None = None,
+    json_schema: Mapping[str, Any] | str | type[Any] | None = None,
+    choices: Sequence[str] | None = None,
+    output: type[Any] | None = None,
+    n: int = 1,
+) -> Gen:
+    """Let the model continue, and keep what it writes under a name.
+
+    The sampling arguments are those of `core.SamplingParams`; what is not given here comes from
+    the run, then from the defaults there.
+
+    Args:
+        name: ``s[name]`` reads the value.
+        regex: the whole text matches this pattern.
+        json_schema: the text is JSON of this schema (dict, JSON text, or pydantic model);
+            the value stays text.
+        choices: the text is one of these, drawn token by token (`select` compares whole options).
+        output: pydantic model; the value is a validated object. Undeclared keys are not
+            written unless the model allows them.
+        n: draw this many; the value is a list, and the text goes on with the first.
+
+    Raises:
+        RequestError: more than one of regex, json_schema, choices, output.
+        ConstraintError: choices or schema that nothing satisfies or that cannot be read.
+        InvalidSamplingParams: n below 1. Other values are checked where the gen is appended.
+    """
+    given: dict[str, Any] = {
+        "max_tokens": max_tokens,
+        "min_tokens": min_tokens,
+        "stop": sequence_of(stop),
+        "stop_token_ids": sequence_of(stop_token_ids),
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "min_p": min_p,
+        "frequency_penalty": frequency_penalty,
+        "presence_penalty": presence_penalty,
+        "repetition_penalty": repetition_penalty,
+        "logit_bias": logit_bias,
+        "seed": seed,
+        "ignore_eos": ignore_eos,
+        "logprobs": logprobs,
+        "logprobs_mode": logprobs_mode,
+    }
+    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+        raise InvalidSamplingParams("n", n, "must be an integer >= 1")
+    return Gen(
+        name=variable_name(name),
+        sampling={key: value for key, value in given.items() if value is not None},
+        constraint=types.constraint_of(
+            regex=regex, json_schema_=json_schema, choices_=choices, output=output
+        ),
+        output=output,
+        n=n,
+    )
+
+
+def regex(name: str | None, pattern: str, **sampling: Any) -> Gen:
+    """`gen` of text that matches a pattern; takes `gen`'s other arguments."""
+    return gen(name, regex=pattern, **sampling)
+
+
+def select(
+    name: str | None,
+    choices: Sequence[str],
+    *,
+    normalize: Normalize = "none",
+    temperature: float = 0.0,
+    seed: int | None = None,
+) -> Select:
+    """Let the model pick an option by the probability of its whole text.
+
+    The default score is the log-probability of the option's full text, so that
+    `ProgramState.probabilities` is the model's own distribution, conditioned on the options.
+    Where one option begins with another, the shorter one can never score lower; "tokens"
+    (mean per token) takes that advantage away and favours long, predictable options instead.
+
+    Args:
+        normalize: "none" adds the log-probabilities of an option's tokens; "tokens" averages.
+        temperature: 0 takes the best option (ties: the first); above, an option is drawn from
+            the softmax of score / temperature. The run's temperature does not apply.
+        seed: for drawing; None takes the run's.
+
+    Raises:
+        ConstraintError: no options, an empty one, or one given twice.
+        InvalidSamplingParams: a value outside its range.
+    """
+    if normalize not in ("none", "tokens"):
+        raise InvalidSamplingParams("normalize", normalize, "must be 'none' or 'tokens'")
+    if isinstance(temperature, bool) or not 0 <= temperature <= 100:
+        raise InvalidSamplingParams("temperature", temperature, "must be a number in 0..100")
+    return Select(
+        name=variable_name(name),
+        options=types.choices(choices).options,
+        normalize=normalize,
+        temperature=temperature,
+        seed=seed,
+    )
+
+
+def system(expr: object) -> Role:
+    """A system message."""
+    return Role("system", as_node(expr))
+
+
+def user(expr: object) -> Role:
+    """A user message."""
+    return Role("user", as_node(expr))
+
+
+def assistant(expr: object) -> Role:
+    """An assistant message."""
+    return Role("assistant", as_node(expr))
+
+
+def system_begin() -> RoleBegin:
+    """What follows is a system message, up to `system_end`."""
+    return RoleBegin("system")
+
+
+def system_end() -> RoleEnd:
+    """Ends the system message."""
+    return RoleEnd("system")
+
+
+def user_begin() -> RoleBegin:
+    """What follows is a user message, up to `user_end`."""
+    return RoleBegin("user")
+
+
+def user_end() -> RoleEnd:
+    """Ends the user message."""
+    return RoleEnd("user")
+
+
+def assistant_begin() -> RoleBegin:
+    """What follows is an assistant message, up to `assistant_end`."""
+    return RoleBegin("assistant")
+
+
+def assistant_end() -> RoleEnd:
+    """Ends the assistant message."""
+    return RoleEnd("assistant")
+
+
+def sequence_of(value: Any) -> Any:
+    """Lists as tuples, as `SamplingParams` wants them; all else is left for its checks."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def variable_name(name: object) -> str | None:
+    """A usable variable name.
+
+    Raises:
+        TypeError: neither a string nor None.
+        ValueError: an empty string.
+    """
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"a variable's name must be a string, not {name!r:.80}")
+    if name == "":
+        raise ValueError("a variable's name must not be empty")
+    return name

@@ -1,0 +1,77 @@
+"""A list that readers follow while it grows."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Generic, TypeVar
+
+from sgrt.core import Handle
+
+T = TypeVar("T")
+
+
+class Feed(Generic[T]):
+    """Append-only; one writer, any number of readers, threads or coroutines.
+
+    A reader sees every item from the first on, and ends when the feed is closed.
+    """
+
+    def __init__(self, items: list[T] | None = None) -> None:
+        self._items: list[T] = list(items or ())
+        self._lock = threading.Lock()
+        self._more: Handle[None] | None = None
+        self._closed = False
+
+    def append(self, item: T) -> None:
+        """Add an item; readers that wait go on."""
+        with self._lock:
+            self._items.append(item)
+            more, self._more = self._more, None
+        if more is not None:
+            more.finish(None)
+
+    def close(self) -> None:
+        """No item follows."""
+        with self._lock:
+            self._closed = True
+            more, self._more = self._more, None
+        if more is not None:
+            more.finish(None)
+
+    def now(self) -> list[T]:
+        """The items so far."""
+        return list(self._items)
+
+    def follow(self) -> Iterator[T]:
+        """Every item, waiting for those to come."""
+        index = 0
+        while True:
+            fresh, more = self._next(index)
+            yield from fresh
+            index += len(fresh)
+            if more is None:
+                return
+            more.result()
+
+    async def afollow(self) -> AsyncIterator[T]:
+        """`follow` for coroutines."""
+        index = 0
+        while True:
+            fresh, more = self._next(index)
+            for item in fresh:
+                yield item
+            index += len(fresh)
+            if more is None:
+                return
+            await more.wait()
+
+    def _next(self, index: int) -> tuple[list[T], Handle[None] | None]:
+        """Items from ``index`` on, and what to wait for then; None at the end."""
+        with self._lock:
+            fresh = self._items[index:]
+            if self._closed:
+                return fresh, None
+            if self._more is None:
+                self._more = Handle()
+            return fresh, self._more

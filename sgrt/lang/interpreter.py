@@ -1,0 +1,285 @@
+"""From operations to a session: nothing here waits.
+
+A `Lane` feeds one session with the operations of one program state, in order. Most operations
+are handed over at once. Only a `select` holds the lane, because what follows depends on the
+option: operations queue behind it, and go on when the scores are there, on one thread that is
+shared by all programs. No thread is kept per program.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sgrt.core import Generate, Handle, ScoreResult, Session, Text
+from sgrt.lang.variables import Generated, Selected
+
+log = logging.getLogger("sgrt.lang")
+
+
+class _Continuations:
+    """One daemon thread that runs what a finished handle lets go on.
+
+    Callbacks of a handle run on the backend's own thread, which must not be made to wait for
+    a lane's lock; so they only leave a note here.
+    """
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        os.register_at_fork(after_in_child=self._forget)
+
+    def put(self, work: Callable[[], None]) -> None:
+        self._queue.put(work)
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None:
+                    self._thread = threading.Thread(
+                        target=self._loop, name="sgrt-continuations", daemon=True
+                    )
+                    self._thread.start()
+
+    def _loop(self) -> None:
+        while True:
+            work = self._queue.get()
+            try:
+                work()
+            except Exception:  # nobody can be told; the thread serves all programs
+                log.exception("a continuation failed")
+
+    def _forget(self) -> None:
+        """A forked process has no such thread."""
+        self._queue = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread = None
+
+
+_continuations = _Continuations()
+
+
+def when_done(handle: Handle[Any], work: Callable[[], None]) -> None:
+    """Run ``work`` once on the shared thread, as soon as the handle has ended."""
+    once = threading.Lock()
+
+    def check() -> None:
+        if handle.done() and once.acquire(blocking=False):
+            _continuations.put(work)
+
+    handle.on_change(check)
+    check()
+
+
+class Operation(ABC):
+    """One thing to do with a session."""
+
+    @abstractmethod
+    def run(self, lane: Lane, session: Session) -> Handle[Any] | None:
+        """Hand it over; a handle that is returned must end before `resume` and what follows."""
+
+    def resume(self, lane: Lane, session: Session) -> None:  # noqa: B027  (most have nothing left)
+        """Go on after the handle has ended."""
+
+    @abstractmethod
+    def fail(self, error: BaseException) -> None:
+        """It cannot be done; tell the readers."""
+
+
+class Lane:
+    """One session and the operations on their way to it.
+
+    After an error nothing more reaches the session; every later operation fails with it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._queue: deque[Operation] = deque()
+        self._session: Session | None = None
+        self._held = True  # until a session comes, and while a handle is waited for
+        self._error: BaseException | None = None
+        self.last: Handle[Any] | None = None  # the newest handle; those before it end earlier
+
+    def start(self, session: Session) -> None:
+        """Work on this session from now on."""
+        with self._lock:
+            self._session = session
+            if self._error is not None:
+                session.close()
+            self._go_on()
+
+    def submit(self, operation: Operation) -> None:
+        """Queue an operation; it runs at once where nothing holds the lane."""
+        with self._lock:
+            self._queue.append(operation)
+            if not self._held:
+                self._drain()
+
+    def stop(self, error: BaseException) -> None:
+        """Cancel what the backend still works on, and fail all that waits here."""
+        with self._lock:
+            if self._error is None:
+                self._error = error
+            if self._session is not None:
+                self._session.close()
+            self._go_on()
+
+    def close(self) -> None:
+        """Give the session back; safe at any time."""
+        with self._lock:
+            if self._session is not None:
+                self._session.close()
+
+    def error(self) -> BaseException | None:
+        """Why nothing more reaches the session."""
+        return self._error
+
+    def _go_on(self) -> None:
+        self._held = False
+        self._drain()
+
+    def _drain(self) -> None:
+        while self._queue and not self._held:
+            self._step(self._queue.popleft())
+
+    def _step(self, operation: Operation) -> None:
+        if self._error is not None or self._session is None:
+            operation.fail(self._error or RuntimeError("the lane has no session"))
+            return
+        try:
+            handle = operation.run(self, self._session)
+            if handle is None:
+                return
+            self.last = handle
+            if handle.done():
+                operation.resume(self, self._session)
+                return
+        except Exception as error:
+            self._break(operation, error)
+            return
+        self._held = True
+        when_done(handle, lambda: self._resume(operation))
+
+    def _resume(self, operation: Operation) -> None:
+        with self._lock:
+            try:
+                if self._error is not None:
+                    operation.fail(self._error)
+                elif self._session is not None:
+                    operation.resume(self, self._session)
+            except Exception as error:
+                self._break(operation, error)
+            self._go_on()
+
+    def _break(self, operation: Operation, error: BaseException) -> None:
+        self._error = error
+        operation.fail(error)
+
+
+@dataclass
+class Write(Operation):
+    """Text and generations with no decision between them, handed over as one segment."""
+
+    items: Sequence[Text | tuple[Generate, Generated]]
+
+    def run(self, lane: Lane, session: Session) -> None:
+        last = max((i for i, x in enumerate(self.items) if not isinstance(x, Text)), default=-1)
+        segment = [x if isinstance(x, Text) else x[0] for x in self.items[: last + 1]]
+        if segment:
+            handles = session.generate(segment)
+            for handle, variable in zip(handles, self._variables(), strict=True):
+                variable.attach((handle,))
+            lane.last = handles[-1]
+        rest = [x for x in self.items[last + 1 :] if isinstance(x, Text)]
+        if rest:
+            session.extend(*rest)
+
+    def fail(self, error: BaseException) -> None:
+        for variable in self._variables():
+            variable.fail(error)
+
+    def _variables(self) -> list[Generated]:
+        return [x[1] for x in self.items if not isinstance(x, Text)]
+
+
+@dataclass
+class Sample(Operation):
+    """n continuations: the first in the session, the others in forks of it that end with them."""
+
+    requests: Sequence[Generate]
+    variable: Generated
+
+    def run(self, lane: Lane, session: Session) -> None:
+        others = session.fork(len(self.requests) - 1)
+        try:
+            where = [session, *others]
+            pairs = zip(where, self.requests, strict=True)
+            handles = [handle for s, request in pairs for handle in s.generate([request])]
+        except BaseException:
+            for other in others:
+                other.close()
+            raise
+        self.variable.attach(tuple(handles))
+        lane.last = handles[0]
+        for handle, other in zip(handles[1:], others, strict=True):
+            when_done(handle, other.close)
+
+    def fail(self, error: BaseException) -> None:
+        self.variable.fail(error)
+
+
+@dataclass
+class Decide(Operation):
+    """Score options, then append the one that was picked."""
+
+    variable: Selected
+    _scores: Handle[ScoreResult] | None = None
+
+    def run(self, lane: Lane, session: Session) -> Handle[Any]:
+        self._scores = session.score(self.variable.options)
+        return self._scores
+
+    def resume(self, lane: Lane, session: Session) -> None:
+        assert self._scores is not None
+        choice = self.variable.decide(self._scores.result())
+        session.extend(Text(choice.text))
+
+    def fail(self, error: BaseException) -> None:
+        self.variable.fail(error)
+
+
+@dataclass
+class Split(Operation):
+    """Sessions for the children of a fork."""
+
+    children: Sequence[Lane]
+
+    def run(self, lane: Lane, session: Session) -> None:
+        for child, twin in zip(self.children, session.fork(len(self.children)), strict=True):
+            child.start(twin)
+
+    def fail(self, error: BaseException) -> None:
+        for child in self.children:
+            child.stop(error)
+
+
+@dataclass
+class Finish(Operation):
+    """Give the session back when the last handle has ended; text after it is not computed."""
+
+    lane: Lane
+
+    def run(self, lane: Lane, session: Session) -> None:
+        if lane.last is None or lane.last.done():
+            session.close()
+        else:
+            when_done(lane.last, session.close)
+
+    def fail(self, error: BaseException) -> None:
+        self.lane.close()

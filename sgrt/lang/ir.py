@@ -1,0 +1,110 @@
+"""What a program says, as values: the nodes that `s += …` appends.
+
+Nodes are frozen and know nothing of backends. A plain string is a `core.Text`; everything else
+is an `Expr`, and expressions concatenate with `+` among themselves and with strings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sgrt.core import Constraint, Text
+
+Normalize = Literal["none", "tokens"]
+
+
+class Expr:
+    """Part of a program's text; ``"a" + expr + "b"`` is one too."""
+
+    def __add__(self, other: object) -> Concat:
+        return concat(self, other) if isinstance(other, (str, Expr)) else NotImplemented
+
+    def __radd__(self, other: object) -> Concat:
+        return concat(other, self) if isinstance(other, str) else NotImplemented
+
+
+Node = Text | Expr
+
+
+@dataclass(frozen=True)
+class Concat(Expr):
+    """Nodes one after the other; never nested in itself."""
+
+    parts: tuple[Node, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gen(Expr):
+    """The model continues.
+
+    Args:
+        sampling: fields of `core.SamplingParams` that were given here; the run's defaults
+            fill the others.
+        output: pydantic model that the text is parsed into, or None for text.
+        n: how many independent continuations; the text goes on with the first.
+    """
+
+    name: str | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    constraint: Constraint | None = None
+    output: type[Any] | None = None
+    n: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Select(Expr):
+    """The model picks one of the options."""
+
+    name: str | None
+    options: tuple[str, ...]
+    normalize: Normalize = "none"
+    temperature: float = 0.0
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Role(Expr):
+    """A whole message of a conversation."""
+
+    role: str
+    body: Node
+
+
+@dataclass(frozen=True)
+class RoleBegin(Expr):
+    """What follows belongs to a message of this role."""
+
+    role: str
+
+
+@dataclass(frozen=True)
+class RoleEnd(Expr):
+    """The message of this role ends."""
+
+    role: str
+
+
+def as_node(value: object) -> Node:
+    """A string or expression as a node.
+
+    Raises:
+        TypeError: anything else; numbers and None are not turned into text by guessing.
+    """
+    if isinstance(value, str):
+        return Text(str(value))
+    if isinstance(value, Expr):
+        return value
+    raise TypeError(
+        f"a program is extended with str or sgrt expressions, not {type(value).__name__}: {value!r:.80}"
+    )
+
+
+def concat(*values: object) -> Concat:
+    """All values in order, flattened, so that long sums never nest."""
+    parts: list[Node] = []
+    for value in values:
+        node = as_node(value)
+        parts.extend(node.parts if isinstance(node, Concat) else (node,))
+    return Concat(tuple(parts))

@@ -1,0 +1,272 @@
+"""One program state in the making: its text, variables, conversation and lane.
+
+Appending lowers nodes to operations and hands them over; it never waits. `ProgramState` is the
+face that users hold; a trace is shared by the face inside the running program and, when
+streaming, the one outside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sgrt.core import Backend, Generate, SamplingParams, Text
+from sgrt.errors import ProgramError
+from sgrt.lang.chat import Chat, Piece, spelling_of
+from sgrt.lang.feed import Feed
+from sgrt.lang.interpreter import Decide, Finish, Lane, Operation, Sample, Split, Write
+from sgrt.lang.ir import Concat, Expr, Gen, Node, Role, RoleBegin, RoleEnd, Select
+from sgrt.lang.variables import Generated, Produced, Selected, Variable
+from sgrt.lang.where import here
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of a program's text.
+
+    Args:
+        text: given text; "" where a variable produces it.
+        variable: what produces the text, or was set here without adding text.
+        template: the chat template wrote it.
+        message: index of the message whose content it is, or None.
+    """
+
+    text: str = ""
+    variable: Variable | None = None
+    template: bool = False
+    message: int | None = None
+
+
+class Trace:
+    """Everything that one program state has said so far."""
+
+    def __init__(
+        self, program: str, backend: Backend, defaults: Mapping[str, Any], seed: int | None
+    ) -> None:
+        self.program = program
+        self.backend = backend
+        self.defaults = defaults
+        self.seed = seed
+        self.lane = Lane()
+        self.parts: Feed[Part] = Feed()
+        self.variables: dict[str, Variable] = {}
+        self.own: dict[str, Variable] = {}  # set here, not inherited from a parent
+        self.children: list[Trace] = []
+        self.inherited = 0  # parts that came from the parent
+        self.ended = False
+        self._chat: Chat | None = None
+        self._pending: list[Text | tuple[Generate, Generated]] = []
+        self._num_selects = 0
+
+    def open(self) -> None:
+        """Get a session; where the backend has none to give, the readers are told."""
+        try:
+            session = self.backend.open(seed=self.seed)
+        except Exception as error:
+            self.lane.stop(error)
+        else:
+            self.lane.start(session)
+
+    # appending
+
+    def append(self, node: Node) -> None:
+        """Say what a node says.
+
+        Raises:
+            ProgramError: the program has ended, or roles do not nest.
+            InvalidSamplingParams: a value of a gen is out of range.
+        """
+        self._check_open()
+        try:
+            self._lower(node)
+        finally:
+            self._flush()
+
+    def _check_open(self) -> None:
+        if self.ended:
+            raise ProgramError(
+                "the program has ended; nothing can be appended",
+                program=self.program,
+                location=here(),
+            )
+
+    def _lower(self, node: Node) -> None:
+        match node:
+            case Text():
+                self._text(node.text)
+            case Concat():
+                for part in node.parts:
+                    self._lower(part)
+            case Gen():
+                self._gen(node)
+            case Select():
+                self._select(node)
+            case Role():
+                with self.role(node.role):
+                    self._lower(node.body)
+            case RoleBegin():
+                self.chat().open(node.role)
+            case RoleEnd():
+                self._pieces(self.chat().close(node.role))
+            case Expr():
+                raise TypeError(f"unknown expression {node!r:.80}")
+
+    @contextmanager
+    def role(self, role: str) -> Iterator[None]:
+        """A message that is ended whatever happens inside."""
+        chat = self.chat()
+        chat.open(role)
+        mine = chat.current
+        try:
+            yield
+        finally:
+            if chat.current == mine:
+                self._pieces(chat.close(role))
+
+    @contextmanager
+    def message(self, role: str) -> Iterator[None]:
+        """`role` as a statement of its own."""
+        self._check_open()
+        try:
+            with self.role(role):
+                yield
+        finally:
+            self._flush()
+
+    def _text(self, text: str) -> None:
+        if not text:
+            return
+        if self._chat is not None and self._chat.current is not None:
+            self._pieces(self._chat.write(text))
+        else:
+            self._pieces([Piece(Text(text), None)])
+
+    def _pieces(self, pieces: list[Piece]) -> None:
+        for piece in pieces:
+            if piece.text.text:
+                self.parts.append(
+                    Part(piece.text.text, template=piece.text.special, message=piece.message)
+                )
+                self._pending.append(piece.text)
+
+    def _gen(self, gen: Gen) -> None:
+        params = SamplingParams(**{**self.defaults, **gen.sampling})
+        variable = Generated(gen, self.program, here(), max_tokens=params.max_tokens)
+        self._produce(variable)
+        if gen.n == 1:
+            request = Generate(params=params, constraint=gen.constraint)
+            self._pending.append((request, variable))
+            return
+        requests = [
+            Generate(params=_with_seed(params, i), constraint=gen.constraint) for i in range(gen.n)
+        ]
+        self._submit(Sample(requests, variable))
+
+    def _select(self, select: Select) -> None:
+        self._num_selects += 1
+        seed = self.seed if select.seed is None else select.seed
+        key = None if seed is None else f"{seed}/{select.name}/{self._num_selects}"
+        variable = Selected(select, self.program, here(), key=key)
+        self._produce(variable)
+        self._submit(Decide(variable))
+
+    def _produce(self, variable: Produced) -> None:
+        """Give a variable its place in the text, under its name."""
+        message = None
+        if self._chat is not None and self._chat.current is not None:
+            self._pieces(self._chat.generate())
+            message = self._chat.current
+        self.declare(variable, message)
+
+    def declare(self, variable: Variable, message: int | None = None) -> None:
+        """Let the variable be found under its name; a later one of that name replaces it."""
+        if variable.name is not None:
+            self.variables[variable.name] = variable
+            self.own[variable.name] = variable
+        self.parts.append(Part(variable=variable, message=message))
+
+    def chat(self) -> Chat:
+        """The conversation.
+
+        Raises:
+            ProgramError: the backend's model has no chat template.
+        """
+        if self._chat is None:
+            template = self.backend.chat_template
+            if template is None:
+                raise ProgramError(
+                    f"roles need a chat template, and {self.backend.name!r} has none",
+                    program=self.program,
+                    location=here(),
+                    hint="write the prompt as plain text, or use a chat model",
+                )
+            self._chat = Chat(spelling_of(template), self.program)
+        return self._chat
+
+    def roles(self) -> tuple[str, ...]:
+        """Role of each message so far."""
+        return () if self._chat is None else self._chat.roles
+
+    # handing over
+
+    def _flush(self) -> None:
+        if self._pending:
+            write, self._pending = Write(self._pending), []
+            self.lane.submit(write)
+
+    def _submit(self, operation: Operation) -> None:
+        self._flush()
+        self.lane.submit(operation)
+
+    def fork(self, size: int) -> list[Trace]:
+        """Children that start as this trace is now."""
+        self._check_open()
+        self._flush()
+        first = len(self.children)
+        children = [self._child(first + i) for i in range(size)]
+        self.children.extend(children)
+        self.lane.submit(Split([child.lane for child in children]))
+        return children
+
+    def _child(self, index: int) -> Trace:
+        seed = None if self.seed is None else split_seed(self.seed, index)
+        child = Trace(self.program, self.backend, self.defaults, seed)
+        inherited = self.parts.now()
+        child.parts = Feed(inherited)
+        child.inherited = len(inherited)
+        child.variables = dict(self.variables)
+        child._chat = None if self._chat is None else self._chat.copy()
+        return child
+
+    def end(self) -> None:
+        """Nothing more will be appended; the session goes back when its work is done."""
+        if not self.ended:
+            self.ended = True
+            for child in self.children:
+                child.end()
+            self.parts.close()
+            self.lane.submit(Finish(self.lane))
+
+    def cancel(self, error: BaseException) -> None:
+        """Stop all work; what has not been produced fails with ``error``."""
+        self.ended = True
+        for child in list(self.children):
+            child.cancel(error)
+        self.parts.close()
+        self.lane.stop(error)
+
+
+def split_seed(seed: int, *path: int | str) -> int:
+    """A seed for one of many: the same for the same path, unrelated for others. 64 bits."""
+    text = "/".join(map(str, (seed, *path)))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def _with_seed(params: SamplingParams, index: int) -> SamplingParams:
+    """Later continuations of one gen need seeds of their own where it names one."""
+    if params.seed is None or index == 0:
+        return params
+    return params.override(seed=split_seed(params.seed, index))

@@ -1,0 +1,146 @@
+"""From Python types and schemas to constraints, and from text back to objects.
+
+pydantic is imported only where a model was given, so that importing the language stays light.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sgrt.core import Choices, Constraint, JsonSchema, Regex
+from sgrt.errors import ConstraintError, GrammarSyntaxError, RequestError, UnsupportedSchema
+
+_SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_SCHEMA_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
+_SCHEMAS = ("items", "additionalProperties", "contains", "not", "if", "then", "else")
+
+
+def is_model(value: object) -> bool:
+    """Whether this is a pydantic model class."""
+    return isinstance(value, type) and hasattr(value, "model_json_schema")
+
+
+def closed(schema: Any) -> Any:
+    """A copy whose objects take no undeclared keys, where the schema does not say.
+
+    Every text of the closed schema satisfies the open one; a model asked for fields should not
+    invent others. Only schemas are entered, never `default`, `enum`, `const` or `examples`.
+    """
+    if not isinstance(schema, dict):
+        return schema
+    out = {key: _closed_keyword(key, value) for key, value in schema.items()}
+    if "properties" in out:
+        out.setdefault("additionalProperties", False)
+    return out
+
+
+def _closed_keyword(key: str, value: Any) -> Any:
+    if key in _SCHEMA_MAPS and isinstance(value, dict):
+        return {name: closed(sub) for name, sub in value.items()}
+    if key in _SCHEMA_LISTS and isinstance(value, list):
+        return [closed(sub) for sub in value]
+    return closed(value) if key in _SCHEMAS else value
+
+
+def model_schema(model: type[Any]) -> JsonSchema:
+    """The constraint of a pydantic model: its validation schema, with objects closed."""
+    return _schema(closed(model.model_json_schema()))
+
+
+def json_schema(value: object) -> JsonSchema:
+    """A schema given as dict, JSON text or pydantic model.
+
+    Raises:
+        GrammarSyntaxError: the text is not JSON.
+        UnsupportedSchema: it is JSON, but not a schema.
+        TypeError: none of the three kinds.
+    """
+    if is_model(value):
+        return model_schema(value)  # type: ignore[arg-type]
+    if isinstance(value, Mapping):
+        return _schema(dict(value))
+    if isinstance(value, str):
+        return _schema(_parse(value))
+    raise TypeError(f"json_schema must be a dict, JSON text or pydantic model, not {value!r:.80}")
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise GrammarSyntaxError(
+            f"json_schema is not JSON: {error.msg}", line=error.lineno, column=error.colno
+        ) from error
+
+
+def _schema(value: Any) -> JsonSchema:
+    if not isinstance(value, (dict, bool)):
+        raise UnsupportedSchema(f"must be an object or a boolean, not {type(value).__name__}")
+    try:
+        # Order is kept: properties are written in the order of the schema.
+        text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UnsupportedSchema(f"is not JSON: {error}") from error
+    return JsonSchema(text)
+
+
+def choices(values: object) -> Choices:
+    """Options as a constraint.
+
+    Raises:
+        ConstraintError: no options, an empty one, or one given twice.
+        TypeError: not a sequence of strings.
+    """
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise TypeError(f"choices must be a list or tuple of strings, not {values!r:.80}")
+    for option in values:
+        if not isinstance(option, str):
+            raise TypeError(f"choices must be strings, not {option!r:.80}")
+    if not values:
+        raise ConstraintError("choices=[]: nothing can be chosen")
+    if "" in values:
+        raise ConstraintError("choices: an empty string cannot be chosen")
+    twice = {option for option in values if list(values).count(option) > 1}
+    if twice:
+        raise ConstraintError(f"choices: given twice: {sorted(twice)!r:.200}")
+    return Choices(tuple(values))
+
+
+def constraint_of(
+    *, regex: object, json_schema_: object, choices_: object, output: object
+) -> Constraint | None:
+    """The one constraint that was asked for, or None.
+
+    Raises:
+        RequestError: more than one; both are named.
+    """
+    given = {
+        "regex": regex,
+        "json_schema": json_schema_,
+        "choices": choices_,
+        "output": output,
+    }
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise RequestError(f"gen takes one constraint, not {' and '.join(names)}")
+    if regex is not None:
+        return _regex(regex)
+    if json_schema_ is not None:
+        return json_schema(json_schema_)
+    if choices_ is not None:
+        return choices(choices_)
+    return None if output is None else _output(output)
+
+
+def _regex(pattern: object) -> Regex:
+    if not isinstance(pattern, str):
+        raise TypeError(f"regex must be a string, not {pattern!r:.80}")
+    return Regex(pattern)
+
+
+def _output(output: object) -> JsonSchema:
+    if not is_model(output):
+        raise TypeError(f"output must be a pydantic model class, not {output!r:.80}")
+    return model_schema(output)  # type: ignore[arg-type]

@@ -1,0 +1,298 @@
+"""What a name in a program stands for, and how its value is waited for.
+
+==========  ==========================================================
+Generated   `gen`: text, validated object, or a list of n of them
+Selected    `select`: the chosen option
+Assigned    ``s[name] = value``
+Gathered    `join`: one value per child, over all rounds
+==========  ==========================================================
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from sgrt.core import GenerateResult, Generation, Handle, ScoreResult, TokenEvent, Usage
+from sgrt.errors import ProgramError
+from sgrt.lang.ir import Gen, Select
+
+T = TypeVar("T")
+Kind = Literal["text", "template", "sampled", "forced", "selected"]
+
+
+@dataclass(frozen=True)
+class StreamEvent:
+    """Text that joined a program's text.
+
+    Args:
+        text: may be "" where a token completes no character.
+        kind: "text" was given by the program, "template" by the chat template; "sampled" and
+            "forced" were generated, "selected" is a chosen option.
+        variable: name of what is being produced, or None.
+        tokens: the backend's event, for generated text.
+    """
+
+    text: str
+    kind: Kind
+    variable: str | None = None
+    tokens: TokenEvent | None = None
+
+
+class Variable(ABC):
+    """Something a program can read."""
+
+    name: str | None
+
+    @abstractmethod
+    def failure(self) -> BaseException | None:
+        """Wait for the end; the backend's error, or None."""
+
+    @abstractmethod
+    def value(self) -> Any:
+        """Wait for the value. Raises ProgramError where there is text but no value."""
+
+    def text(self) -> str:
+        """Wait; what it added to the program's text."""
+        return ""
+
+    def usage(self) -> Usage:
+        """Wait; tokens it took."""
+        return Usage()
+
+
+@dataclass
+class Assigned(Variable):
+    """A value the program set itself."""
+
+    name: str | None
+    _value: Any
+
+    def failure(self) -> None:
+        return None
+
+    def value(self) -> Any:
+        return self._value
+
+
+@dataclass
+class Gathered(Variable):
+    """What the children of a fork made of one name.
+
+    Args:
+        readers: one per child and round; each waits for the child's value, or gives None where
+            the child did not set the name.
+    """
+
+    name: str | None
+    readers: tuple[Callable[[], Any], ...]
+
+    def failure(self) -> None:
+        return None
+
+    def value(self) -> list[Any]:
+        return [read() for read in self.readers]
+
+
+class Produced(Variable):
+    """Made by the backend; owns a place in the program's text.
+
+    Args:
+        program: name of the program, for errors.
+        location: ``file:line`` of the statement.
+    """
+
+    def __init__(self, name: str | None, program: str, location: str) -> None:
+        self.name = name
+        self.program = program
+        self.location = location
+        self.handled = False  # an error of it was raised inside the running program
+
+    def error(self, message: str, *, hint: str | None = None) -> ProgramError:
+        """A ProgramError that points here."""
+        return ProgramError(
+            message, program=self.program, variable=self.name, location=self.location, hint=hint
+        )
+
+    @abstractmethod
+    def fail(self, error: BaseException) -> None:
+        """It will not be produced."""
+
+    @abstractmethod
+    def events(self) -> Iterator[StreamEvent]:
+        """Follow the text; raises the backend's error where it ends with one."""
+
+    @abstractmethod
+    def aevents(self) -> AsyncIterator[StreamEvent]:
+        """`events` for coroutines."""
+
+
+class Generated(Produced):
+    """The value of a `gen`."""
+
+    def __init__(self, gen: Gen, program: str, location: str, *, max_tokens: int) -> None:
+        super().__init__(gen.name, program, location)
+        self._gen = gen
+        self._max_tokens = max_tokens
+        self._handles: Handle[tuple[Generation, ...]] = Handle()
+        self._values: list[Any] | None = None
+
+    def attach(self, handles: tuple[Generation, ...]) -> None:
+        """The backend took it."""
+        self._handles.finish(handles)
+
+    def fail(self, error: BaseException) -> None:
+        self._handles.fail(error)
+
+    def failure(self) -> BaseException | None:
+        failure = outcome(self._handles)
+        if failure is not None:
+            return failure
+        return next((e for e in map(outcome, self._handles.result()) if e is not None), None)
+
+    def results(self) -> tuple[GenerateResult, ...]:
+        """Wait; what the backend gave."""
+        return tuple(handle.result() for handle in self._handles.result())
+
+    def text(self) -> str:
+        return self.results()[0].text
+
+    def usage(self) -> Usage:
+        return sum((result.usage for result in self.results()), Usage())
+
+    def value(self) -> Any:
+        if self._values is None:
+            self._values = [self._value_of(result) for result in self.results()]
+        return self._values if self._gen.n > 1 else self._values[0]
+
+    def _value_of(self, result: GenerateResult) -> Any:
+        if self._gen.constraint is not None and result.finish_reason == "length":
+            raise self.error(
+                f"max_tokens={self._max_tokens} ended the text before its constraint was "
+                f"satisfied; it ends in {result.text[-60:]!r}",
+                hint="allow more tokens or bound the constraint; result(name).text has the part",
+            )
+        if self._gen.output is None:
+            return result.text
+        try:
+            return self._gen.output.model_validate_json(result.text)
+        except ValueError as error:
+            raise self.error(
+                f"the text is not a valid {self._gen.output.__name__}: {error}"
+            ) from error
+
+    def events(self) -> Iterator[StreamEvent]:
+        handle = self._handles.result()[0]
+        seen = 0
+        for event in handle.events():
+            seen += len(event.text)
+            yield self._event(event)
+        yield from self._rest(handle, seen)
+
+    async def aevents(self) -> AsyncIterator[StreamEvent]:
+        handle = (await self._handles.wait())[0]
+        seen = 0
+        async for event in handle.aevents():
+            seen += len(event.text)
+            yield self._event(event)
+        for rest in self._rest(handle, seen):
+            yield rest
+
+    def _event(self, event: TokenEvent) -> StreamEvent:
+        return StreamEvent(event.text, "forced" if event.forced else "sampled", self.name, event)
+
+    def _rest(self, handle: Generation, seen: int) -> Iterator[StreamEvent]:
+        """Text that was held back for a stop string that did not come."""
+        rest = handle.result().text[seen:]
+        if rest:
+            yield StreamEvent(rest, "sampled", self.name)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An option that was picked, and how likely each one was."""
+
+    text: str
+    probabilities: Mapping[str, float]
+    scores: ScoreResult
+
+
+class Selected(Produced):
+    """The value of a `select`."""
+
+    def __init__(self, select: Select, program: str, location: str, *, key: str | None) -> None:
+        super().__init__(select.name, program, location)
+        self._select = select
+        self._random = random.Random(key)  # None: unseeded
+        self._choice: Handle[Choice] = Handle()
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        return self._select.options
+
+    def decide(self, scores: ScoreResult) -> Choice:
+        """Pick an option, and make it the value."""
+        values = [self._score(logprobs) for logprobs in scores.token_logprobs]
+        probabilities = dict(zip(self.options, softmax(values), strict=True))
+        choice = Choice(self.options[self._pick(values)], probabilities, scores)
+        self._choice.finish(choice)
+        return choice
+
+    def _score(self, logprobs: Sequence[float]) -> float:
+        total = math.fsum(logprobs)
+        return total / max(1, len(logprobs)) if self._select.normalize == "tokens" else total
+
+    def _pick(self, values: Sequence[float]) -> int:
+        if self._select.temperature == 0:
+            return max(range(len(values)), key=values.__getitem__)
+        weights = softmax([value / self._select.temperature for value in values])
+        return self._random.choices(range(len(values)), weights)[0]
+
+    def fail(self, error: BaseException) -> None:
+        self._choice.fail(error)
+
+    def failure(self) -> BaseException | None:
+        return outcome(self._choice)
+
+    def choice(self) -> Choice:
+        """Wait for the decision."""
+        return self._choice.result()
+
+    def value(self) -> str:
+        return self.choice().text
+
+    def text(self) -> str:
+        return self.choice().text
+
+    def usage(self) -> Usage:
+        return self.choice().scores.usage
+
+    def events(self) -> Iterator[StreamEvent]:
+        yield StreamEvent(self.choice().text, "selected", self.name)
+
+    async def aevents(self) -> AsyncIterator[StreamEvent]:
+        yield StreamEvent((await self._choice.wait()).text, "selected", self.name)
+
+
+def softmax(values: Sequence[float]) -> list[float]:
+    """Probabilities in proportion to exp(value); a lone or all -inf list is uniform."""
+    best = max(values)
+    if best == -math.inf:
+        return [1 / len(values)] * len(values)
+    weights = [math.exp(value - best) for value in values]
+    total = math.fsum(weights)
+    return [weight / total for weight in weights]
+
+
+def outcome(handle: Handle[Any]) -> BaseException | None:
+    """Wait for the end; the error it ended with, or None."""
+    try:
+        handle.result()
+    except BaseException as error:
+        if error is not handle.error():  # an interrupt of this wait, not the handle's own
+            raise
+    return handle.error()

@@ -1,0 +1,19 @@
+"""The line of the user's program that is running."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+_HERE = str(Path(__file__).parent)
+
+
+def here() -> str:
+    """``file:line`` of the nearest caller outside the language.
+
+    Cost: a walk over a few frames, about a microsecond.
+    """
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
