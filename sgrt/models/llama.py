@@ -6,6 +6,7 @@ same hidden states but for rounding.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -151,7 +152,7 @@ def check_step(spec: ops.DecoderSpec, batch: ops.DecoderBatch, kv: ops.PagedKV) 
     if shape != expected:
         raise ValueError(f"KV pages have (L, K, C) = {shape}, the model {expected}")
     starts, lens = batch.query_start.tolist(), batch.context_len.tolist()
-    counts = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+    counts = [b - a for a, b in itertools.pairwise(starts)]
     if len(counts) != len(lens) or len(lens) != len(batch.page_table):
         raise ValueError(
             f"query_start has {len(counts)} sequences, context_len {len(lens)}, "

@@ -65,6 +65,12 @@ def tiny_model_dir(
         str(folder / "model.safetensors"),
         metadata={"format": "pt"},
     )
+    write_tokenizer(folder, vocab, config["max_position_embeddings"])
+    return folder
+
+
+def write_tokenizer(folder: Path, vocab: int = 384, context_len: int = 2048) -> None:
+    """The tokenizer's files of a model directory: at most `vocab` ids, with a chat template."""
     (folder / "tokenizer.json").write_text(_tokenizer_json(vocab))
     (folder / "tokenizer_config.json").write_text(
         json.dumps(
@@ -75,7 +81,7 @@ def tiny_model_dir(
                 "pad_token": SPECIAL[0],
                 "add_bos_token": False,
                 "clean_up_tokenization_spaces": False,
-                "model_max_length": config["max_position_embeddings"],
+                "model_max_length": context_len,
                 "chat_template": CHAT_TEMPLATE,
             }
         )
@@ -83,7 +89,6 @@ def tiny_model_dir(
     (folder / "generation_config.json").write_text(
         json.dumps({"bos_token_id": 1, "eos_token_id": [2, 0]})
     )
-    return folder
 
 
 def tiny_config(arch: str, vocab: int = 384, **overrides: Any) -> dict[str, Any]:

@@ -1,0 +1,128 @@
+"""Placing a loaded model: which decoder and which head compute it, in which precision.
+
+====================  ======================  ===========================================
+device, precision     decoder                 weights and activations
+====================  ======================  ===========================================
+cpu, quantized        native                  as in the file, int8 activations
+cpu, float32          native                  dequantised, float32 (exact)
+any other, or cpu     torch                   dequantised to the precision; "quantized"
+without native code                           becomes float32
+====================  ======================  ===========================================
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Literal, Protocol
+
+import torch
+
+from sgrt import ops
+from sgrt.config import Precision
+from sgrt.errors import RequestError
+from sgrt.models.llama import TorchDecoder
+from sgrt.models.loader import LoadedModel
+
+log = logging.getLogger("sgrt.models")
+
+PlacedDevice = Literal["cpu", "cuda"]
+
+_DTYPES: dict[str, torch.dtype] = {
+    "quantized": torch.float32,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+class Decoder(Protocol):
+    """What computes hidden states."""
+
+    @property
+    def spec(self) -> ops.DecoderSpec: ...
+
+    def forward(self, batch: ops.DecoderBatch, kv: ops.PagedKV) -> torch.Tensor:
+        """Hidden states [R, D] float32 of the rows wanted, after the final norm."""
+
+
+def choose_precision(device: PlacedDevice, precision: Precision = "auto") -> Precision:
+    """The precision that "auto" means on a device; others are checked and returned.
+
+    Raises:
+        RequestError: a precision that the device does not have.
+    """
+    if precision == "auto":
+        return "quantized" if device == "cpu" else "bfloat16"
+    if device != "cpu" and precision == "quantized":
+        raise RequestError(f"precision='quantized' needs device='cpu', not {device!r}")
+    return precision
+
+
+def kv_dtype(precision: Precision) -> torch.dtype:
+    """In which type keys and values are kept: float32 where the mode is to be exact."""
+    return torch.float32 if precision == "float32" else torch.float16
+
+
+def build_decoder(
+    loaded: LoadedModel,
+    *,
+    device: PlacedDevice = "cpu",
+    precision: Precision = "auto",
+    num_threads: int = 1,
+) -> Decoder:
+    """The best decoder for a model on a device, by the table above.
+
+    Args:
+        num_threads: of the native decoder. Torch has its own setting, which is left alone.
+
+    Raises:
+        RequestError: a precision that the device does not have.
+
+    Cost: reads all weights once and copies them into the layout of the decoder.
+    """
+    precision = choose_precision(device, precision)
+    if device == "cpu" and precision in ("quantized", "float32") and ops.native_library():
+        weights = loaded.weights if precision == "quantized" else dequantized(loaded.weights)
+        try:
+            return ops.NativeDecoder(loaded.spec, weights, num_threads=num_threads)
+        except ValueError as error:  # a size that the native kernels do not have
+            log.info("%s runs in torch: %s", loaded.name, error)
+    return TorchDecoder(loaded.spec, loaded.weights, device=device, dtype=_DTYPES[precision])
+
+
+def build_head(
+    loaded: LoadedModel, *, device: PlacedDevice = "cpu", precision: Precision = "auto"
+) -> ops.Head:
+    """The LM head that goes with `build_decoder`; rows beyond the tokenizer's ids are no tokens.
+
+    Raises:
+        RequestError: a precision that the device does not have.
+    """
+    precision = choose_precision(device, precision)
+    head = loaded.weights.head
+    if precision == "float32":
+        head = ops.RawWeight.from_tensor(ops.dequantize(head))
+    return ops.Head.pack(
+        head, vocab_size=loaded.tokenizer.vocab_size, device=device, dtype=_DTYPES[precision]
+    )
+
+
+def dequantized(weights: ops.DecoderWeights) -> ops.DecoderWeights:
+    """The same weights with every matrix in float32; a tied head stays the embedding."""
+    embed = _float32(weights.embed)
+    return replace(
+        weights,
+        embed=embed,
+        head=embed if weights.head is weights.embed else _float32(weights.head),
+        layers=tuple(_float32_layer(layer) for layer in weights.layers),
+    )
+
+
+def _float32_layer(layer: ops.LayerWeights) -> ops.LayerWeights:
+    matrices = ("q", "k", "v", "o", "gate", "up", "down")
+    return replace(layer, **{name: _float32(getattr(layer, name)) for name in matrices})
+
+
+def _float32(raw: ops.RawWeight) -> ops.RawWeight:
+    return ops.RawWeight.from_tensor(ops.dequantize(raw))
