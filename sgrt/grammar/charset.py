@@ -1,0 +1,75 @@
+"""Sets of Unicode scalar values as sorted, disjoint, closed ranges."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable
+
+Charset = tuple[tuple[int, int], ...]
+
+MAX_CODE_POINT = 0x10FFFF
+SURROGATES = (0xD800, 0xDFFF)
+
+
+def charset(ranges: Iterable[tuple[int, int]]) -> Charset:
+    """Sorted and merged ranges."""
+    merged: list[tuple[int, int]] = []
+    for low, high in sorted(ranges):
+        if merged and low <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], high))
+        else:
+            merged.append((low, high))
+    return tuple(merged)
+
+
+def of(text: str) -> Charset:
+    """The characters of a string."""
+    return charset((ord(c), ord(c)) for c in text)
+
+
+def union(*sets: Charset) -> Charset:
+    return charset(r for s in sets for r in s)
+
+
+def complement(chars: Charset) -> Charset:
+    """Every other scalar value (surrogates are in no set)."""
+    gaps = []
+    start = 0
+    for low, high in union(chars, (SURROGATES,)):
+        if start < low:
+            gaps.append((start, low - 1))
+        start = high + 1
+    if start <= MAX_CODE_POINT:
+        gaps.append((start, MAX_CODE_POINT))
+    return tuple(gaps)
+
+
+def to_regex(chars: Charset) -> str:
+    """A character class in the engine's syntax; surrogates drop out."""
+    scalars = complement(complement(chars))
+    if not scalars:
+        return r"[^\x{0}-\x{10FFFF}]"
+    if len(scalars) == 1 and scalars[0][0] == scalars[0][1]:
+        return literal(scalars[0][0])
+    return "[" + "".join(_range(low, high) for low, high in scalars) + "]"
+
+
+def _range(low: int, high: int) -> str:
+    return rf"\x{{{low:X}}}" if low == high else rf"\x{{{low:X}}}-\x{{{high:X}}}"
+
+
+def literal(code_point: int) -> str:
+    """One character in the engine's syntax."""
+    char = chr(code_point)
+    return char if char.isascii() and char.isalnum() else rf"\x{{{code_point:X}}}"
+
+
+@functools.cache
+def python_class(escape: str) -> Charset:
+    r"""What Python's Unicode ``\d``, ``\w`` or ``\s`` matches.
+
+    Cost: a scan of all of Unicode, some 100 ms, once per class.
+    """
+    everything = "".join(map(chr, range(MAX_CODE_POINT + 1)))
+    return charset((m.start(), m.end() - 1) for m in re.finditer(escape + "+", everything))

@@ -1,0 +1,178 @@
+"""References between schemas: how deep they nest, and which of them some value satisfies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sgrt.grammar import limits
+
+Node = dict[str, Any]
+
+
+class Graph:
+    """The normal schemas of one document, as they are made.
+
+    A *tree* is the root or the target of a `$ref`; its schemas nest in one another, and lead to
+    other trees by reference.
+    """
+
+    def __init__(self, root: Node) -> None:
+        self.root = root
+        self.nodes: list[tuple[Node, int]] = []
+        self.targets: dict[int, Node | bool] = {}
+
+    def add(self, node: Node, depth: int) -> None:
+        """Take in a schema that stands ``depth`` schemas deep in its tree (its root: 1)."""
+        self.nodes.append((node, depth))
+
+    def refer(self, node: Node, target: Node | bool) -> None:
+        self.targets[id(node)] = target
+
+    # nesting
+
+    def check_depth(self) -> None:
+        """Bound the nesting with every reference followed.
+
+        Schemas that refer to each other in a circle count as nested in one another, all of them:
+        an engine may walk them in any order.
+        """
+        heights, edges = self._trees()
+        total: dict[int, int] = {}
+        for component in _components(edges):
+            own = sum(heights[tree] for tree in component)
+            below = [total[t] for tree in component for t in edges[tree] if t not in component]
+            deepest = own + max(below, default=0)
+            limits.check_limit("nested schemas", deepest, limits.MAX_SCHEMA_DEPTH)
+            total.update(dict.fromkeys(component, deepest))
+
+    def _trees(self) -> tuple[dict[int, int], dict[int, set[int]]]:
+        """Height of each tree and the trees it refers to, by identity of the tree's root."""
+        heights: dict[int, int] = {}
+        edges: dict[int, set[int]] = {}
+        starts = {id(t) for t in self.targets.values() if isinstance(t, dict)} | {id(self.root)}
+        owner: dict[int, int] = {}
+        for node, depth in self.nodes:
+            tree = id(node) if id(node) in starts else owner.get(id(node), id(self.root))
+            heights[tree] = max(heights.get(tree, 0), depth)
+            target = self.targets.get(id(node))
+            edges.setdefault(tree, set())
+            if isinstance(target, dict):
+                edges[tree].add(id(target))
+            for child in _children(node):
+                owner[id(child)] = tree
+        return heights, edges
+
+    # emptiness
+
+    def prune(self) -> bool:
+        """Replace every schema that no value can satisfy by false.
+
+        This finds what no finite value satisfies (a schema that requires itself); emptiness of
+        ranges and patterns is the engine's to find.
+
+        Returns:
+            Whether some value may satisfy the root.
+        """
+        alive: set[int] = set()
+        grew = True
+        while grew:
+            before = len(alive)
+            for node, _ in reversed(self.nodes):
+                if id(node) not in alive and self._is_alive(node, alive):
+                    alive.add(id(node))
+            grew = len(alive) > before
+        for node, _ in self.nodes:
+            _replace(node, alive)
+        return id(self.root) in alive
+
+    def _is_alive(self, node: Node, alive: set[int]) -> bool:
+        def ok(child: Any) -> bool:
+            return child is True or id(child) in alive
+
+        if id(node) in self.targets and not ok(self.targets[id(node)]):
+            return False
+        if not all(ok(c) or _is_pattern(c) for c in node.get("allOf", ())):
+            return False
+        if "anyOf" in node and not any(ok(c) for c in node["anyOf"]):
+            return False
+        types = node.get("type")
+        names = types if isinstance(types, list) else [types]
+        return any(all(ok(part) for part in _needed(node, name)) for name in names)
+
+
+def _is_pattern(node: Any) -> bool:
+    return isinstance(node, dict) and node.keys() == {"pattern"}
+
+
+def _needed(node: Node, type_name: str | None) -> list[Any]:
+    """Sub-schemas that every value of this type holds values of."""
+    if type_name == "object":
+        return [node.get("properties", {}).get(name, True) for name in node.get("required", ())]
+    if type_name == "array":
+        count = node.get("minItems", 0)
+        prefix: list[Any] = node.get("prefixItems", [])
+        return prefix[:count] + ([node.get("items", True)] if count > len(prefix) else [])
+    return []
+
+
+def _children(node: Node) -> list[Any]:
+    """Sub-schemas of a normal schema, the definitions left out."""
+    children: list[Any] = [node.get("items"), node.get("additionalProperties")]
+    for keyword in ("properties", "patternProperties"):
+        children += node.get(keyword, {}).values()
+    for keyword in ("prefixItems", "allOf", "anyOf"):
+        children += node.get(keyword, ())
+    return [child for child in children if isinstance(child, dict)]
+
+
+def _replace(node: Node, alive: set[int]) -> None:
+    def keep(child: Any) -> Any:
+        dead = isinstance(child, dict) and id(child) not in alive and not _is_pattern(child)
+        return False if dead else child
+
+    for keyword in ("items", "additionalProperties"):
+        if keyword in node:
+            node[keyword] = keep(node[keyword])
+    for keyword in ("properties", "patternProperties", "$defs"):
+        if keyword in node:
+            node[keyword] = {name: keep(child) for name, child in node[keyword].items()}
+    for keyword in ("prefixItems", "allOf", "anyOf"):
+        if keyword in node:
+            node[keyword] = [keep(child) for child in node[keyword]]
+
+
+def _components(edges: dict[int, set[int]]) -> list[set[int]]:
+    """Strongly connected components, those referred to first (Tarjan, without recursion)."""
+    index: dict[int, int] = {}
+    low: dict[int, int] = {}
+    stack: list[int] = []
+    on_stack: set[int] = set()
+    found: list[set[int]] = []
+    for start in edges:
+        if start in index:
+            continue
+        work = [(start, iter(edges[start]))]
+        index[start] = low[start] = len(index)
+        stack.append(start)
+        on_stack.add(start)
+        while work:
+            node, rest = work[-1]
+            for target in rest:
+                if target not in index:
+                    index[target] = low[target] = len(index)
+                    stack.append(target)
+                    on_stack.add(target)
+                    work.append((target, iter(edges.get(target, ()))))
+                    break
+                if target in on_stack:
+                    low[node] = min(low[node], index[target])
+            else:
+                work.pop()
+                if work:
+                    low[work[-1][0]] = min(low[work[-1][0]], low[node])
+                if low[node] == index[node]:
+                    at = stack.index(node)
+                    found.append(set(stack[at:]))
+                    on_stack.difference_update(stack[at:])
+                    del stack[at:]
+    return found

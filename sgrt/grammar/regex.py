@@ -1,0 +1,436 @@
+r"""Regular expressions: parsed here, rewritten for the engine, refused where readers disagree.
+
+Two dialects, one parser:
+
+- `PYTHON`, for `core.Regex`: exactly what ``re.fullmatch(pattern, text, re.ASCII)`` accepts, so
+  ``\d \w \s`` are ASCII and ``.`` is any character but ``\n``.
+- `JSON_PATTERN`, for the schema keywords ``pattern`` and ``patternProperties``: a search. JSON
+  Schema means ECMA-262 and Python validators mean `re`; where the two disagree (``\d``, ``\w``,
+  ``\s``, ``.``, ``$``) only what both accept is generated, a subset that every reader calls valid.
+
+Refused in both, with the column: look-around, back-references, word boundaries, atomic groups and
+possessive repeats, flags (but ``(?s)`` and ``(?a)`` at the start of a Python pattern), anchors
+that are not at the edge of an alternative. Lazy repeats are read as plain ones, which describe
+the same texts.
+
+The parser keeps its own stack, so no input can exhaust Python's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from sgrt.errors import GrammarSyntaxError
+from sgrt.grammar import charset, limits
+from sgrt.grammar.charset import Charset
+
+ANYTHING = "(?s:.)*"
+
+_DIGITS: Charset = ((0x30, 0x39),)
+_WORD = charset.union(_DIGITS, ((0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)))
+_SPACE = charset.of(" \t\n\r\f\v")
+_ECMA_SPACE = charset.union(
+    _SPACE, charset.of("\u00a0\u1680\u2028\u2029\u202f\u205f\u3000\ufeff"), ((0x2000, 0x200A),)
+)
+_CONTROL_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v"}
+_HEX_ESCAPES = {"x": 2, "u": 4, "U": 8}
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How one family of readers understands a pattern.
+
+    Args:
+        search: whether the pattern may match anywhere in the text.
+        python: whether Python-only syntax is meant.
+        dot: what ``.`` surely matches.
+    """
+
+    name: str
+    search: bool
+    python: bool
+    dot: Charset
+
+    def escape_class(self, letter: str) -> tuple[Charset, Charset]:
+        r"""What every reader, and what some reader, counts into ``\d``, ``\w`` or ``\s``."""
+        sure = {"d": _DIGITS, "w": _WORD, "s": _SPACE}[letter]
+        if self.python:
+            return sure, sure
+        maybe = charset.union(sure, charset.python_class("\\" + letter))
+        return sure, charset.union(maybe, _ECMA_SPACE) if letter == "s" else maybe
+
+
+PYTHON = Dialect("Python", search=False, python=True, dot=charset.complement(charset.of("\n")))
+JSON_PATTERN = Dialect(
+    "JSON Schema", search=True, python=False, dot=charset.complement(charset.of("\n\r\u2028\u2029"))
+)
+
+
+@dataclass(slots=True)
+class _Branch:
+    """One alternative: its parts so far, whether it is tied to the edges of the text."""
+
+    parts: list[str] = field(default_factory=list)
+    size: int = 0
+    last_size: int = 0
+    repeatable: bool = False
+    at_start: bool = False
+    at_end: bool = False
+
+
+@dataclass(slots=True)
+class _Group:
+    opened_at: int
+    branches: list[_Branch] = field(default_factory=lambda: [_Branch()])
+
+    @property
+    def branch(self) -> _Branch:
+        return self.branches[-1]
+
+
+def rewrite(pattern: str, dialect: Dialect) -> str:
+    """The pattern in the engine's syntax, matching the whole text.
+
+    Args:
+        pattern: as the user wrote it.
+
+    Raises:
+        GrammarSyntaxError: it does not parse, or means different things to different readers.
+        GrammarBudgetExceeded: too long, too deep, or too large with repeats written out.
+    """
+    size = len(pattern.encode("utf-8", "surrogatepass"))
+    limits.check_limit("bytes of regex", size, limits.MAX_REGEX_BYTES)
+    return _Parser(pattern, dialect).parse()
+
+
+class _Parser:
+    def __init__(self, pattern: str, dialect: Dialect) -> None:
+        self.pattern = pattern
+        self.dialect = dialect
+        self.pos = 0
+        self.dot = dialect.dot
+        self.stack = [_Group(opened_at=-1)]
+
+    def parse(self) -> str:
+        self._leading_flags()
+        while self.pos < len(self.pattern):
+            char = self._take()
+            handler = _HANDLERS.get(char)
+            if handler is None:
+                self._add(self._literal(ord(char)))
+            else:
+                handler(self)
+        if len(self.stack) > 1:
+            self._fail("group is never closed", at=self.stack[-1].opened_at)
+        return self._join(self.stack.pop(), tied=True)
+
+    # characters
+
+    def _take(self) -> str:
+        char = self.pattern[self.pos]
+        self.pos += 1
+        return char
+
+    def _peek(self, text: str) -> bool:
+        return self.pattern.startswith(text, self.pos)
+
+    def _skip(self, text: str) -> bool:
+        found = self._peek(text)
+        if found:
+            self.pos += len(text)
+        return found
+
+    def _fail(self, reason: str, *, at: int | None = None, hint: str | None = None) -> NoReturn:
+        at = self.pos - 1 if at is None else at
+        before = self.pattern[: max(at, 0)]
+        line = before.count("\n") + 1
+        column = len(before) - (before.rfind("\n") + 1) + 1
+        raise GrammarSyntaxError(f"regex: {reason}", line=line, column=column, hint=hint)
+
+    def _literal(self, code_point: int) -> str:
+        if charset.SURROGATES[0] <= code_point <= charset.SURROGATES[1]:
+            self._fail(f"U+{code_point:04X} is half a surrogate pair, not a character")
+        return charset.literal(code_point)
+
+    # sequence
+
+    def _add(self, text: str, size: int = 1, *, repeatable: bool = True) -> None:
+        branch = self.stack[-1].branch
+        if branch.at_end:
+            self._fail("nothing can follow '$' here")
+        branch.parts.append(text)
+        branch.repeatable = repeatable
+        self._grow(branch, size)
+
+    def _grow(self, branch: _Branch, size: int) -> None:
+        branch.size += size
+        branch.last_size = size
+        limits.check_limit(
+            "characters of regex with repeats written out", branch.size, limits.MAX_REGEX_SIZE
+        )
+
+    def _dot(self) -> None:
+        self._add(charset.to_regex(self.dot))
+
+    def _alternative(self) -> None:
+        self.stack[-1].branches.append(_Branch())
+
+    def _start_anchor(self) -> None:
+        branch = self.stack[-1].branch
+        if branch.parts:
+            self._fail("'^' is only supported at the start of an alternative")
+        branch.at_start = True
+
+    def _end_anchor(self) -> None:
+        branch = self.stack[-1].branch
+        branch.at_end = True
+        branch.repeatable = False
+
+    # groups
+
+    def _open(self) -> None:
+        opened_at = self.pos - 1
+        if self._peek("?"):
+            self._group_kind()
+        self.stack.append(_Group(opened_at))
+        limits.check_limit("nested regex groups", len(self.stack) - 1, limits.MAX_REGEX_DEPTH)
+
+    def _group_kind(self) -> None:
+        if self._skip("?:"):
+            return
+        if self.dialect.python and self._skip("?P<"):
+            self._group_name()
+            return
+        rest = self.pattern[self.pos : self.pos + 3]
+        for prefix, what in _REFUSED_GROUPS:
+            if rest.startswith(prefix):
+                self._fail(f"{what} not supported", at=self.pos - 1)
+        self._fail("flags are not supported here", at=self.pos - 1)
+
+    def _group_name(self) -> None:
+        end = self.pattern.find(">", self.pos)
+        if end < 0 or not self.pattern[self.pos : end].isidentifier():
+            self._fail("bad group name", at=self.pos)
+        self.pos = end + 1
+
+    def _leading_flags(self) -> None:
+        """``(?s)`` and ``(?a)``, which Python allows at the very start only."""
+        if not self.dialect.python or not self._peek("(?"):
+            return
+        end = self.pattern.find(")")
+        flags = self.pattern[2:end]
+        if end > 2 and set(flags) <= {"s", "a"}:
+            self.pos = end + 1
+            if "s" in flags:
+                self.dot = charset.complement(())
+
+    def _close(self) -> None:
+        if len(self.stack) == 1:
+            self._fail("')' without '('")
+        group = self.stack.pop()
+        at_start = any(b.at_start for b in group.branches)
+        at_end = any(b.at_end for b in group.branches)
+        parent = self.stack[-1].branch
+        if at_start and parent.parts:
+            self._fail("'^' in a group is only supported where the group starts an alternative")
+        text = self._join(group, tied=False)
+        self._add(
+            text, sum(b.size for b in group.branches) + 1, repeatable=not (at_start or at_end)
+        )
+        parent.at_start |= at_start
+        parent.at_end |= at_end
+
+    def _join(self, group: _Group, *, tied: bool) -> str:
+        """The group's alternatives as one part.
+
+        In a search, an alternative that is not tied to an edge of the text may have anything
+        there. ``tied`` says to write that out for all of them (whole pattern), otherwise only
+        where a sibling is tied, so that the group as a whole can count as tied.
+        """
+        search = self.dialect.search
+        pad_start = search and (tied or any(b.at_start for b in group.branches))
+        pad_end = search and (tied or any(b.at_end for b in group.branches))
+        texts = []
+        for b in group.branches:
+            before = ANYTHING if pad_start and not b.at_start else ""
+            after = ANYTHING if pad_end and not b.at_end else ""
+            texts.append(before + "".join(b.parts) + after)
+        return "(?:" + "|".join(texts) + ")"
+
+    # repeats
+
+    def _star(self) -> None:
+        self._repeat("*", 1)
+
+    def _plus(self) -> None:
+        self._repeat("+", 1)
+
+    def _optional(self) -> None:
+        self._repeat("?", 1)
+
+    def _brace(self) -> None:
+        """``{m}``, ``{m,}``, ``{m,n}``; any other brace is a plain character."""
+        end = self.pattern.find("}", self.pos)
+        body = self.pattern[self.pos : end] if end >= 0 else ""
+        low, comma, high = body.partition(",")
+        if not (low or comma) or not all(_is_count(n) for n in (low, high) if n):
+            self._add(charset.literal(ord("{")))
+            return
+        if not low and not self.dialect.python:
+            self._fail("'{,n}' means different things to different readers", hint="write {0,n}")
+        self.pos = end + 1
+        self._counted(low or "0", comma, high)
+
+    def _counted(self, low: str, comma: str, high: str) -> None:
+        for digits in (low, high):
+            if len(digits) > 9:
+                limits.check_limit("repeats in a regex", 10**9, limits.MAX_REGEX_SIZE)
+        minimum = int(low)
+        maximum = (int(high) if high else None) if comma else minimum
+        if maximum is not None and maximum < minimum:
+            self._fail(f"repeat bounds {minimum} and {maximum} are the wrong way round")
+        bounds = (
+            f"{{{minimum}"
+            + ("," + (str(maximum) if maximum is not None else "") if comma else "")
+            + "}"
+        )
+        self._repeat(bounds, max(minimum + 1 if maximum is None else maximum, 1))
+
+    def _repeat(self, suffix: str, times: int) -> None:
+        branch = self.stack[-1].branch
+        if not branch.repeatable:
+            self._fail(f"nothing to repeat before {suffix!r}")
+        if self._skip("+"):
+            self._fail("possessive repeats are not supported")
+        self._skip("?")
+        branch.parts[-1] += suffix
+        branch.repeatable = False
+        last = branch.last_size
+        branch.size -= last
+        self._grow(branch, last * times)
+
+    # escapes and classes
+
+    def _escape(self) -> None:
+        if self.pos == len(self.pattern):
+            self._fail("a backslash ends the pattern")
+        char = self._take()
+        if char in "dwsDWS":
+            self._add(charset.to_regex(self._escape_set(char, negated=False)))
+        elif self.dialect.python and char in "AZ":
+            _HANDLERS["^" if char == "A" else "$"](self)
+        elif char in "bBzAZG":
+            self._fail(f"'\\{char}' is not supported")
+        else:
+            self._add(self._literal(self._escaped_char(char)))
+
+    def _escape_set(self, letter: str, *, negated: bool) -> Charset:
+        """The set to use for a class escape; ``negated`` where the result is complemented."""
+        sure, maybe = self.dialect.escape_class(letter.lower())
+        if letter.islower():
+            return maybe if negated else sure
+        return charset.complement(sure if negated else maybe)
+
+    def _escaped_char(self, char: str) -> int:
+        if char in _CONTROL_ESCAPES:
+            return ord(_CONTROL_ESCAPES[char])
+        if char == "a" and self.dialect.python:
+            return 7
+        if char in _HEX_ESCAPES and (char != "U" or self.dialect.python):
+            return self._hex(_HEX_ESCAPES[char])
+        if char == "0" and not self.pattern[self.pos : self.pos + 1].isdigit():
+            return 0
+        if char.isdigit() and char.isascii():
+            self._fail("back-references and octal escapes are not supported")
+        if char.isascii() and char.isalpha():
+            self._fail(f"escape '\\{char}' is not supported")
+        return ord(char)
+
+    def _hex(self, num_digits: int) -> int:
+        digits = self.pattern[self.pos : self.pos + num_digits]
+        if len(digits) < num_digits or not all(c in "0123456789abcdefABCDEF" for c in digits):
+            self._fail(f"{num_digits} hexadecimal digits expected")
+        self.pos += num_digits
+        value = int(digits, 16)
+        if value > charset.MAX_CODE_POINT:
+            self._fail(f"U+{value:X} is beyond Unicode")
+        return value
+
+    def _class(self) -> None:
+        opened_at = self.pos - 1
+        negated = self._skip("^")
+        members: list[Charset] = []
+        if self._peek("]") and not self.dialect.python:
+            self._fail(
+                "']' first in a class means different things to different readers", hint=r"write \]"
+            )
+        first = True
+        while first or not self._peek("]"):
+            if self.pos == len(self.pattern):
+                self._fail("class is never closed", at=opened_at)
+            members.append(self._class_member(negated))
+            first = False
+        self.pos += 1
+        chars = charset.union(*members)
+        self._add(charset.to_regex(charset.complement(chars) if negated else chars))
+
+    def _class_member(self, negated: bool) -> Charset:
+        low = self._class_atom(negated)
+        is_range = self._peek("-") and not self._peek("-]") and self.pos + 1 < len(self.pattern)
+        if not is_range:
+            return low if isinstance(low, tuple) else ((low, low),)
+        self.pos += 1
+        high = self._class_atom(negated)
+        if isinstance(low, tuple) or isinstance(high, tuple):
+            self._fail("a class escape cannot bound a range")
+        if high < low:
+            self._fail("range is the wrong way round")
+        return ((low, high),)
+
+    def _class_atom(self, negated: bool) -> int | Charset:
+        char = self._take()
+        if char != "\\":
+            self._literal(ord(char))
+            return ord(char)
+        if self.pos == len(self.pattern):
+            self._fail("a backslash ends the pattern")
+        char = self._take()
+        if char in "dwsDWS":
+            return self._escape_set(char, negated=negated)
+        code_point = 8 if char == "b" else self._escaped_char(char)
+        self._literal(code_point)
+        return code_point
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+_HANDLERS = {
+    "(": _Parser._open,
+    ")": _Parser._close,
+    "|": _Parser._alternative,
+    "^": _Parser._start_anchor,
+    "$": _Parser._end_anchor,
+    ".": _Parser._dot,
+    "[": _Parser._class,
+    "\\": _Parser._escape,
+    "*": _Parser._star,
+    "+": _Parser._plus,
+    "?": _Parser._optional,
+    "{": _Parser._brace,
+}
+
+_REFUSED_GROUPS = (
+    ("?=", "look-ahead is"),
+    ("?!", "look-ahead is"),
+    ("?<=", "look-behind is"),
+    ("?<!", "look-behind is"),
+    ("?<", "a group name written '(?<' is"),
+    ("?P=", "a back-reference is"),
+    ("?P<", "a group name written '(?P<' is"),
+    ("?>", "an atomic group is"),
+    ("?#", "a comment is"),
+    ("?(", "a conditional group is"),
+)
