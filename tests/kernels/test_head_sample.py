@@ -10,27 +10,43 @@ import numpy as np
 import pytest
 import torch
 from sgrt_kernels import head_sample as hs
-from sgrt_kernels.head_sample import reference
+from sgrt_kernels.head_sample import native, reference
+from sgrt_kernels.native import Library, available, load
 from sgrt_kernels.quant import RawWeight
 
 SIZES = (1, 31, 32, 33, 1000, 49152)
 Row = hs.SamplingRow
 
 
+ISAS = available() or ("native",)
+
+
+def library_or_skip(isa: str) -> Library:
+    if isa not in available():
+        pytest.skip("the native kernels are not built")
+    library = load(isa)
+    assert library is not None and library.isa == isa
+    return library
+
+
 def torch_draw(logits: torch.Tensor, plan: hs.MaskPlan, rows: hs.SamplingRows) -> hs.Drawn:
     return reference.sample_logits(logits, plan, rows)
 
 
-@pytest.fixture(params=["torch"])
+@pytest.fixture(params=["torch", *ISAS])
 def draw(request: pytest.FixtureRequest) -> Any:
     """Draws from given logits [R, V]: (logits, plan, rows) -> Drawn."""
-    return torch_draw
+    if request.param == "torch":
+        return torch_draw
+    library = library_or_skip(request.param)
+    return lambda logits, plan, rows: native.sample_logits(library, logits, plan, rows)
 
 
-@pytest.fixture(params=["torch"])
+@pytest.fixture(params=["torch", *ISAS])
 def pack(request: pytest.FixtureRequest) -> Any:
     """Packs a matrix [V, D] into a head."""
-    return lambda matrix, **options: hs.Head.pack(RawWeight.from_tensor(matrix), **options)
+    library = None if request.param == "torch" else library_or_skip(request.param)
+    return lambda matrix, **options: hs.Head.pack(RawWeight.from_tensor(matrix), library, **options)
 
 
 def noise(*shape: int, seed: int = 0, scale: float = 3.0) -> torch.Tensor:

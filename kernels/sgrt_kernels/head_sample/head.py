@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sgrt_kernels.head_sample import reference
 from sgrt_kernels.head_sample.rows import Drawn, MaskPlan, SamplingRows
+from sgrt_kernels.native import Library
 from sgrt_kernels.quant import RawWeight, dequantize
 
 
@@ -23,6 +24,7 @@ class Head(ABC):
     @staticmethod
     def pack(
         raw: RawWeight,
+        library: Library | None = None,
         *,
         vocab_size: int | None = None,
         device: torch.device | str = "cpu",
@@ -32,15 +34,26 @@ class Head(ABC):
 
         Args:
             raw: [rows, D] as the model file stores it.
+            library: native kernels, which keep the weights in their format and quantise hidden
+                states to int8 where the weights are quantised; None for plain torch.
             vocab_size: tokens that exist; None takes all rows.
-            device: where hidden states will be.
-            dtype: of the dequantised matrix; logits are accumulated in float32 anyway.
+            device: where hidden states will be; "cpu" for a library.
+            dtype: of the dequantised matrix; logits are accumulated in float32 anyway. float32
+                for a library, which keeps the stored format.
 
         Raises:
-            ValueError: not a matrix, or fewer rows than tokens.
+            ValueError: not a matrix, fewer rows than tokens, or a device, dtype or format that
+                the library does not take.
         """
-        if len(raw.shape) != 2 or not 0 < (vocab_size or raw.rows) <= raw.rows:
+        vocab_size = raw.shape[0] if vocab_size is None else vocab_size
+        if len(raw.shape) != 2 or not 0 < vocab_size <= raw.rows:
             raise ValueError(f"a head of shape {raw.shape} has no {vocab_size} tokens")
+        if library is not None:
+            if torch.device(device).type != "cpu" or dtype != torch.float32:
+                raise ValueError(f"native kernels take float32 on the cpu, not {dtype} on {device}")
+            from sgrt_kernels.head_sample.native import NativeHead
+
+            return NativeHead(raw, vocab_size, library)
         return TorchHead(dequantize(raw)[:vocab_size].to(device, dtype))
 
     @abstractmethod

@@ -111,7 +111,8 @@ def sample_logits(
     if len(drawn):
         at = _on(drawn, logits)
         token_ids[at] = _draw(adjusted[at], allowed[at], rows, drawn)
-    result = Drawn.empty(plan.num_rows, rows.max_top, num_computed)
+    result = Drawn.empty(plan.num_rows, rows.max_top)
+    result.rows_computed = num_computed
     result.token_ids[:] = token_ids.cpu().numpy()
     _report(result, logits, allowed, rows)
     return result

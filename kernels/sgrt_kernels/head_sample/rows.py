@@ -393,7 +393,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Drawn:
     """One token per row.
 
@@ -413,12 +413,12 @@ class Drawn:
     rows_computed: int
 
     @classmethod
-    def empty(cls, num_rows: int, max_top: int, rows_computed: int = 0) -> Drawn:
+    def empty(cls, num_rows: int, max_top: int) -> Drawn:
         """Nothing drawn yet."""
         return cls(
             np.full(num_rows, -1, np.int32),
             np.full(num_rows, NO_PROBABILITY, np.float32),
             np.full((num_rows, max_top), -1, np.int32),
             np.full((num_rows, max_top), NO_PROBABILITY, np.float32),
-            rows_computed,
+            0,
         )
