@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -120,8 +120,9 @@ def dequantized(weights: ops.DecoderWeights) -> ops.DecoderWeights:
 
 
 def _float32_layer(layer: ops.LayerWeights) -> ops.LayerWeights:
-    matrices = ("q", "k", "v", "o", "gate", "up", "down")
-    return replace(layer, **{name: _float32(getattr(layer, name)) for name in matrices})
+    names = ("q", "k", "v", "o", "gate", "up", "down")
+    matrices: dict[str, Any] = {name: _float32(getattr(layer, name)) for name in names}
+    return replace(layer, **matrices)
 
 
 def _float32(raw: ops.RawWeight) -> ops.RawWeight:

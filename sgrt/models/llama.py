@@ -126,7 +126,8 @@ class TorchDecoder:
         normed = rms_norm(x, layer.attn_norm, spec.rms_eps).to(self.dtype)
         qkv = F.linear(normed, layer.qkv, layer.qkv_bias).float()
         qkv = qkv.view(x.shape[0], -1, spec.head_dim)
-        q, k, v = qkv.split((spec.num_heads, spec.num_kv_heads, spec.num_kv_heads), dim=1)
+        h, kh = spec.num_heads, spec.num_kv_heads
+        q, k, v = qkv[:, :h], qkv[:, h : h + kh], qkv[:, h + kh :]
         if layer.q_norm is not None and layer.k_norm is not None:
             q = rms_norm(q, layer.q_norm, spec.rms_eps)
             k = rms_norm(k, layer.k_norm, spec.rms_eps)

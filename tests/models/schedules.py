@@ -23,6 +23,7 @@ def run_schedule(
     *,
     page_size: int,
     kv_dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
     seed: int = 0,
     poison: bool = False,
 ) -> list[torch.Tensor]:
@@ -38,7 +39,9 @@ def run_schedule(
         [len(text), D] float32 for each text.
     """
     pages = _shuffled_pages(texts, page_size, seed)
-    kv = ops.PagedKV.allocate(decoder.spec, sum(map(len, pages)) + 1, page_size, dtype=kv_dtype)
+    kv = ops.PagedKV.allocate(
+        decoder.spec, sum(map(len, pages)) + 1, page_size, dtype=kv_dtype, device=device
+    )
     if poison:
         kv.k.fill_(float("nan"))
         kv.v.fill_(float("nan"))
