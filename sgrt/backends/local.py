@@ -296,7 +296,7 @@ class Session:
             with _Failing(self, handle):
                 queued += self._flush()
                 task = self._task(item, handle)
-                self._after_id = self._parts.tokenizer.some_text_id
+                self._after_id = self._parts.text_id
                 queued.append(operations.Generate(task))
                 if task.deadline is not None:
                     self._post(lambda task=task: self._loop.watch(self._live, task))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import torch
 
@@ -33,6 +34,11 @@ class Parts:
     chat_template: ChatTemplate | None
     grammars: GrammarCompiler
     context_len: int
+
+    @cached_property
+    def text_id(self) -> int:
+        """Some token that is text: what stands before text appended to a generation."""
+        return some_text_id(self.tokenizer)
 
 
 def load_parts(config: EngineConfig) -> Parts:
@@ -68,13 +74,19 @@ def load_parts(config: EngineConfig) -> Parts:
     )
 
 
+def some_text_id(tokenizer: Tokenizer) -> int:
+    """A token that is text."""
+    special = tokenizer.special_ids
+    return next(i for i in range(tokenizer.vocab_size) if i not in special)
+
+
 def grammar_vocabulary(tokenizer: Tokenizer) -> Vocabulary:
-    """The tokenizer as grammars see it."""
+    """The tokenizer as grammars see it: texts stand in the middle of longer ones."""
     return Vocabulary(
         tokenizer.token_table(),
         special_ids=tokenizer.special_ids,
         eos_id=min(tokenizer.eos_ids),
-        encode=tokenizer.encode,
+        encode=partial(tokenizer.encode, after_id=some_text_id(tokenizer)),
         fingerprint=tokenizer.fingerprint,
     )
 

@@ -89,9 +89,8 @@ class Sampler:
         return masks
 
     def _fill(self, rows: Seq[Row]) -> list[RowMask | SgrtError]:
-        filled = iter(
-            fill_rows([r.matcher for r in rows if r.matcher is not None], self._runner.vocab_size)
-        )
+        matchers = [row.matcher for row in rows if row.matcher is not None]
+        filled = iter(fill_rows(matchers, self._runner.vocab_size))
         return [
             None if row.matcher is None else _with_end(next(filled), row.end_ids) for row in rows
         ]
@@ -143,14 +142,15 @@ class Sampler:
         self._filler.shutdown()
 
 
-def _with_end(mask: RowMask | SgrtError, end_ids: frozenset[int]) -> RowMask | SgrtError:
-    if not end_ids or mask is None or isinstance(mask, SgrtError):
+def _with_end(mask: Any, end_ids: frozenset[int]) -> RowMask | SgrtError:
+    """A mask or ids as `fill_rows` gives them, with the tokens that may end the text."""
+    if isinstance(mask, SgrtError):
         return mask
-    if isinstance(mask, np.ndarray):
-        for i in end_ids:
-            mask[i // 32] |= np.uint32(1 << (i % 32))
-        return mask
-    return [*mask, *end_ids]
+    if not (isinstance(mask, np.ndarray) and mask.dtype == np.uint32):
+        return [*map(int, mask), *end_ids]
+    for i in end_ids:
+        mask[i // 32] |= np.uint32(1 << (i % 32))
+    return mask
 
 
 def _token(drawn: ops.Drawn, r: int, num_top: int) -> Token:

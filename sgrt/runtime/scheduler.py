@@ -21,6 +21,9 @@ from typing import Literal
 from sgrt.runtime.kv_manager import KVManager
 from sgrt.runtime.sequence import Sequence, Work
 
+SHORT = 32
+"""A sequence with at most so many tokens to compute does not wait behind long prompts."""
+
 MAX_ORDERED = 256
 """Waiting sequences whose cached prefix is looked up for the order; the rest come after them."""
 
@@ -139,8 +142,8 @@ class Scheduler:
         return list(self._works.values())
 
     def _serving_order(self) -> list[Sequence]:
-        """Decode rows before prefill chunks, the longest unserved first, then by admission."""
-        return sorted(self.running, key=lambda s: (s.todo > 1, s.last_step))
+        """Decode rows and forced runs before long chunks, then the longest unserved first."""
+        return sorted(self.running, key=lambda s: (s.todo > SHORT, s.last_step))
 
     def _advance(self, seq: Sequence, budget: int) -> int:
         num = min(seq.todo, budget)

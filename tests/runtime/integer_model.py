@@ -107,7 +107,6 @@ class ByteTokenizer:
     bos_id = BOS
     eos_ids = frozenset({EOS})
     special_ids = frozenset({BOS, EOS, END_OF_TURN})
-    some_text_id = 0
     fingerprint = "bytes"
 
     def __init__(self, *, add_bos: bool = False) -> None:

@@ -201,6 +201,20 @@ class CacheMachine(RuleBasedStateMachine):
         else:
             self.callers.append(caller)
 
+    @rule(units=units.filter(len))
+    def serve(self, units: tuple[int, ...]) -> None:
+        """A sequence from beginning to end."""
+        before = len(self.callers)
+        self.open(units, "")
+        if len(self.callers) > before:
+            self.finish(self.callers[-1], keep=True)
+
+    @precondition(lambda self: self.model.entries)
+    @rule(data=st.data())
+    def match_known(self, data: st.DataObject) -> None:
+        namespace, units = data.draw(st.sampled_from(list(self.model.entries)), label="prefix")
+        self.match(units, namespace, 0)
+
     @some_callers
     @rule(data=st.data(), units=units)
     def extend(self, data: st.DataObject, units: tuple[int, ...]) -> None:
@@ -229,14 +243,20 @@ class CacheMachine(RuleBasedStateMachine):
     @some_callers
     @rule(data=st.data(), keep=st.booleans())
     def close(self, data: st.DataObject, keep: bool) -> None:
-        caller = self.pick(data)
+        self.finish(self.pick(data), keep)
+
+    def finish(self, caller: Caller, keep: bool) -> None:
         if keep and self.retain:
             self.insert(caller, len(caller.pages))
         self.pool.free(caller.held)
         self.unlock(caller)
         self.callers.remove(caller)
 
-    @rule(num_pages=st.integers(0, NUM_PAGES))
+    @rule(num_pages=st.integers(1, 4))
+    def evict_some(self, num_pages: int) -> None:
+        self.evict(num_pages)
+
+    @rule(num_pages=st.sampled_from([0, 5, 9, NUM_PAGES]))
     def evict(self, num_pages: int) -> None:
         assert self.tree.evict(num_pages) == self.model.evict(num_pages)
 

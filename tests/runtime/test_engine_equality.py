@@ -10,6 +10,7 @@ from tests.runtime.integer_model import integer_parts, oracle
 
 from sgrt.backends.local import Engine
 from sgrt.core import Choices, Generate, JsonSchema, Regex, SamplingParams
+from sgrt.runtime.sequence import Sequence, Work
 
 SHARED = "You read a text and you answer in JSON. "
 CONSTRAINTS = [
@@ -46,16 +47,21 @@ def _run(engine: Engine, requests: list[tuple[list[int], Generate]]) -> list[lis
 
 
 def _retract_every(engine: Engine, num_steps: int) -> None:
-    """Make the scheduler retract a running sequence again and again."""
+    """Make the scheduler retract a running sequence again and again, but let each draw a token
+    in between: with the cache off it starts anew every time."""
     scheduler = engine._loop.scheduler
     original, step, rng = scheduler.schedule, itertools.count(1), random.Random(3)
+    lengths: dict[Sequence, int] = {}
 
-    def schedule():
-        if next(step) % num_steps == 0 and scheduler.running:
-            scheduler.retract(rng.choice(scheduler.running))
+    def schedule() -> list[Work]:
+        grown = [s for s in scheduler.running if len(s.token_ids) > lengths.get(s, 0)]
+        if next(step) % num_steps == 0 and grown:
+            victim = rng.choice(grown)
+            lengths[victim] = len(victim.token_ids)
+            scheduler.retract(victim)
         return original()
 
-    scheduler.schedule = schedule
+    scheduler.schedule = schedule  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,235 @@
+"""The embedded engine's faces, over the integer model."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import math
+
+import pytest
+from tests.runtime.integer_model import EOS, integer_parts, logits_of, hash_tokens, oracle
+
+from sgrt.backends.local import Engine
+from sgrt.core import Backend, Generate, Message, SamplingParams, Session, Text
+from sgrt.errors import Cancelled, InvalidSamplingParams, RequestError
+
+
+@pytest.fixture
+def engine():
+    with Engine.from_parts(integer_parts(num_pages=512)) as engine:
+        yield engine
+
+
+def test_engine_and_its_sessions_satisfy_the_protocols(engine: Engine) -> None:
+    backend: Backend = engine
+    assert isinstance(backend.open(), Session)
+    assert backend.name == "integers"
+
+
+def test_generate_sync_async_and_streamed_give_the_same_text(engine: Engine) -> None:
+    options = {"max_tokens": 12, "temperature": 0, "ignore_eos": True}
+    result = engine.generate("hello", **options)
+    events = list(engine.stream("hello", **options))
+
+    async def both():
+        awaited = await engine.agenerate("hello", **options)
+        streamed = [event async for event in engine.astream("hello", **options)]
+        return awaited, streamed
+
+    awaited, streamed = asyncio.run(both())
+    assert result.text == awaited.text
+    for stream in (events, streamed):
+        assert "".join(e.text for e in stream) == result.text
+        assert tuple(i for e in stream for i in e.token_ids) == result.token_ids
+
+
+def test_stream_left_early_cancels_the_work(engine: Engine) -> None:
+    for _ in engine.stream("hello", max_tokens=400, temperature=0, ignore_eos=True):
+        break
+    gc.collect()
+    engine.generate("x", max_tokens=1, temperature=0)
+    assert engine.stats()["running"] == 0
+
+
+def test_cancelled_coroutine_cancels_the_work(engine: Engine) -> None:
+    async def give_up():
+        task = asyncio.ensure_future(
+            engine.agenerate("hello", max_tokens=450, temperature=0, ignore_eos=True)
+        )
+        await asyncio.sleep(0.02)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(give_up())
+    engine.generate("x", max_tokens=1, temperature=0)
+    assert engine.stats()["running"] == 0
+
+
+def test_n_continuations_differ_and_repeat_with_the_seed(engine: Engine) -> None:
+    options = {"max_tokens": 10, "temperature": 1.0, "seed": 5, "ignore_eos": True}
+    first = engine.generate("abc", n=4, **options)
+    again = engine.generate("abc", n=4, **options)
+    assert [r.text for r in first] == [r.text for r in again]
+    assert len({r.token_ids for r in first}) == 4
+
+
+def test_same_seed_draws_the_same_text_whatever_runs_beside_it(engine: Engine) -> None:
+    alone = engine.generate("abc", max_tokens=16, temperature=1.0, seed=9)
+    sessions = [engine.open() for _ in range(8)]
+    handles = []
+    for i, session in enumerate(sessions):
+        session.extend(Text("abc" if i == 5 else f"other {i}"))
+        params = SamplingParams(max_tokens=16, temperature=1.0, seed=9)
+        handles += session.generate([Generate(params=params)])
+    assert handles[5].result(10).token_ids == alone.token_ids
+
+
+def test_chat_messages_go_through_the_template(engine: Engine) -> None:
+    messages = [Message("user", "hi")]
+    result = engine.generate(messages, max_tokens=5, temperature=0)
+    assert list(result.token_ids) == oracle(list(b"<user>hi</><assistant>"), 5)
+    as_dicts = engine.generate([{"role": "user", "content": "hi"}], max_tokens=5, temperature=0)
+    assert as_dicts.text == result.text
+
+
+def test_stop_string_inside_tokens_leaves_exactly_the_text_before_it(engine: Engine) -> None:
+    free = engine.generate("abc", max_tokens=40, temperature=0, ignore_eos=True)
+    raw = bytes(i for i in free.token_ids if i < 128)
+    stop = chr(raw[4]) if raw[4] else "a"
+    session = engine.open()
+    session.extend(Text("abc"))
+    params = SamplingParams(max_tokens=40, temperature=0, ignore_eos=True, stop=(stop,))
+    (handle,) = session.generate([Generate(params=params)])
+    result = handle.result(10)
+    assert (result.finish_reason, result.stop_match) == ("stop", stop)
+    assert stop not in result.text and free.text.startswith(result.text)
+    assert session.token_ids() == list(b"abc") + list(result.token_ids)
+    (more,) = session.generate([Generate(params=SamplingParams(max_tokens=3, temperature=0))])
+    assert list(more.result(10).token_ids) == oracle(session.token_ids()[: 3 + len(result.token_ids)], 3)
+
+
+def test_stop_token_ends_the_text_and_is_named(engine: Engine) -> None:
+    free = engine.generate("abc", max_tokens=10, temperature=0, ignore_eos=True)
+    stop = free.token_ids[3]
+    result = engine.generate(
+        "abc", max_tokens=10, temperature=0, ignore_eos=True, stop_token_ids=(stop,)
+    )
+    assert result.stop_match == stop
+    assert result.token_ids == free.token_ids[: free.token_ids.index(stop)]
+
+
+def test_min_tokens_forbids_the_end_until_then(engine: Engine) -> None:
+    for prompt in ("a", "b", "c", "d", "e", "f"):
+        result = engine.generate(
+            prompt, max_tokens=20, min_tokens=15, temperature=0, logit_bias={EOS: 100}
+        )
+        assert len(result.token_ids) == 15
+        assert result.finish_reason == "stop"
+
+
+def test_logit_bias_and_penalties_have_their_effect(engine: Engine) -> None:
+    biased = engine.generate("abc", max_tokens=6, temperature=0, logit_bias={65: 100})
+    assert biased.text == "AAAAAA"
+    penalised = engine.generate(
+        "abc", max_tokens=6, temperature=0, logit_bias={65: 11}, frequency_penalty=2
+    )
+    assert 0 < penalised.text.count("A") < 6
+
+
+def test_logprobs_equal_the_log_softmax_of_the_logits(engine: Engine) -> None:
+    result = engine.generate("abc", max_tokens=1, temperature=0, logprobs=3, ignore_eos=True)
+    logits = logits_of(hash_tokens(b"abc")).astype(float)
+    total = math.log(sum(math.exp(x) for x in logits))
+    (token,) = result.logprobs
+    assert token.logprob == pytest.approx(max(logits) - total, abs=1e-4)
+    best = sorted(range(len(logits)), key=lambda i: -logits[i])[:3]
+    assert [i for i, _ in token.top] == best
+
+
+def test_score_equals_the_log_probabilities_of_each_token(engine: Engine) -> None:
+    session = engine.open()
+    session.extend(Text("the answer: "))
+    scored = session.score(["yes", "no", "yet"]).result(10)
+    for option, logprobs in zip(["yes", "no", "yet"], scored.token_logprobs, strict=True):
+        prefix = list(b"the answer: ")
+        for byte, logprob in zip(option.encode(), logprobs, strict=True):
+            logits = logits_of(hash_tokens(prefix)).astype(float)
+            total = math.log(sum(math.exp(x) for x in logits))
+            assert logprob == pytest.approx(logits[byte] - total, abs=1e-4)
+            prefix.append(byte)
+    assert session.token_ids() == list(b"the answer: ")
+
+
+def test_segment_of_texts_and_gens_equals_separate_calls(engine: Engine) -> None:
+    request = Generate(params=SamplingParams(max_tokens=4, temperature=0, ignore_eos=True))
+    fused, separate = engine.open(), engine.open()
+    handles = fused.generate([Text("a:"), request, Text(" b:"), request])
+    separate.extend(Text("a:"))
+    one = separate.generate([request])[0].result(10)
+    separate.extend(Text(" b:"))
+    two = separate.generate([request])[0].result(10)
+    assert [h.result(10).token_ids for h in handles] == [one.token_ids, two.token_ids]
+    assert fused.token_ids() == separate.token_ids()
+
+
+def test_usage_adds_up(engine: Engine) -> None:
+    session = engine.open()
+    session.extend(Text("abcdefgh"))
+    request = Generate(params=SamplingParams(max_tokens=4, temperature=0, ignore_eos=True))
+    results = [h.result(10) for h in session.generate([request, request])]
+    assert [r.usage.prompt for r in results] == [8, 12]
+    assert results[0].usage.cached == 0 and results[1].usage.cached == 11
+    assert session.usage() == results[0].usage + results[1].usage
+
+
+def test_flush_cache_forgets_what_nobody_uses(engine: Engine) -> None:
+    engine.generate("a rather long prompt", max_tokens=1, temperature=0)
+    assert engine.stats()["pages_cached"] > 0
+    assert engine.flush_cache() > 0
+    assert engine.stats()["pages_cached"] == 0
+
+
+def test_cancel_of_a_handle_ends_its_session_only(engine: Engine) -> None:
+    session = engine.open()
+    session.extend(Text("abc"))
+    params = SamplingParams(max_tokens=450, temperature=0, ignore_eos=True)
+    first, second = session.generate([Generate(params=params), Generate(params=params)])
+    first.cancel()
+    for handle in (first, second):
+        with pytest.raises(Cancelled):
+            handle.result(10)
+    assert engine.generate("abc", max_tokens=2, temperature=0).token_ids
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("temperature", -1), ("temperature", float("nan")), ("top_p", 0), ("top_p", 1.5), ("min_p", 2),
+     ("max_tokens", -1), ("max_tokens", 1.5), ("top_k", -2), ("stop", ("",)), ("logprobs", -1),
+     ("logit_bias", {1: float("inf")}), ("logit_bias", {"a": 1}), ("seed", -1),
+     ("frequency_penalty", 3), ("repetition_penalty", 0), ("stop_token_ids", (-1,))],
+)
+def test_sampling_value_outside_its_range_is_refused_by_name(
+    engine: Engine, field: str, value: object
+) -> None:
+    with pytest.raises(InvalidSamplingParams) as caught:
+        engine.generate("abc", **{field: value})
+    assert caught.value.field == field
+
+
+def test_unknown_option_is_refused_by_name(engine: Engine) -> None:
+    with pytest.raises(RequestError, match="temprature"):
+        engine.generate("abc", temprature=1)
+    with pytest.raises(RequestError, match="num_thread"):
+        Engine(num_thread=1)
+
+
+@pytest.mark.parametrize("options", [{"logit_bias": {5000: 1}}, {"stop_token_ids": (5000,)}])
+def test_token_outside_the_vocabulary_is_refused(engine: Engine, options: dict) -> None:
+    with pytest.raises(RequestError, match="5000"):
+        engine.generate("abc", **options)
+    session = engine.open()
+    with pytest.raises(RequestError, match="5000"):
+        session.extend_ids([1, 5000])
+    with pytest.raises(RequestError, match="non-empty"):
+        session.score([]).result(5)
