@@ -6,6 +6,9 @@ implementation runs is decided in one place.
 
 from __future__ import annotations
 
+from functools import cache
+
+import torch
 from sgrt_kernels.decoder import (
     DecoderBatch,
     DecoderSpec,
@@ -24,7 +27,11 @@ from sgrt_kernels.head_sample import (
     SamplingRows,
     head_sample,
 )
+from sgrt_kernels.native import Library, load
 from sgrt_kernels.quant import Format, RawWeight, dequantize
+
+from sgrt.config import env
+from sgrt.errors import RequestError
 
 __all__ = [
     "BadLogits",
@@ -35,6 +42,7 @@ __all__ = [
     "Format",
     "Head",
     "LayerWeights",
+    "Library",
     "MaskPlan",
     "NoAllowedToken",
     "PagedKV",
@@ -44,4 +52,31 @@ __all__ = [
     "SamplingRows",
     "dequantize",
     "head_sample",
+    "native_library",
+    "pack_head",
 ]
+
+
+@cache
+def native_library() -> Library | None:
+    """The native CPU kernels: the best this CPU has, or those that SGRT_CPU_ISA names.
+
+    Returns:
+        None where none were built, or SGRT_CPU_ISA is "none".
+
+    Raises:
+        RequestError: SGRT_CPU_ISA names what is not there.
+    """
+    try:
+        return load(env("SGRT_CPU_ISA"))
+    except ValueError as error:
+        raise RequestError(f"SGRT_CPU_ISA: {error}") from error
+
+
+def pack_head(
+    raw: RawWeight, *, vocab_size: int, device: torch.device | str, dtype: torch.dtype
+) -> Head:
+    """The LM head for the best implementation on a device; see `Head.pack`."""
+    native = torch.device(device).type == "cpu" and dtype == torch.float32
+    library = native_library() if native else None
+    return Head.pack(raw, library, vocab_size=vocab_size, device=device, dtype=dtype)
