@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
@@ -82,12 +83,12 @@ def build_decoder(
     Cost: reads all weights once and copies them into the layout of the decoder.
     """
     precision = choose_precision(device, precision)
-    if device == "cpu" and precision in ("quantized", "float32") and ops.native_library():
+    if _library(device, precision) is not None:
         weights = loaded.weights if precision == "quantized" else dequantized(loaded.weights)
         try:
             return ops.NativeDecoder(loaded.spec, weights, num_threads=num_threads)
-        except ValueError as error:  # a size that the native kernels do not have
-            log.info("%s runs in torch: %s", loaded.name, error)
+        except ValueError as error:  # a size or format that the native kernels do not have
+            log.info("the layers of %s run in torch: %s", loaded.name, error)
     return TorchDecoder(loaded.spec, loaded.weights, device=device, dtype=_DTYPES[precision])
 
 
@@ -102,10 +103,24 @@ def build_head(
     precision = choose_precision(device, precision)
     head = loaded.weights.head
     if precision == "float32":
-        head = ops.RawWeight.from_tensor(ops.dequantize(head))
-    return ops.Head.pack(
-        head, vocab_size=loaded.tokenizer.vocab_size, device=device, dtype=_DTYPES[precision]
-    )
+        head = _float32(head)
+    pack = partial(ops.Head.pack, head, vocab_size=loaded.tokenizer.vocab_size)
+    library = _library(device, precision)
+    if library is not None:
+        try:
+            return pack(library)
+        except ValueError as error:  # a size or format that the native kernels do not have
+            log.info("the head of %s runs in torch: %s", loaded.name, error)
+    return pack(device=device, dtype=_DTYPES[precision])
+
+
+def _library(device: PlacedDevice, precision: Precision) -> ops.Library | None:
+    """The native kernels, where they do this precision."""
+    if device != "cpu" or precision not in ("quantized", "float32"):
+        return None
+    if not hasattr(ops, "NativeDecoder"):  # TRANSITION: until the native decoder lands
+        return None
+    return ops.native_library()
 
 
 def dequantized(weights: ops.DecoderWeights) -> ops.DecoderWeights:
