@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-WORDS = (
+_WORDS = (
     "the quick brown fox doesn't jump; we're sure they'd've seen it Invoice INVOICE naïve "
     "Straße façade Ελλάδα Москва שלום مرحبا नमस्ते 東京 北京大学 こんにちは 안녕하세요 ไทย coöperate "
     "won't I'll 'S 'LL it's l'été ALLCAPS camelCase snake_case kebab-case e.g. U.S.A. €99.99"
-).split()
+)
+WORDS = _WORDS.split()
 CODE = (
     "def f(x):",
     "    return x**2  # comment",
