@@ -11,15 +11,18 @@ Architecture invariant: this module imports nothing of sgrt but `errors`; both s
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from sgrt.errors import Cancelled, InvalidSamplingParams, SgrtError
 
+log = logging.getLogger("sgrt.core")
 T = TypeVar("T")
 
 FinishReason = Literal["stop", "length"]
@@ -116,10 +119,18 @@ _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     (
         "logit_bias",
         "must map token ids to numbers in -100..100",
-        lambda v: isinstance(v, Mapping)
-        and all(_is_int(k) and k >= 0 and _is_real(b) and -100 <= b <= 100 for k, b in v.items()),
+        lambda v: (
+            isinstance(v, Mapping)
+            and all(
+                _is_int(k) and k >= 0 and _is_real(b) and -100 <= b <= 100 for k, b in v.items()
+            )
+        ),
     ),
-    ("seed", "must be an integer in 0..2**64-1", lambda v: v is None or (_is_int(v) and 0 <= v < 1 << 64)),
+    (
+        "seed",
+        "must be an integer in 0..2**64-1",
+        lambda v: v is None or (_is_int(v) and 0 <= v < 1 << 64),
+    ),
     (
         "stop",
         "must be non-empty strings",
@@ -131,7 +142,11 @@ _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
         lambda v: isinstance(v, tuple) and all(_is_int(i) and i >= 0 for i in v),
     ),
     ("ignore_eos", "must be true or false", lambda v: isinstance(v, bool)),
-    ("logprobs", "must be an integer in 0..100", lambda v: v is None or (_is_int(v) and 0 <= v <= 100)),
+    (
+        "logprobs",
+        "must be an integer in 0..100",
+        lambda v: v is None or (_is_int(v) and 0 <= v <= 100),
+    ),
     ("logprobs_mode", "must be 'masked' or 'unmasked'", lambda v: v in ("masked", "unmasked")),
 )
 
@@ -297,8 +312,7 @@ class Handle(Generic[T]):
             self._events.append(event)
             callbacks = tuple(self._callbacks)
             self._ready.notify_all()
-        for callback in callbacks:
-            callback()
+        _call_back(callbacks)
 
     def finish(self, value: T) -> None:
         self._settle(value, None)
@@ -314,8 +328,7 @@ class Handle(Generic[T]):
             self._on_cancel = None  # it may hold the session, which nobody needs any more
             callbacks = tuple(self._callbacks)
             self._ready.notify_all()
-        for callback in callbacks:
-            callback()
+        _call_back(callbacks)
 
     # reader
 
@@ -404,7 +417,12 @@ class Handle(Generic[T]):
     async def _changes(self) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
         changed = asyncio.Event()
-        detach = self.on_change(lambda: loop.call_soon_threadsafe(changed.set))
+
+        def wake() -> None:
+            with suppress(RuntimeError):  # the reader's event loop may be closed by now
+                loop.call_soon_threadsafe(changed.set)
+
+        detach = self.on_change(wake)
         try:
             while True:
                 changed.clear()
@@ -414,6 +432,15 @@ class Handle(Generic[T]):
                 await changed.wait()
         finally:
             detach()
+
+
+def _call_back(callbacks: Sequence[Callable[[], None]]) -> None:
+    """Readers' callbacks; what one of them raises is not the producer's failure."""
+    for callback in callbacks:
+        try:
+            callback()
+        except Exception:
+            log.exception("a callback of a handle failed")
 
 
 Generation = Handle[GenerateResult]

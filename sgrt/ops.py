@@ -9,6 +9,9 @@ from __future__ import annotations
 from functools import cache
 
 import torch
+
+from sgrt.config import env
+from sgrt.errors import RequestError
 from sgrt_kernels.decoder import (
     DecoderBatch,
     DecoderSpec,
@@ -29,9 +32,6 @@ from sgrt_kernels.head_sample import (
 )
 from sgrt_kernels.native import Library, load
 from sgrt_kernels.quant import Format, RawWeight, dequantize
-
-from sgrt.config import env
-from sgrt.errors import RequestError
 
 __all__ = [
     "BadLogits",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence as Seq
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Sequence as Seq
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from sgrt import core
-from sgrt.runtime.assemble import Parts, load_parts
 from sgrt.config import EngineConfig
 from sgrt.core import (
     Constraint,
@@ -19,8 +20,8 @@ from sgrt.core import (
     Handle,
     Message,
     SamplingParams,
-    Scoring,
     ScoreResult,
+    Scoring,
     Segment,
     Text,
     TokenEvent,
@@ -28,6 +29,7 @@ from sgrt.core import (
 )
 from sgrt.errors import Cancelled, EngineClosed, RequestError, SgrtError
 from sgrt.runtime import operations
+from sgrt.runtime.assemble import Parts, load_parts
 from sgrt.runtime.engine import Engine as Loop
 from sgrt.runtime.engine import Live
 from sgrt.runtime.tasks import GenerateTask
@@ -299,7 +301,7 @@ class Session:
                 self._after_id = self._parts.text_id
                 queued.append(operations.Generate(task))
                 if task.deadline is not None:
-                    self._post(lambda task=task: self._loop.watch(self._live, task))
+                    self._loop.post(partial(self._loop.watch, self._live, task))
         self._queue(*queued)
         return tuple(handles)
 
@@ -324,7 +326,9 @@ class Session:
             if not options or not all(options):
                 raise RequestError(f"options must be non-empty strings, got {list(options)!r}")
             flushed = self._flush()
-            encoded = [self._parts.tokenizer.encode(option, after_id=self._after_id) for option in options]
+            encoded = [
+                self._parts.tokenizer.encode(option, after_id=self._after_id) for option in options
+            ]
             self._queue(*flushed, operations.Score(self._loop, encoded, handle))
         return handle
 
@@ -417,9 +421,6 @@ class Session:
             self._error = error
             for operation in queued:
                 operation.fail(error)
-
-    def _post(self, action: Callable[[], None]) -> None:
-        self._loop.post(action)
 
 
 class _Failing:

@@ -12,7 +12,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence as Seq
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
@@ -208,9 +209,7 @@ class Engine:
         self.stats.count_step(batch, masks.seconds, head_rows)
         return drawn
 
-    def _settle(
-        self, works: Seq[Work], rows: Seq[Row], drawn: Seq[Token | Exception]
-    ) -> None:
+    def _settle(self, works: Seq[Work], rows: Seq[Row], drawn: Seq[Token | Exception]) -> None:
         """Move on by what was computed and drawn."""
         for work in works:
             self._count_cached(work)

@@ -112,9 +112,7 @@ class ModelRunner:
         tensors = {f.name: torch.from_numpy(getattr(batch, f.name)) for f in fields(batch)}
         return self.decoder.forward(ops.DecoderBatch(**tensors), self.groups[0].storage)
 
-    def sample(
-        self, hidden: torch.Tensor, plan: ops.MaskPlan, rows: ops.SamplingRows
-    ) -> ops.Drawn:
+    def sample(self, hidden: torch.Tensor, plan: ops.MaskPlan, rows: ops.SamplingRows) -> ops.Drawn:
         return ops.head_sample(hidden, self.head, plan, rows)
 
     def copy_page(self, source: int, target: int) -> None:

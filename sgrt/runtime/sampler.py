@@ -95,7 +95,9 @@ class Sampler:
             None if row.matcher is None else _with_end(next(filled), row.end_ids) for row in rows
         ]
 
-    def draw(self, hidden: Any, rows: Seq[Row], masks: Masks) -> tuple[list[Token | Exception], int]:
+    def draw(
+        self, hidden: Any, rows: Seq[Row], masks: Masks
+    ) -> tuple[list[Token | Exception], int]:
         """Draw one token per row.
 
         Args:

@@ -303,4 +303,3 @@ def common_prefix_len(a: Seq[int], b: Seq[int], limit: int) -> int:
         else:
             high = middle
     return low
-

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence as Seq
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -195,7 +196,7 @@ class GenerateTask:
             run = self.matcher.forced()[: self._room()]
             if run:
                 self.matcher.accept(run)
-                logprobs = ()
+                logprobs: tuple[TokenLogprob, ...] = ()
                 if self.params.logprobs is not None:
                     logprobs = tuple(TokenLogprob(i, 0.0, ((i, 0.0),)) for i in run)
                     self._logprobs += logprobs
@@ -314,4 +315,3 @@ def score_result(options: Seq[OptionTask]) -> ScoreResult:
         tuple(tuple(o.logprobs[p] for p in sorted(o.logprobs)) for o in options),
         usage,
     )
-

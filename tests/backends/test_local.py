@@ -7,11 +7,11 @@ import gc
 import math
 
 import pytest
-from tests.runtime.integer_model import EOS, integer_parts, logits_of, hash_tokens, oracle
 
 from sgrt.backends.local import Engine
 from sgrt.core import Backend, Generate, Message, SamplingParams, Session, Text
 from sgrt.errors import Cancelled, InvalidSamplingParams, RequestError
+from tests.runtime.integer_model import EOS, hash_tokens, integer_parts, logits_of, oracle
 
 
 @pytest.fixture
@@ -106,7 +106,9 @@ def test_stop_string_inside_tokens_leaves_exactly_the_text_before_it(engine: Eng
     assert stop not in result.text and free.text.startswith(result.text)
     assert session.token_ids() == list(b"abc") + list(result.token_ids)
     (more,) = session.generate([Generate(params=SamplingParams(max_tokens=3, temperature=0))])
-    assert list(more.result(10).token_ids) == oracle(session.token_ids()[: 3 + len(result.token_ids)], 3)
+    assert list(more.result(10).token_ids) == oracle(
+        session.token_ids()[: 3 + len(result.token_ids)], 3
+    )
 
 
 def test_stop_token_ends_the_text_and_is_named(engine: Engine) -> None:
@@ -204,10 +206,24 @@ def test_cancel_of_a_handle_ends_its_session_only(engine: Engine) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("temperature", -1), ("temperature", float("nan")), ("top_p", 0), ("top_p", 1.5), ("min_p", 2),
-     ("max_tokens", -1), ("max_tokens", 1.5), ("top_k", -2), ("stop", ("",)), ("logprobs", -1),
-     ("logit_bias", {1: float("inf")}), ("logit_bias", {"a": 1}), ("seed", -1),
-     ("frequency_penalty", 3), ("repetition_penalty", 0), ("stop_token_ids", (-1,))],
+    [
+        ("temperature", -1),
+        ("temperature", float("nan")),
+        ("top_p", 0),
+        ("top_p", 1.5),
+        ("min_p", 2),
+        ("max_tokens", -1),
+        ("max_tokens", 1.5),
+        ("top_k", -2),
+        ("stop", ("",)),
+        ("logprobs", -1),
+        ("logit_bias", {1: float("inf")}),
+        ("logit_bias", {"a": 1}),
+        ("seed", -1),
+        ("frequency_penalty", 3),
+        ("repetition_penalty", 0),
+        ("stop_token_ids", (-1,)),
+    ],
 )
 def test_sampling_value_outside_its_range_is_refused_by_name(
     engine: Engine, field: str, value: object

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sgrt_kernels.head_sample.reference import sample_logits
 
 from sgrt import ops
 from sgrt.config import EngineConfig
@@ -20,6 +19,7 @@ from sgrt.grammar.compiler import GrammarCompiler
 from sgrt.grammar.vocabulary import Vocabulary
 from sgrt.runtime.assemble import Parts
 from sgrt.runtime.model_runner import Batch
+from sgrt_kernels.head_sample.reference import sample_logits
 
 NUM_TOKENS = 259
 BOS, EOS, END_OF_TURN = 256, 257, 258
@@ -175,7 +175,9 @@ def integer_parts(
     )
 
 
-def oracle(prompt: Sequence[int], max_tokens: int, constraint: Any = None) -> list[int]:
+def oracle(
+    prompt: Sequence[int], max_tokens: int, constraint: Any = None, *, ignore_eos: bool = False
+) -> list[int]:
     """Greedy continuation, from the definition: no pages, no batches, no forced runs."""
     matcher = None if constraint is None else _GRAMMARS.compile(constraint).matcher()
     token_ids = list(prompt)
@@ -186,7 +188,7 @@ def oracle(prompt: Sequence[int], max_tokens: int, constraint: Any = None) -> li
         if matcher is not None:
             logits = np.where(_allowed(matcher), logits, -np.inf)
         token_id = int(np.argmax(logits))
-        if token_id == EOS:
+        if token_id == EOS and not ignore_eos:
             break
         if matcher is not None:
             matcher.accept([token_id])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -13,7 +14,7 @@ from sgrt.runtime.detokenizer import Detokenizer
 
 def _split(data: bytes, cuts: list[int]) -> list[bytes]:
     edges = sorted({0, len(data), *(c % (len(data) + 1) for c in cuts)})
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(edges)]
 
 
 def _feed(pieces: list[bytes], stops: tuple[str, ...] = ()) -> tuple[str, Detokenizer]:
@@ -89,7 +90,9 @@ def test_text_that_may_begin_a_stop_string_is_held_back_until_it_does_not() -> N
 @pytest.mark.parametrize("seed", range(20))
 def test_forced_runs_pushed_together_show_what_single_tokens_show(seed: int) -> None:
     rng = random.Random(seed)
-    pieces = [rng.choice([b"a", b"b", b"ab", "é".encode()[:1], "é".encode()[1:]]) for _ in range(30)]
+    pieces = [
+        rng.choice([b"a", b"b", b"ab", "é".encode()[:1], "é".encode()[1:]]) for _ in range(30)
+    ]
     single, _ = _feed(pieces)
     together = Detokenizer(pieces.__getitem__)
     assert together.push(range(30)) + together.finish() == single

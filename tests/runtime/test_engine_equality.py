@@ -6,11 +6,11 @@ import itertools
 import random
 
 import pytest
-from tests.runtime.integer_model import integer_parts, oracle
 
 from sgrt.backends.local import Engine
 from sgrt.core import Choices, Generate, JsonSchema, Regex, SamplingParams
 from sgrt.runtime.sequence import Sequence, Work
+from tests.runtime.integer_model import integer_parts, oracle
 
 SHARED = "You read a text and you answer in JSON. "
 CONSTRAINTS = [

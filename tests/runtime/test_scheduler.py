@@ -99,12 +99,14 @@ def test_full_pool_under_random_load_never_deadlocks(seed: int) -> None:
     assert scheduler.kv.num_available == num_pages
 
 
-def test_cold_sequence_against_an_endless_hot_stream_is_overtaken_a_bounded_number_of_times() -> None:
+def test_cold_sequence_against_an_endless_hot_stream_is_overtaken_a_bounded_number_of_times() -> (
+    None
+):
     rng = random.Random(0)
     scheduler = _scheduler(40, max_running=2, max_overtaken=8)
     sim = Simulation(scheduler, rng)
     hot = list(range(100, 132))
-    sim.add(hot + [1], 1)
+    sim.add([*hot, 1], 1)
     while sim.wanted:
         sim.step()
     for i in range(4):
