@@ -33,6 +33,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
     "llama-tied": ("llama", {"tie_word_embeddings": True}),
     "llama-one-kv-head": ("llama", {"num_key_value_heads": 1}),
+    "llama-bias": ("llama", {"attention_bias": True}),
     "llama-no-gqa": ("llama", {"num_key_value_heads": 4}),
     "llama-head-dim": ("llama", {"head_dim": 8}),
     "llama-rope-linear": ("llama", {"rope_scaling": {"type": "linear", "factor": 4.0}}),
@@ -49,6 +50,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
     ),
     "qwen3-qk-norm": ("qwen3", {"num_attention_heads": 8}),
+    "qwen3-bias": ("qwen3", {"attention_bias": True}),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,26 @@ def test_copied_page_continues_like_the_original(decoder: TorchDecoder) -> None:
     tail = [ops.DecoderBatch.from_lists([[9]], [4], [[page]]) for page in (1, 3)]
     first, second = (decoder.forward(batch, kv) for batch in tail)
     assert torch.equal(first, second)
+
+
+def test_spec_scales_equal_scaled_weights(tmp_path: Path) -> None:
+    """embed_scale and softmax_scale do what scaling the embedding and q would."""
+    model = load(tiny_model_dir(tmp_path))
+    layers = tuple(replace(w, q=scaled(w.q, 3.0)) for w in model.weights.layers)
+    by_weights = replace(model.weights, embed=scaled(model.weights.embed, 0.5), layers=layers)
+    by_spec = replace(model.spec, embed_scale=0.5, softmax_scale=3.0 * model.spec.scale)
+    first = TorchDecoder(model.spec, by_weights)
+    second = TorchDecoder(by_spec, model.weights)
+    for a, b in zip(first_pass(first), first_pass(second), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
+
+
+def scaled(raw: ops.RawWeight, factor: float) -> ops.RawWeight:
+    return ops.RawWeight.from_tensor(ops.dequantize(raw) * factor)
+
+
+def first_pass(decoder: TorchDecoder) -> list[torch.Tensor]:
+    return run_schedule(decoder, [list(range(9))], [[5], [4]], page_size=4)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -141,7 +141,8 @@ def tiny_weights(config: dict[str, Any], seed: int) -> dict[str, torch.Tensor]:
         weights[p + "post_attention_layernorm.weight"] = vector(d, 1.0)
         for name, rows, cols in (("q", q, d), ("k", kv, d), ("v", kv, d), ("o", d, q)):
             weights[f"{p}self_attn.{name}_proj.weight"] = matrix(rows, cols)
-            if config["model_type"] == "qwen2" and name != "o":
+            qwen2 = config["model_type"] == "qwen2" and name != "o"
+            if qwen2 or config.get("attention_bias"):
                 weights[f"{p}self_attn.{name}_proj.bias"] = vector(rows, 0.0)
         for name, rows, cols in (("gate", f, d), ("up", f, d), ("down", d, f)):
             weights[f"{p}mlp.{name}_proj.weight"] = matrix(rows, cols)
