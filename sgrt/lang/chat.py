@@ -250,10 +250,13 @@ class Chat:
         """The gap before the open message."""
         if self.roles[-1] != "assistant" or len(self.roles) == 1:
             return layout.gaps[-2]
-        prompt = self._generation_prompt()
-        if generated and prompt.startswith(self._tail) and prompt != self._tail:
-            return prompt
-        return self._settled(layout)
+        prompt, settled = self._generation_prompt(), self._settled(layout)
+        if not generated or not prompt.startswith(self._tail):
+            return settled
+        # A template that ignores the flag adds nothing, and then its header is needed; but where
+        # only white space is missing, that is for the model to write.
+        ignored = prompt == self._tail and settled[len(prompt) :].strip()
+        return settled if ignored else prompt
 
     def _generation_prompt(self) -> str:
         try:

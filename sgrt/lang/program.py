@@ -33,7 +33,7 @@ class Program:
     def __init__(self, func: Callable[..., Any]) -> None:
         functools.update_wrapper(self, func)
         self._func = func
-        self._name = getattr(func, "__qualname__", repr(func)).replace("<locals>.", "")
+        self._name = func.__qualname__.rpartition("<locals>.")[2]
         self._signature = inspect.signature(func)
 
     def __get__(self, instance: object, owner: type | None = None) -> Program:

@@ -13,8 +13,9 @@ from sgrt.core import Choices, Constraint, JsonSchema, Regex
 from sgrt.errors import ConstraintError, GrammarSyntaxError, RequestError, UnsupportedSchema
 
 _SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-_SCHEMA_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
-_SCHEMAS = ("items", "additionalProperties", "contains", "not", "if", "then", "else")
+_SCHEMA_LISTS = ("anyOf", "oneOf", "prefixItems")
+_SCHEMAS = ("items", "additionalProperties")
+_SHARED = ("$ref", "allOf", "patternProperties", "unevaluatedProperties")
 
 
 def is_model(value: object) -> bool:
@@ -26,12 +27,14 @@ def closed(schema: Any) -> Any:
     """A copy whose objects take no undeclared keys, where the schema does not say.
 
     Every text of the closed schema satisfies the open one; a model asked for fields should not
-    invent others. Only schemas are entered, never `default`, `enum`, `const` or `examples`.
+    invent others. Left open are objects whose properties stand in several places (closing one
+    forbids those of the others); never entered are `not` and `if`, where narrow means wide, nor
+    data such as `default` and `const`.
     """
     if not isinstance(schema, dict):
         return schema
     out = {key: _closed_keyword(key, value) for key, value in schema.items()}
-    if "properties" in out:
+    if "properties" in out and not any(key in out for key in _SHARED):
         out.setdefault("additionalProperties", False)
     return out
 

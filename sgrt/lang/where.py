@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
-_HERE = str(Path(__file__).parent)
+# `with s.user():` passes through contextlib on the way here.
+_NOT_THE_USERS = (str(Path(__file__).parent), contextlib.__file__)
 
 
 def here() -> str:
@@ -14,6 +16,6 @@ def here() -> str:
     Cost: a walk over a few frames, about a microsecond.
     """
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_NOT_THE_USERS):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"

@@ -1,0 +1,153 @@
+"""`run_batch`: order kept, user code once per item, failures kept apart."""
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+import sgrt
+
+
+def backend(**options):
+    return sgrt.ScriptedBackend(lambda prompt, c, p: f"[{prompt}]", **options)
+
+
+@sgrt.function
+def echo(s, text):
+    s += text
+    s += sgrt.gen("x", max_tokens=1000)
+    return s["x"]
+
+
+def test_batch_keeps_order_and_gives_finished_states():
+    states = echo.run_batch([{"text": f"{i}"} for i in range(50)], backend=backend(latency=0.01))
+    assert [state["x"] for state in states] == [f"[{i}]" for i in range(50)]
+    assert [state.value for state in states] == [f"[{i}]" for i in range(50)]
+    assert echo.run_batch([], backend=backend()) == []
+
+
+def test_batch_takes_tuples_and_defaults():
+    fake = backend()
+    echo.run_batch([("a",), ("b",)], backend=fake, temperature=0, stop=["q"], seed=3)
+    assert {(c.params.temperature, c.params.stop) for c in fake.calls} == {(0, ("q",))}
+    assert len({c.params.seed for c in fake.calls}) == 2
+
+
+def test_batch_with_a_seed_repeats_whatever_the_order():
+    def seeds(num_threads):
+        fake = backend(latency=0.001)
+        items = [(str(i),) for i in range(20)]
+        echo.run_batch(items, backend=fake, seed=1, num_threads=num_threads)
+        return {call.prompt: call.params.seed for call in fake.calls}
+
+    assert seeds(1) == seeds(20)
+
+
+def test_one_failing_item_is_one_failed_state():
+    @sgrt.function
+    def program(s, text):
+        s += text
+        if text == "raise":
+            raise ValueError("mine")
+        if text == "exit":
+            raise SystemExit(3)
+        s += sgrt.gen("x")
+
+    items = ["a", "raise", "b", "boom", "exit", "c"]
+    states = program.run_batch([(item,) for item in items], backend=backend(fail_on="boom"))
+    kinds = [type(state.error()).__name__ for state in states]
+    ok = "NoneType"
+    assert kinds == [ok, "ValueError", ok, "ProgramError", "SystemExit", ok]
+    assert [states[i]["x"] for i in (0, 2, 5)] == ["[a]", "[b]", "[c]"]
+    for index, error in ((1, ValueError), (3, sgrt.ProgramError)):
+        with pytest.raises(error):
+            states[index]["x"]
+        with pytest.raises(error):
+            states[index].text()
+    assert "failed" in repr(states[1])
+
+
+def test_item_with_wrong_arguments_fails_alone():
+    states = echo.run_batch([{"text": "a"}, {"txt": "b"}], backend=backend())
+    assert states[0].error() is None
+    assert isinstance(states[1].error(), TypeError)
+
+
+def test_item_of_the_wrong_kind_is_refused_before_anything_runs():
+    fake = backend()
+    with pytest.raises(TypeError, match="'b'"):
+        echo.run_batch([("a",), "b"], backend=fake)
+    assert fake.calls == []
+
+
+def test_user_code_runs_exactly_once_per_item():
+    ran, lock = Counter(), threading.Lock()
+
+    @sgrt.function
+    def program(s, i):
+        with lock:
+            ran[i] += 1
+        s += f"{i:>100}" + sgrt.gen("x")
+        if i % 3 == 0:
+            raise ValueError
+
+    program.run_batch([(i,) for i in range(60)], backend=backend())
+    assert ran == Counter(range(60))
+
+
+@pytest.mark.parametrize(("num_threads", "most"), [(8, 8), ("auto", 128)])
+def test_batch_runs_side_by_side_in_a_bounded_number_of_threads(num_threads, most):
+    latency, peak, base = 0.05, [0], threading.active_count()
+
+    @sgrt.function
+    def program(s, text):
+        s += text + sgrt.gen("x")
+        value = s["x"]
+        peak[0] = max(peak[0], threading.active_count() - base)
+        return value
+
+    items = [(str(i),) for i in range(200)]
+    started = time.perf_counter()
+    program.run_batch(items, backend=backend(latency=latency), num_threads=num_threads)
+    elapsed = time.perf_counter() - started
+    assert peak[0] <= most + 2  # the backend's clock and the continuations
+    assert elapsed < 200 * latency / most + 1.0
+    assert 200 * latency > 5 * elapsed
+
+
+@pytest.mark.parametrize("num_threads", [0, -1, "all", 1.5, True])
+def test_number_of_threads_that_means_nothing_is_refused(num_threads):
+    with pytest.raises(sgrt.RequestError, match="num_threads"):
+        echo.run_batch([("a",)], backend=backend(), num_threads=num_threads)
+
+
+def test_progress_bar_counts_items_and_failures(capsys):
+    items = [("a",), ("boom",), ("c",)]
+    echo.run_batch(items, backend=backend(fail_on="boom"), progress_bar=True)
+    err = capsys.readouterr().err
+    assert "3/3" in err and "1 failed" in err and "tok/s" in err
+    echo.run_batch(items, backend=backend())
+    assert capsys.readouterr().err == ""
+
+
+def test_interrupt_cancels_what_is_under_way():
+    started = []
+
+    @sgrt.function
+    def program(s, i):
+        started.append(i)
+        s += sgrt.gen("x")
+        return s["x"]
+
+    interrupt = threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    interrupt.start()
+    begun = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        program.run_batch([(i,) for i in range(50)], backend=backend(latency=30), num_threads=4)
+    assert time.perf_counter() - begun < 5
+    assert len(started) <= 4
+    time.sleep(0.1)
+    assert not [t for t in threading.enumerate() if t.name.startswith("sgrt-batch")]
