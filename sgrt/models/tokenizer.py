@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -305,7 +306,13 @@ def _merge_runs(parts: Sequence[Text]) -> list[tuple[str, bool]]:
 
 def _touches_word(whole: str, match: re.Match[str]) -> bool:
     around = whole[max(0, match.start() - 1) : match.start()] + whole[match.end() : match.end() + 1]
-    return re.search(r"\w", around) is not None
+    return any(map(_is_word, around))
+
+
+def _is_word(char: str) -> bool:
+    """As UTS #18 has it; Python's own ``\\w`` leaves out combining marks."""
+    category = unicodedata.category(char)
+    return category[0] in "LM" or category in ("Nd", "Nl", "Pc") or char in "\u200c\u200d"
 
 
 def _strip_neighbours(pieces: list[str | AddedToken], index: int) -> None:
