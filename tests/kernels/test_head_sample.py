@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from sgrt_kernels import head_sample as hs
 from sgrt_kernels.head_sample import native, reference
 from sgrt_kernels.native import Library, available, load

@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+
 from sgrt_kernels.head_sample import exact
 
 WORDS = tuple[int, int, int, int]

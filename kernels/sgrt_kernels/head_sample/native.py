@@ -18,18 +18,23 @@ from sgrt_kernels.head_sample.rows import BadLogits, Drawn, MaskPlan, NoAllowedT
 from sgrt_kernels.native import Library
 from sgrt_kernels.quant import RawWeight
 
+_LAYOUT = 2  # kSampleLayout of sample.h
 _TILE_ROWS = 16
 _NO_ALLOWED_TOKEN, _BAD_LOGITS = 1, 2  # RowStatus of sample.h
 
-_PLAN_ARRAYS = ("kind", "bitmask", "few_ids", "few_start")
 _ROW_ARRAYS = (
-    *("banned_ids", "banned_start"),
     *("temperature", "top_k", "top_p", "min_p", "seed", "position"),
-    *("repetition", "presence", "frequency"),
-    *("history_ids", "history_prompt_counts", "history_output_counts", "history_start"),
-    *("bias_ids", "bias_values", "bias_start"),
-    *("num_top", "unmasked", "target"),
+    *("repetition", "presence", "frequency", "num_top", "unmasked", "target"),
 )
+_LISTS = {
+    "banned": ("banned_ids", "banned_start"),
+    "history": (
+        *("history_ids", "history_prompt_counts", "history_output_counts"),
+        "history_start",
+    ),
+    "bias": ("bias_ids", "bias_values", "bias_start"),
+}
+_LIST_ARRAYS = tuple(name for names in _LISTS.values() for name in names)
 
 
 class _Request(ctypes.Structure):
@@ -44,6 +49,7 @@ class _Request(ctypes.Structure):
         ("mask_words", ctypes.c_int64),
         ("few_ids", ctypes.c_void_p),
         ("few_start", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in _LIST_ARRAYS),
         *((name, ctypes.c_void_p) for name in _ROW_ARRAYS),
         ("max_top", ctypes.c_int64),
     )
@@ -61,15 +67,26 @@ class _Result(ctypes.Structure):
     )
 
 
+def _check_layout(library: Library) -> None:
+    """Refuse a library built from other sources than this file, before it reads wild pointers."""
+    layout = library.function("sgrt_sample_layout", ctypes.c_int64, [])()
+    if layout != _LAYOUT:
+        raise RuntimeError(
+            f"{library} was built from other sources (layout {layout}, not {_LAYOUT}): build again"
+        )
+
+
 class NativeHead(Head):
     """A head packed by the native library, which owns a copy of the weights.
 
     Raises:
         ValueError: the library does not take this format and shape.
         MemoryError: no memory for the copy.
+        RuntimeError: the library is older or newer than this module.
     """
 
     def __init__(self, raw: RawWeight, vocab_size: int, library: Library) -> None:
+        _check_layout(library)
         rows, self.hidden_size = raw.shape
         self.vocab_size = vocab_size
         if self.hidden_size % raw.format.block_size or raw.data.device.type != "cpu":
@@ -132,6 +149,7 @@ def sample_logits(
     rows: SamplingRows,
 ) -> Drawn:
     """Draw from given logits, as `reference.sample_logits` does; for comparing the two."""
+    _check_layout(library)
     logits = logits.contiguous()
     pointer = ctypes.c_void_p
     sample = library.function(
@@ -150,13 +168,17 @@ def _request(
     vocab_size: int, hidden_row: NDArray[np.int32], plan: MaskPlan, rows: SamplingRows
 ) -> _Request:
     """The arguments as C sees them; valid as long as the arrays live."""
-    request = _Request(plan.num_rows, vocab_size, hidden_row.ctypes.data)
-    for name in _PLAN_ARRAYS:
-        array = getattr(plan, name)
-        setattr(request, name, None if array is None else array.ctypes.data)
+    request = _Request(plan.num_rows, vocab_size, hidden_row.ctypes.data, plan.kind.ctypes.data)
+    if plan.bitmask is not None:
+        request.bitmask, request.mask_words = plan.bitmask.ctypes.data, plan.bitmask.shape[1]
+    if len(plan.few_ids):
+        request.few_ids, request.few_start = plan.few_ids.ctypes.data, plan.few_start.ctypes.data
+    for names in _LISTS.values():
+        if len(getattr(rows, names[0])):  # null means that no row has a list
+            for name in names:
+                setattr(request, name, getattr(rows, name).ctypes.data)
     for name in _ROW_ARRAYS:
         setattr(request, name, getattr(rows, name).ctypes.data)
-    request.mask_words = 0 if plan.bitmask is None else plan.bitmask.shape[1]
     request.max_top = rows.max_top
     return request
 

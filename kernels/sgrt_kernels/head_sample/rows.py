@@ -87,19 +87,26 @@ _OPEN: Any = None
 """Default of array fields that `__post_init__` fills in."""
 
 
+def _first_disorder(ids: I32, start: I32) -> int | None:
+    """The first row whose ids do not ascend strictly, or None."""
+    falls = ids[1:] <= ids[:-1]
+    if falls.any():
+        inner = start[1:-1]
+        falls[inner[(inner > 0) & (inner < len(ids))] - 1] = False
+        if falls.any():
+            return int(np.searchsorted(start, int(falls.argmax()), side="right")) - 1
+    return None
+
+
 def _check_ragged(name: str, ids: I32, start: I32, num_rows: int) -> None:
     """Raise ValueError unless `start` covers `ids` and ids ascend within each row."""
     if start.shape != (num_rows + 1,):
         raise ValueError(f"{name}_start has shape {start.shape}, not ({num_rows + 1},)")
     if start[0] != 0 or start[-1] != len(ids) or (start[1:] < start[:-1]).any():
         raise ValueError(f"{name}_start must rise from 0 to the {len(ids)} {name}_ids")
-    if len(ids) > 1:
-        falls = ids[1:] <= ids[:-1]
-        inner = start[1:-1]
-        falls[inner[(inner > 0) & (inner < len(ids))] - 1] = False
-        if falls.any():
-            row = int(np.searchsorted(start, int(falls.argmax()), side="right")) - 1
-            raise ValueError(f"{name}_ids of row {row} must ascend without repetition")
+    row = _first_disorder(ids, start)
+    if row is not None:
+        raise ValueError(f"{name}_ids of row {row} must ascend without repetition")
 
 
 def _check_ids(name: str, ids: I32, vocab_size: int) -> None:
@@ -138,7 +145,7 @@ class MaskPlan:
             self.few_start = np.zeros(self.num_rows + 1, np.int32)
         self.few_start = _array(self.few_start, np.int32)
         _check_ragged("few", self.few_ids, self.few_start, self.num_rows)
-        self._check_lists(np.diff(self.few_start))
+        self._check_lists(self.few_start[1:] - self.few_start[:-1])
         self._check_bitmask()
 
     def _check_lists(self, counts: I32) -> None:
@@ -177,22 +184,27 @@ class MaskPlan:
             rows: None for any token; a [W] uint32 or int32 array for a bitmask; a sequence of
                 token ids (any order) for those tokens, forced where it is one.
         """
-        kind, few = np.zeros(len(rows), np.uint8), list[list[int]]()
+        kind, lengths = np.zeros(len(rows), np.uint8), [0] * len(rows)
+        flat = list[int]()
         masks = dict[int, NDArray[np.uint32]]()
         for r, row in enumerate(rows):
-            few.append([])
             if isinstance(row, np.ndarray):
                 kind[r], masks[r] = RowKind.BITMASK, _array(row, np.uint32)
             elif row is not None:
-                few[r] = sorted(set(map(int, row)))
-                kind[r] = RowKind.FORCED if len(few[r]) == 1 else RowKind.FEW
+                kind[r], lengths[r] = RowKind.FEW, len(row)
+                flat.extend(row)
+        few_ids, few_start = np.array(flat, np.int32), _starts(lengths)
+        if _first_disorder(few_ids, few_start) is not None:
+            lists = [np.unique(ids) for ids in np.split(few_ids, few_start[1:-1])]
+            few_ids, few_start = np.concatenate(lists), _starts([len(ids) for ids in lists])
+        counts = few_start[1:] - few_start[:-1]
+        kind[(counts == 1) & (kind == RowKind.FEW)] = RowKind.FORCED
         bitmask = None
         if masks:
             bitmask = np.zeros((len(rows), len(next(iter(masks.values())))), np.uint32)
             for r, words in masks.items():
                 bitmask[r] = words
-        flat = np.array([i for ids in few for i in ids], np.int32)
-        return cls(kind, bitmask, flat, _starts([len(ids) for ids in few]))
+        return cls(kind, bitmask, few_ids, few_start)
 
     def check_vocabulary(self, vocab_size: int) -> None:
         """Raise ValueError unless every id is below `vocab_size` and the bitmask reaches it."""
@@ -305,6 +317,7 @@ class SamplingRows:
         self.temperature = _array(self.temperature, np.float32)
         for name, dtype in _SCALARS.items():
             self._set_scalar(name, dtype)
+        self._check_ranges()
         for name, values in _RAGGED.items():
             self._set_ragged(name, values)
 
@@ -316,19 +329,21 @@ class SamplingRows:
         setattr(self, name, array)
         if array.shape != (self.num_rows,):
             raise ValueError(f"{name} has shape {array.shape}, not ({self.num_rows},)")
-        low, high = _RANGES.get(name, (None, None))
-        if low is None and dtype is not np.float32:
-            return
-        good = np.isfinite(array) if low is None else (array >= low) & (array <= high)
+
+    def _check_ranges(self) -> None:
+        values = np.array([getattr(self, name) for name in _RANGES], np.float64)  # [n, R]
+        good = (values >= _LOW) & (values <= _HIGH)  # False for NaN
         if not good.all():
-            row = int(good.argmin())
-            rule = "finite" if low is None else f"in {low:g}..{high:g}"
-            raise ValueError(f"{name} of row {row} is {array[row]}; it must be {rule}")
+            field_at, row = divmod(int(good.argmin()), self.num_rows)
+            name, (low, high) = list(_RANGES.items())[field_at]
+            raise ValueError(
+                f"{name} of row {row} is {getattr(self, name)[row]}; it must be in {low:g}..{high:g}"
+            )
 
     def _set_ragged(self, name: str, values: dict[str, type[np.generic]]) -> None:
         ids = _array(getattr(self, f"{name}_ids"), np.int32)
         start = getattr(self, f"{name}_start")
-        start = np.zeros(self.num_rows + 1) if start is None else start
+        start = np.zeros(self.num_rows + 1, np.int32) if start is None else start
         setattr(self, f"{name}_ids", ids)
         setattr(self, f"{name}_start", _array(start, np.int32))
         _check_ragged(name, ids, getattr(self, f"{name}_start"), self.num_rows)
@@ -358,18 +373,21 @@ class SamplingRows:
             name: np.array([getattr(row, name) for row in rows], dtype)
             for name, dtype in _SCALARS.items()
         }
-        history = [sorted(row.history.items()) for row in rows]
-        seen = np.array([(i, *c) for h in history for i, c in h], np.int32).reshape(-1, 3)
-        arrays["history_ids"], arrays["history_prompt_counts"] = seen[:, 0], seen[:, 1]
-        arrays["history_output_counts"] = seen[:, 2]
-        arrays["history_start"] = _starts([len(h) for h in history])
-        bias = [sorted(row.bias.items()) for row in rows]
-        arrays["bias_ids"] = np.array([i for b in bias for i, _ in b], np.int32)
-        arrays["bias_values"] = np.array([v for b in bias for _, v in b], np.float32)
-        arrays["bias_start"] = _starts([len(b) for b in bias])
-        banned = [sorted(set(row.banned)) for row in rows]
-        arrays["banned_ids"] = np.array([i for b in banned for i in b], np.int32)
-        arrays["banned_start"] = _starts([len(b) for b in banned])
+        if any(row.history for row in rows):
+            history = [sorted(row.history.items()) for row in rows]
+            seen = np.array([(i, *c) for h in history for i, c in h], np.int32)  # [n, 3]
+            arrays["history_start"] = _starts([len(h) for h in history])
+            arrays["history_ids"], arrays["history_prompt_counts"] = seen[:, 0], seen[:, 1]
+            arrays["history_output_counts"] = seen[:, 2]
+        if any(row.bias for row in rows):
+            bias = [sorted(row.bias.items()) for row in rows]
+            arrays["bias_start"] = _starts([len(b) for b in bias])
+            arrays["bias_ids"] = np.array([i for b in bias for i, _ in b], np.int32)
+            arrays["bias_values"] = np.array([v for b in bias for _, v in b], np.float32)
+        if any(row.banned for row in rows):
+            banned = [sorted(set(row.banned)) for row in rows]
+            arrays["banned_start"] = _starts([len(b) for b in banned])
+            arrays["banned_ids"] = np.array([i for b in banned for i in b], np.int32)
         return cls(**arrays)
 
     def check_vocabulary(self, vocab_size: int) -> None:
@@ -390,7 +408,10 @@ _RANGES: dict[str, tuple[float, float]] = {
     "min_p": (0.0, 1.0),
     "position": (0, 2.0**62),
     "repetition": (_TINY, _HUGE),
+    "presence": (-_HUGE, _HUGE),
+    "frequency": (-_HUGE, _HUGE),
 }
+_LOW, _HIGH = (np.array(bounds)[:, None] for bounds in zip(*_RANGES.values(), strict=True))
 
 
 @dataclass(eq=False)

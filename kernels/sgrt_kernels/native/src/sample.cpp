@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <vector>
 
 #include "sample_math.h"
@@ -36,10 +37,25 @@ struct Tokens {
     }
 };
 
-// Memory of one thread; grows to the largest row it has seen.
+// Memory that only grows and is not cleared.
+template <class T>
+class Buffer {
+  public:
+    T* need(int64_t n) {
+        if (n > size_) data_.reset(new T[size_t(size_ = n)]);
+        return data_.get();
+    }
+
+  private:
+    std::unique_ptr<T[]> data_;
+    int64_t size_ = 0;
+};
+
+// Memory of one thread for one row at a time.
 struct Scratch {
-    std::vector<int32_t> ids, kept_ids;
-    std::vector<float> values, adjusted, kept_values;
+    Buffer<int32_t> ids, kept_ids;
+    Buffer<float> values, adjusted, kept_values;
+    Buffer<int64_t> weights;
     std::vector<uint64_t> ranked;
 
     static Scratch& mine() {
@@ -75,57 +91,60 @@ int best_index(const float* values, int n) {
 
 // ---- which tokens
 
-void remove_banned(const SampleRequest& q, int64_t r, Scratch& scratch) {
+// Removes the banned tokens; returns how many are left.
+int remove_banned(const SampleRequest& q, int64_t r, int32_t* ids, float* values, int count) {
     const int32_t* ban = q.banned_ids + q.banned_start[r];
     const int32_t* ban_end = q.banned_ids + q.banned_start[r + 1];
-    size_t kept = 0;
-    for (size_t i = 0; i < scratch.ids.size(); ++i) {
-        while (ban != ban_end && *ban < scratch.ids[i]) ++ban;
-        if (ban != ban_end && *ban == scratch.ids[i]) continue;
-        scratch.ids[kept] = scratch.ids[i];
-        scratch.values[kept++] = scratch.values[i];
+    int kept = 0;
+    for (int i = 0; i < count; ++i) {
+        while (ban != ban_end && *ban < ids[i]) ++ban;
+        if (ban != ban_end && *ban == ids[i]) continue;
+        ids[kept] = ids[i];
+        values[kept++] = values[i];
     }
-    scratch.ids.resize(kept);
-    scratch.values.resize(kept);
+    return kept;
 }
 
-void unpack_bitmask(const SampleRequest& q, const uint32_t* words, std::vector<int32_t>& ids) {
-    ids.resize(size_t(q.vocab_size));
-    int32_t* out = ids.data();
-    const int64_t num_words = (q.vocab_size + 31) / 32;
+int unpack_bitmask(const uint32_t* words, int64_t vocab_size, int32_t* ids) {
+    int32_t* out = ids;
+    const int64_t num_words = (vocab_size + 31) / 32;
     for (int64_t w = 0; w < num_words; ++w) {
         uint32_t word = words[w];
-        const int64_t beyond = (w + 1) * 32 - q.vocab_size;  // bits that name no token
+        const int64_t beyond = (w + 1) * 32 - vocab_size;  // bits that name no token
         if (beyond > 0) word &= 0xffffffffu >> beyond;
         for (; word; word &= word - 1) *out++ = int32_t(w * 32 + __builtin_ctz(word));
     }
-    ids.resize(size_t(out - ids.data()));
+    return int(out - ids);
+}
+
+// Ids that the mask allows; returns how many.
+int masked_ids(const SampleRequest& q, int64_t r, int32_t* ids) {
+    if (q.kind[r] == kBitmask) {
+        return unpack_bitmask(q.bitmask + r * q.mask_words, q.vocab_size, ids);
+    }
+    if (q.kind[r] == kFree) {
+        for (int64_t i = 0; i < q.vocab_size; ++i) ids[i] = int32_t(i);
+        return int(q.vocab_size);
+    }
+    const int32_t begin = SampleRequest::begin(q.few_start, r);
+    const int32_t count = SampleRequest::begin(q.few_start, r + 1) - begin;
+    std::copy_n(q.few_ids + begin, count, ids);
+    return count;
 }
 
 // The mask less the banned tokens, with the model's logits (zeros where it was not asked).
 Tokens allowed_tokens(const SampleRequest& q, int64_t r, RowLogits logits, Scratch& scratch) {
-    const int num_banned = q.banned_start[r + 1] - q.banned_start[r];
-    auto& ids = scratch.ids;
-    auto& values = scratch.values;
-    if (q.kind[r] == kFree) {
-        if (!num_banned) return {nullptr, logits.all, int(q.vocab_size)};
-        ids.resize(size_t(q.vocab_size));
-        for (size_t i = 0; i < ids.size(); ++i) ids[i] = int32_t(i);
-    } else if (q.kind[r] == kBitmask) {
-        unpack_bitmask(q, q.bitmask + r * q.mask_words, ids);
-    } else {
-        ids.assign(q.few_ids + q.few_start[r], q.few_ids + q.few_start[r + 1]);
+    const int num_banned =
+        SampleRequest::begin(q.banned_start, r + 1) - SampleRequest::begin(q.banned_start, r);
+    if (q.kind[r] == kFree && !num_banned) return {nullptr, logits.all, int(q.vocab_size)};
+    int32_t* ids = scratch.ids.need(q.vocab_size);
+    int count = masked_ids(q, r, ids);
+    float* values = scratch.values.need(q.vocab_size);
+    for (int i = 0; i < count; ++i) {
+        values[i] = logits.all ? logits.all[ids[i]] : logits.listed ? logits.listed[i] : 0.0f;
     }
-    values.resize(ids.size());
-    if (logits.all) {
-        for (size_t i = 0; i < ids.size(); ++i) values[i] = logits.all[ids[i]];
-    } else if (logits.listed) {
-        std::copy_n(logits.listed, ids.size(), values.data());
-    } else {
-        std::fill(values.begin(), values.end(), 0.0f);
-    }
-    if (num_banned) remove_banned(q, r, scratch);
-    return {ids.data(), values.data(), int(ids.size())};
+    if (num_banned) count = remove_banned(q, r, ids, values, count);
+    return {ids, values, count};
 }
 
 // ---- penalties and bias
@@ -141,11 +160,13 @@ float penalised(const SampleRequest& q, int64_t r, int32_t entry, float value) {
 
 // Returns false where a changed value is not finite.
 bool adjust(const SampleRequest& q, int64_t r, Scratch& scratch, Tokens& tokens) {
-    const int32_t history = q.history_start[r], history_end = q.history_start[r + 1];
-    const int32_t bias = q.bias_start[r], bias_end = q.bias_start[r + 1];
+    const int32_t history = SampleRequest::begin(q.history_start, r);
+    const int32_t history_end = SampleRequest::begin(q.history_start, r + 1);
+    const int32_t bias = SampleRequest::begin(q.bias_start, r);
+    const int32_t bias_end = SampleRequest::begin(q.bias_start, r + 1);
     if (history == history_end && bias == bias_end) return true;
-    scratch.adjusted.assign(tokens.values, tokens.values + tokens.count);
-    float* values = scratch.adjusted.data();
+    float* values = scratch.adjusted.need(tokens.count);
+    std::copy_n(tokens.values, tokens.count, values);
     for (int32_t e = history; e < history_end; ++e) {
         const int i = tokens.find(q.history_ids[e]);
         if (i >= 0) values[i] = penalised(q, r, e, values[i]);
@@ -167,98 +188,100 @@ struct Scale {
     double score(float value) const { return (double(value) - best) / temperature; }
 };
 
-int64_t total_weight(const float* values, int n, Scale scale) {
+// Fixed-point exp(score) of each token; returns their sum.
+int64_t weigh(const float* values, int n, Scale scale, int64_t* weights) {
     int64_t total = 0;
-    for (int i = 0; i < n; ++i) total += weight(scale.score(values[i]));
+    for (int i = 0; i < n; ++i) total += weights[i] = weight(scale.score(values[i]));
     return total;
 }
 
-// The m best indices in rank order (value, then lowest id), as (inverted value, index) in one
-// integer. Narrows down by counting before it selects. m <= n.
-const std::vector<uint64_t>& rank_best(const float* values, int n, int m, float best,
-                                       std::vector<uint64_t>& ranked) {
-    float threshold = best;
-    for (float depth = 2.0f; m < n; depth *= 2.0f) {
-        threshold = best - depth;
-        int count = 0;
-        for (int i = 0; i < n; ++i) count += values[i] >= threshold;
-        if (count >= m) break;
-    }
+// Order of tokens: value, then lowest id (as index).
+inline uint64_t rank_key(float value, int index) {
+    const uint32_t falling = ~(uint32_t(ordered(value)) ^ 0x80000000u);
+    return uint64_t(falling) << 32 | uint32_t(index);
+}
+
+// The smallest set of best tokens whose amounts reach `wanted` (amounts null: each counts 1), as
+// the key of its last token. Leaves in `ranked` the keys that were sorted for it.
+//
+// Amounts are summed by bucket of value first, so only the bucket where the sum passes `wanted` is
+// sorted. Buckets reach from the best value down to `depth` below; the last takes the rest.
+uint64_t last_of_smallest(const Tokens& tokens, const int64_t* amounts, double wanted, float best,
+                          float depth, std::vector<uint64_t>& ranked) {
+    constexpr int kBuckets = 2048;
+    const float scale = depth > 0 ? float(kBuckets) / depth : 0.0f;
+    const auto bucket_of = [&](int i) {
+        return int(std::min((best - tokens.values[i]) * scale, float(kBuckets - 1)));
+    };
+    int64_t sums[kBuckets] = {};
+    for (int i = 0; i < tokens.count; ++i) sums[bucket_of(i)] += amounts ? amounts[i] : 1;
+    int64_t before = 0;
+    int bucket = 0;
+    while (bucket < kBuckets - 1 && double(before + sums[bucket]) < wanted) before += sums[bucket++];
     ranked.clear();
-    for (int i = 0; i < n; ++i) {
-        if (m < n && !(values[i] >= threshold)) continue;
-        const uint32_t falling = ~(uint32_t(ordered(values[i])) ^ 0x80000000u);
-        ranked.push_back(uint64_t(falling) << 32 | uint32_t(i));
-    }
-    if (size_t(m) < ranked.size()) {
-        std::nth_element(ranked.begin(), ranked.begin() + m, ranked.end());
-        ranked.resize(size_t(m));
+    for (int i = 0; i < tokens.count; ++i) {
+        if (bucket_of(i) == bucket) ranked.push_back(rank_key(tokens.values[i], i));
     }
     std::sort(ranked.begin(), ranked.end());
-    return ranked;
+    uint64_t last = 0;
+    for (uint64_t key : ranked) {
+        if (double(before) >= wanted) break;
+        before += amounts ? amounts[uint32_t(key)] : 1;
+        last = key;
+    }
+    return last;
 }
 
-// Cuts ranked tokens behind the smallest set whose mass reaches top_p of `total`.
-// Returns false where the list ends before that.
-bool cut_at_mass(std::vector<uint64_t>& ranked, const float* values, Scale scale, double top_p,
-                 int64_t total) {
-    const double wanted = top_p * double(total);
-    int64_t before = 0;
-    for (size_t i = 0; i < ranked.size(); ++i) {
-        if (double(before) >= wanted) {
-            ranked.resize(i);
-            return true;
-        }
-        before += weight(scale.score(values[uint32_t(ranked[i])]));
+// The tokens for which keep(index) holds, ascending.
+template <class Keep>
+Tokens select(const Tokens& tokens, Scratch& scratch, Keep keep) {
+    int32_t* ids = scratch.kept_ids.need(tokens.count);
+    float* values = scratch.kept_values.need(tokens.count);
+    int count = 0;
+    for (int i = 0; i < tokens.count; ++i) {
+        if (!keep(i)) continue;
+        ids[count] = tokens.id(i);  // count <= i: works in place
+        values[count++] = tokens.values[i];
     }
-    return double(before) >= wanted;
+    return {ids, values, count};
 }
 
-// Ranks what top-k and top-p leave.
-void rank_kept(const Tokens& tokens, Scale scale, int top_k, double top_p,
-               std::vector<uint64_t>& ranked) {
-    const int n = tokens.count;
-    const float best = float(scale.best);
-    if (top_k < n) {
-        rank_best(tokens.values, n, top_k, best, ranked);
-        int64_t total = 0;
-        for (uint64_t key : ranked) total += weight(scale.score(tokens.values[uint32_t(key)]));
-        if (top_p < 1) cut_at_mass(ranked, tokens.values, scale, top_p, total);
-        return;
-    }
-    const int64_t total = total_weight(tokens.values, n, scale);
-    for (int64_t m = 64;; m *= 8) {
-        const int take = int(std::min<int64_t>(m, n));
-        rank_best(tokens.values, n, take, best, ranked);
-        if (cut_at_mass(ranked, tokens.values, scale, top_p, total) || take == n) return;
-    }
+float depth_of(const Tokens& tokens, double best) {
+    float lowest = float(best);
+    for (int i = 0; i < tokens.count; ++i) lowest = std::min(lowest, tokens.values[i]);
+    return float(best) - lowest;
 }
 
-// What top-k, then top-p, then min-p leave of the tokens, ascending.
-Tokens filtered(const SampleRequest& q, int64_t r, const Tokens& tokens, Scale scale,
-                Scratch& scratch) {
-    const int top_k = q.top_k[r] > 0 ? std::min(q.top_k[r], tokens.count) : tokens.count;
-    const bool ranks = top_k < tokens.count || q.top_p[r] < 1;
-    if (!ranks && !(q.min_p[r] > 0)) return tokens;
-    auto& ids = scratch.kept_ids;
-    auto& values = scratch.kept_values;
-    ids.clear();
-    values.clear();
-    const double least = q.min_p[r] * double(int64_t(1) << kWeightBits);
-    const auto keep = [&](int i) {
-        if (double(weight(scale.score(tokens.values[i]))) < least) return;
-        ids.push_back(tokens.id(i));
-        values.push_back(tokens.values[i]);
-    };
-    if (ranks) {
-        rank_kept(tokens, scale, top_k, q.top_p[r], scratch.ranked);
-        for (uint64_t& key : scratch.ranked) key = uint32_t(key);
-        std::sort(scratch.ranked.begin(), scratch.ranked.end());
-        for (uint64_t index : scratch.ranked) keep(int(index));
-    } else {
-        for (int i = 0; i < tokens.count; ++i) keep(i);
-    }
-    return {ids.data(), values.data(), int(ids.size())};
+Tokens keep_top_k(const Tokens& tokens, int k, Scale scale, Scratch& scratch) {
+    const float depth = depth_of(tokens, scale.best);
+    const uint64_t last = last_of_smallest(tokens, nullptr, k, float(scale.best), depth,
+                                           scratch.ranked);
+    return select(tokens, scratch, [&](int i) { return rank_key(tokens.values[i], i) <= last; });
+}
+
+Tokens keep_top_p(const Tokens& tokens, double p, Scale scale, Scratch& scratch) {
+    int64_t* weights = scratch.weights.need(tokens.count);
+    const int64_t total = weigh(tokens.values, tokens.count, scale, weights);
+    const double weightless = 31.0 * scale.temperature;  // scores below have no weight
+    const float depth = float(std::min(weightless, double(depth_of(tokens, scale.best))));
+    const uint64_t last = last_of_smallest(tokens, weights, p * double(total), float(scale.best),
+                                           depth, scratch.ranked);
+    return select(tokens, scratch, [&](int i) { return rank_key(tokens.values[i], i) <= last; });
+}
+
+Tokens keep_min_p(const Tokens& tokens, double p, Scale scale, Scratch& scratch) {
+    int64_t* weights = scratch.weights.need(tokens.count);
+    weigh(tokens.values, tokens.count, scale, weights);
+    const double least = p * double(int64_t(1) << kWeightBits);
+    return select(tokens, scratch, [&](int i) { return double(weights[i]) >= least; });
+}
+
+Tokens filtered(const SampleRequest& q, int64_t r, Tokens tokens, Scale scale, Scratch& scratch) {
+    const int top_k = q.top_k[r];
+    if (top_k > 0 && top_k < tokens.count) tokens = keep_top_k(tokens, top_k, scale, scratch);
+    if (q.top_p[r] < 1) tokens = keep_top_p(tokens, q.top_p[r], scale, scratch);
+    if (q.min_p[r] > 0) tokens = keep_min_p(tokens, q.min_p[r], scale, scratch);
+    return tokens;
 }
 
 // ---- the draw
@@ -325,15 +348,24 @@ int32_t take_token(const SampleRequest& q, int64_t r, const Tokens& tokens, Scra
 void report(const SampleRequest& q, int64_t r, const Tokens& tokens, Scratch& scratch,
             const SampleResult& result) {
     const double best = tokens.values[best_index(tokens.values, tokens.count)];
-    const int64_t total = total_weight(tokens.values, tokens.count, Scale{best, 1.0});
+    int64_t* weights = scratch.weights.need(tokens.count);
+    const int64_t total = weigh(tokens.values, tokens.count, Scale{best, 1.0}, weights);
     const double log_total = best + std::log(double(total)) - kWeightBits * std::log(2.0);
     const int taken = tokens.find(result.token_ids[r]);
     result.logprobs[r] = taken < 0 ? -INFINITY : float(tokens.values[taken] - log_total);
     const int num_top = std::min(q.num_top[r], tokens.count);
     if (num_top <= 0) return;
-    rank_best(tokens.values, tokens.count, num_top, float(best), scratch.ranked);
+    std::vector<uint64_t>& ranked = scratch.ranked;
+    const uint64_t last = last_of_smallest(tokens, nullptr, num_top, float(best),
+                                           depth_of(tokens, best), ranked);
+    ranked.clear();
+    for (int i = 0; i < tokens.count; ++i) {
+        const uint64_t key = rank_key(tokens.values[i], i);
+        if (key <= last) ranked.push_back(key);
+    }
+    std::sort(ranked.begin(), ranked.end());
     for (int k = 0; k < num_top; ++k) {
-        const int i = int(uint32_t(scratch.ranked[size_t(k)]));
+        const int i = int(uint32_t(ranked[size_t(k)]));
         result.top_ids[r * q.max_top + k] = tokens.id(i);
         result.top_logprobs[r * q.max_top + k] = float(tokens.values[i] - log_total);
     }

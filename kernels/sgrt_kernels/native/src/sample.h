@@ -8,11 +8,14 @@
 
 namespace sgrt {
 
+// Of the two structs; counted up with every change of them.
+constexpr int64_t kSampleLayout = 2;
+
 enum RowKind : uint8_t { kFree = 0, kBitmask = 1, kFew = 2, kForced = 3 };
 enum RowStatus : uint8_t { kDrawn = 0, kNoAllowedToken = 1, kBadLogits = 2 };
 
-// Arrays over R rows, checked by the caller. Ragged lists: row r owns [start[r], start[r + 1]),
-// token ids ascending.
+// Arrays over R rows, checked by the caller. Lists: row r owns [start[r], start[r + 1]), token ids
+// ascending; a null start means that no row has a list.
 struct SampleRequest {
     int64_t num_rows;
     int64_t vocab_size;
@@ -26,6 +29,13 @@ struct SampleRequest {
     const int32_t* banned_ids;
     const int32_t* banned_start;
     // how one is taken
+    const int32_t* history_ids;
+    const int32_t* history_prompt_counts;
+    const int32_t* history_output_counts;
+    const int32_t* history_start;
+    const int32_t* bias_ids;
+    const float* bias_values;
+    const int32_t* bias_start;
     const float* temperature;
     const int32_t* top_k;
     const double* top_p;
@@ -35,13 +45,6 @@ struct SampleRequest {
     const float* repetition;
     const float* presence;
     const float* frequency;
-    const int32_t* history_ids;
-    const int32_t* history_prompt_counts;
-    const int32_t* history_output_counts;
-    const int32_t* history_start;
-    const int32_t* bias_ids;
-    const float* bias_values;
-    const int32_t* bias_start;
     // what is reported
     const int32_t* num_top;
     const uint8_t* unmasked;
@@ -53,6 +56,8 @@ struct SampleRequest {
     // More of the head than the listed rows.
     bool needs_all(int64_t r) const { return kind[r] <= kBitmask || wants_unmasked(r); }
     bool needs_listed(int64_t r) const { return kind[r] == kFew && !wants_unmasked(r); }
+    // Where the list of row r begins; that of the row before ends there.
+    static int32_t begin(const int32_t* start, int64_t r) { return start ? start[r] : 0; }
 };
 
 // Left as they are where a row has nothing to say.

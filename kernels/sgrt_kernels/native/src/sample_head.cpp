@@ -50,13 +50,13 @@ class Chunk {
             const int64_t r = first_ + i;
             RowLogits logits;
             if (q_.needs_all(r)) logits.all = full_row(r);
-            if (q_.needs_listed(r)) logits.listed = listed_.data() + (q_.few_start[r] - base());
+            if (q_.needs_listed(r)) logits.listed = listed_.data() + (SampleRequest::begin(q_.few_start, r) - base());
             sample_row(q_, r, logits, result);
         });
     }
 
   private:
-    int32_t base() const { return q_.few_start[first_]; }
+    int32_t base() const { return SampleRequest::begin(q_.few_start, first_); }
     float* full_row(int64_t r) const { return full_ + slot_[size_t(r - first_)] * stride(); }
     int64_t stride() const { return int64_t(head_.tiles) * kTileRows; }
 
@@ -70,14 +70,15 @@ class Chunk {
 
     // Pieces of all rows with lists, sorted by tile (by counting).
     void sort_listed() {
-        listed_.resize(size_t(q_.few_start[last_] - base()));
+        listed_.resize(size_t(SampleRequest::begin(q_.few_start, last_) - base()));
         std::vector<Piece> pieces;
         piece_start_.assign(size_t(head_.tiles) + 1, 0);
         for (int64_t r = first_; r < last_; ++r) {
             if (!q_.needs_listed(r)) continue;
-            for (int32_t i = q_.few_start[r]; i < q_.few_start[r + 1];) {
+            const int32_t end = SampleRequest::begin(q_.few_start, r + 1);
+            for (int32_t i = SampleRequest::begin(q_.few_start, r); i < end;) {
                 const int32_t tile = q_.few_ids[i] / kTileRows, begin = i;
-                while (i < q_.few_start[r + 1] && q_.few_ids[i] / kTileRows == tile) ++i;
+                while (i < end && q_.few_ids[i] / kTileRows == tile) ++i;
                 pieces.push_back({int32_t(r), begin, i});
                 ++piece_start_[size_t(tile) + 1];
             }
@@ -175,6 +176,8 @@ int64_t head_sample(const PackedLinear& head, const float* hidden, int64_t num_h
 }  // namespace sgrt
 
 using namespace sgrt;
+
+SGRT_API int64_t sgrt_sample_layout() { return kSampleLayout; }
 
 // Draws a token per row from hidden states [num_hidden, cols]. Returns the dot products computed,
 // or -1 for no memory.
