@@ -77,6 +77,21 @@ def when_done(handle: Handle[Any], work: Callable[[], None]) -> None:
     check()
 
 
+def when_all_done(handles: Sequence[Handle[Any]], work: Callable[[], None]) -> None:
+    """Run ``work`` after all have ended: now, or on the shared thread."""
+    if not handles:
+        work()
+        return
+    left = iter(range(len(handles) - 1))  # only the shared thread counts, so no lock
+
+    def count() -> None:
+        if next(left, None) is None:
+            work()
+
+    for handle in handles:
+        when_done(handle, count)
+
+
 class Operation(ABC):
     """One thing to do with a session."""
 
@@ -88,7 +103,7 @@ class Operation(ABC):
         """Go on after the handle has ended."""
 
     @abstractmethod
-    def fail(self, error: BaseException) -> None:
+    def fail(self, lane: Lane, error: BaseException) -> None:
         """It cannot be done; tell the readers."""
 
 
@@ -105,6 +120,8 @@ class Lane:
         self._held = True  # until a session comes, and while a handle is waited for
         self._error: BaseException | None = None
         self.last: Handle[Any] | None = None  # the newest handle; those before it end earlier
+        self.children: list[Lane] = []
+        self.closed: Handle[None] = Handle()
 
     def start(self, session: Session) -> None:
         """Work on this session from now on."""
@@ -126,8 +143,7 @@ class Lane:
         with self._lock:
             if self._error is None:
                 self._error = error
-            if self._session is not None:
-                self._session.close()
+            self.close()
             self._go_on()
 
     def close(self) -> None:
@@ -135,6 +151,7 @@ class Lane:
         with self._lock:
             if self._session is not None:
                 self._session.close()
+        self.closed.finish(None)
 
     def error(self) -> BaseException | None:
         """Why nothing more reaches the session."""
@@ -150,7 +167,7 @@ class Lane:
 
     def _step(self, operation: Operation) -> None:
         if self._error is not None or self._session is None:
-            operation.fail(self._error or RuntimeError("the lane has no session"))
+            operation.fail(self, self._error or RuntimeError("the lane has no session"))
             return
         try:
             handle = operation.run(self, self._session)
@@ -170,7 +187,7 @@ class Lane:
         with self._lock:
             try:
                 if self._error is not None:
-                    operation.fail(self._error)
+                    operation.fail(self, self._error)
                 elif self._session is not None:
                     operation.resume(self, self._session)
             except Exception as error:
@@ -179,7 +196,7 @@ class Lane:
 
     def _break(self, operation: Operation, error: BaseException) -> None:
         self._error = error
-        operation.fail(error)
+        operation.fail(self, error)
 
 
 @dataclass
@@ -200,7 +217,7 @@ class Write(Operation):
         if rest:
             session.extend(*rest)
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, lane: Lane, error: BaseException) -> None:
         for variable in self._variables():
             variable.fail(error)
 
@@ -230,7 +247,7 @@ class Sample(Operation):
         for handle, other in zip(handles[1:], others, strict=True):
             when_done(handle, other.close)
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, lane: Lane, error: BaseException) -> None:
         self.variable.fail(error)
 
 
@@ -250,7 +267,7 @@ class Decide(Operation):
         choice = self.variable.decide(self._scores.result())
         session.extend(Text(choice.text))
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, lane: Lane, error: BaseException) -> None:
         self.variable.fail(error)
 
 
@@ -261,25 +278,24 @@ class Split(Operation):
     children: Sequence[Lane]
 
     def run(self, lane: Lane, session: Session) -> None:
+        lane.children += self.children
         for child, twin in zip(self.children, session.fork(len(self.children)), strict=True):
             child.start(twin)
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, lane: Lane, error: BaseException) -> None:
         for child in self.children:
             child.stop(error)
 
 
-@dataclass
 class Finish(Operation):
-    """Give the session back when the last handle has ended; text after it is not computed."""
-
-    lane: Lane
+    """Give the session back when its work and its children's has ended; text after the last
+    handle is never computed."""
 
     def run(self, lane: Lane, session: Session) -> None:
-        if lane.last is None or lane.last.done():
-            session.close()
-        else:
-            when_done(lane.last, session.close)
+        waiting = [child.closed for child in lane.children]
+        if lane.last is not None:
+            waiting.append(lane.last)
+        when_all_done([handle for handle in waiting if not handle.done()], lane.close)
 
-    def fail(self, error: BaseException) -> None:
-        self.lane.close()
+    def fail(self, lane: Lane, error: BaseException) -> None:
+        lane.close()

@@ -248,7 +248,7 @@ class Trace:
             for child in self.children:
                 child.end()
             self.parts.close()
-            self.lane.submit(Finish(self.lane))
+            self.lane.submit(Finish())
 
     def cancel(self, error: BaseException) -> None:
         """Stop all work; what has not been produced fails with ``error``."""

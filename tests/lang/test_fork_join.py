@@ -184,3 +184,36 @@ def test_joined_children_take_no_more_text():
             forks += "more"
 
     run(program)
+
+
+def test_parents_session_is_closed_after_those_of_its_children():
+    closed, opened = [], []
+
+    def watch(session, depth):
+        opened.append(session)
+        close, fork = session.close, session.fork
+        session.close = lambda: (closed.append(depth), close())
+        session.fork = lambda num: [watch(child, depth + 1) for child in fork(num)]
+        return session
+
+    class Watching(sgrt.ScriptedBackend):
+        def open(self, **options):
+            return watch(super().open(**options), 0)
+
+    @sgrt.function
+    def program(s):
+        s += "the parent itself asks for nothing"
+        with s.fork(2) as forks:
+            forks += sgrt.gen("x")
+            with forks[0].fork(2) as inner:
+                inner += sgrt.gen("y")
+
+    state = run(program, backend=Watching(echo, latency=0.03))
+    state.sync()
+    assert len(state["x"]) == len(state["y"][0]) == 2
+    for _ in range(200):
+        if len(closed) == len(opened) == 5:
+            break
+        time.sleep(0.01)
+    assert sorted(closed) == [0, 1, 1, 2, 2]
+    assert closed[-1] == 0 and closed.index(1) < closed.index(0)

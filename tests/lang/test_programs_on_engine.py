@@ -1,0 +1,101 @@
+"""Programs on the embedded engine's loop, over a model that hashes the pages it reads: any
+session that is closed too early, forked too late or mixed up with another changes the text."""
+
+import time
+
+import pytest
+
+import sgrt
+
+pytest.importorskip("torch")
+from tests.runtime.integer_model import integer_parts
+
+
+@pytest.fixture
+def engine():
+    with sgrt.Engine.from_parts(integer_parts(num_pages=512)) as engine:
+        yield engine
+
+
+def gen(name):
+    return sgrt.gen(name, max_tokens=12, ignore_eos=True)
+
+
+@sgrt.function
+def forking(s, prompt):
+    s += prompt
+    forks = s.fork(3)
+    forks += lambda i: f" {i}" + gen("x")
+    for child in forks:
+        with child.fork(2) as inner:
+            inner += [gen("y"), " other" + gen("y")]
+    forks.join()
+
+
+def pages_come_back(engine):
+    for _ in range(200):
+        stats = engine.stats()
+        if stats["pages_free"] + stats["pages_cached"] == stats["pages"]:
+            return stats["running"] == stats["waiting"] == 0
+        time.sleep(0.01)
+    return False
+
+
+def test_children_of_a_parent_without_gens_get_their_text(engine):
+    state = forking.run("abc", backend=engine, temperature=0)
+    for i, text in enumerate(state["x"]):
+        assert (
+            text == engine.generate(f"abc {i}", temperature=0, max_tokens=12, ignore_eos=True).text
+        )
+    assert [len(pair) for pair in state["y"]] == [2, 2, 2]
+    assert pages_come_back(engine)
+
+
+def test_batch_equals_the_same_programs_one_by_one(engine):
+    items = [(f"prompt {i}",) for i in range(4)]
+    together = forking.run_batch(items, backend=engine, temperature=1.0, seed=4)
+    for item, state in zip(items, together, strict=True):
+        alone = forking.run(*item, backend=engine, temperature=1.0, seed=state.seed)
+        assert (alone["x"], alone["y"]) == (state["x"], state["y"])
+    assert pages_come_back(engine)
+
+
+def test_select_and_n_go_on_with_what_was_chosen(engine):
+    @sgrt.function
+    def program(s):
+        s += "q" + sgrt.select("way", ["left", "right"]) + sgrt.gen("many", n=3, max_tokens=5)
+        s += "!" + gen("end")
+
+    state = program.run(backend=engine, temperature=0)
+    assert sum(state.probabilities("way").values()) == pytest.approx(1)
+    before = state.text().removesuffix(state["end"])
+    assert before == f"q{state['way']}{state['many'][0]}!"
+    assert len(state["many"]) == 3
+    assert state.usage().sampled + state.usage().forced == 12 + sum(
+        len(r.token_ids) for r in state.result("many")
+    )
+    assert pages_come_back(engine)
+
+
+def test_cancelled_program_gives_its_pages_back(engine):
+    @sgrt.function
+    def program(s):
+        s += "abc" + sgrt.gen("x", max_tokens=400, ignore_eos=True)
+        s.fork(2)
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError):
+        program.run(backend=engine)
+    assert pages_come_back(engine)
+
+
+def test_impossible_constraint_fails_its_reader_and_the_engine_lives(engine):
+    @sgrt.function
+    def program(s):
+        s += "a" + sgrt.gen("x", regex="(")
+
+    state = program.run(backend=engine)
+    with pytest.raises(sgrt.ProgramError, match="'x'") as caught:
+        state["x"]
+    assert isinstance(caught.value.__cause__, sgrt.ConstraintError)
+    assert forking.run("abc", backend=engine, temperature=0)["x"]
