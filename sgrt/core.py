@@ -295,7 +295,9 @@ class Handle(Generic[T]):
     """
 
     def __init__(self, on_cancel: Callable[[], None] | None = None) -> None:
-        self._ready = threading.Condition()
+        lock = threading.Lock()
+        self._progress = threading.Condition(lock)  # an event, or the end
+        self._ended = threading.Condition(lock)  # keeps readers of the result asleep till then
         self._events: list[TokenEvent] = []
         self._value: T | None = None
         self._error: BaseException | None = None
@@ -306,12 +308,12 @@ class Handle(Generic[T]):
     # producer
 
     def push(self, event: TokenEvent) -> None:
-        with self._ready:
+        with self._progress:
             if self._done:
                 return
             self._events.append(event)
             callbacks = tuple(self._callbacks)
-            self._ready.notify_all()
+            self._progress.notify_all()
         _call_back(callbacks)
 
     def finish(self, value: T) -> None:
@@ -321,13 +323,14 @@ class Handle(Generic[T]):
         self._settle(None, error)
 
     def _settle(self, value: T | None, error: BaseException | None) -> None:
-        with self._ready:
+        with self._progress:
             if self._done:
                 return
             self._value, self._error, self._done = value, error, True
             self._on_cancel = None  # it may hold the session, which nobody needs any more
             callbacks = tuple(self._callbacks)
-            self._ready.notify_all()
+            self._progress.notify_all()
+            self._ended.notify_all()
         _call_back(callbacks)
 
     # reader
@@ -351,11 +354,11 @@ class Handle(Generic[T]):
         Returns:
             A function that detaches the callback.
         """
-        with self._ready:
+        with self._progress:
             self._callbacks.append(callback)
 
         def detach() -> None:
-            with self._ready:
+            with self._progress:
                 if callback in self._callbacks:
                     self._callbacks.remove(callback)
 
@@ -371,8 +374,8 @@ class Handle(Generic[T]):
             TimeoutError: not finished in time (the work goes on).
             SgrtError: what the backend failed with.
         """
-        with self._ready:
-            if not self._ready.wait_for(lambda: self._done, timeout):
+        with self._ended:
+            if not self._ended.wait_for(lambda: self._done, timeout):
                 raise TimeoutError(f"no result within {timeout:g} s")
         return self._unwrap()
 
@@ -385,8 +388,8 @@ class Handle(Generic[T]):
         """All events from the first on; raises the error where one ends the stream."""
         index = 0
         while True:
-            with self._ready:
-                self._ready.wait_for(lambda at=index: self._done or len(self._events) > at)  # type: ignore[misc]
+            with self._progress:
+                self._progress.wait_for(lambda at=index: self._done or len(self._events) > at)  # type: ignore[misc]
                 fresh, done = self._events[index:], self._done
             yield from fresh
             index += len(fresh)
