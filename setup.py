@@ -24,7 +24,8 @@ FLAGS = [
     "-fvisibility=hidden",
     "-Wall",
     "-Wextra",
-    "-Wno-maybe-uninitialized",  # false alarms inside the compiler's own vector headers
+    "-Wno-uninitialized",  # false alarms inside the compiler's own vector headers
+    "-Wno-maybe-uninitialized",
     "-pthread",
 ]
 X86 = {

@@ -207,15 +207,6 @@ void float_tile(const uint8_t* tile, int cols, const float* const* x, float* con
     }
 }
 
-// Up to `Max` rows at once: calls fn(std::integral_constant<int, M>) for the M at hand.
-template <int Max, class Fn>
-void with_row_count(int m, Fn&& fn) {
-    if constexpr (Max > 1) {
-        if (m < Max) return with_row_count<Max - 1>(m, fn);
-    }
-    fn(std::integral_constant<int, Max>{});
-}
-
 template <class Kind>
 void quantized_rows(const PackedLinear& w, const Activations& a, int tile, const int32_t* row_idx,
                     int num_rows, float* out) {
@@ -231,7 +222,7 @@ void quantized_rows(const PackedLinear& w, const Activations& a, int tile, const
             groups[r] = a.groups + row * num_groups;
             to[r] = out + size_t(begin + r) * kTileRows;
         }
-        with_row_count<dot::kMaxRows>(m, [&](auto rows) {
+        with_count<dot::kMaxRows>(m, [&](auto rows) {
             quantized_tile<Kind, rows.value>(w.tile(tile), w.scale_bytes, num_groups, q, groups, to);
         });
     }
@@ -248,7 +239,7 @@ void float_rows(const PackedLinear& w, const Activations& a, int tile, const int
             x[r] = a.x + (row_idx ? row_idx[begin + r] : begin + r) * a.x_stride;
             to[r] = out + size_t(begin + r) * kTileRows;
         }
-        with_row_count<dot::kMaxRowsFloat>(m, [&](auto rows) {
+        with_count<dot::kMaxRowsFloat>(m, [&](auto rows) {
             float_tile<F, rows.value>(w.tile(tile), w.cols, x, to);
         });
     }

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #if defined(SGRT_ISA_AVX512) || defined(SGRT_ISA_AVX2)
 #include <immintrin.h>
@@ -18,6 +19,15 @@
 namespace sgrt {
 
 constexpr int kLanes = 16;
+
+// Calls fn(std::integral_constant<int, n>) for an n in 1..Max: loops over n unroll into registers.
+template <int Max, class Fn>
+void with_count(int n, Fn&& fn) {
+    if constexpr (Max > 1) {
+        if (n < Max) return with_count<Max - 1>(n, fn);
+    }
+    fn(std::integral_constant<int, Max>{});
+}
 
 inline float bits_to_float(uint32_t bits) {
     float value;
