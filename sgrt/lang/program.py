@@ -7,7 +7,7 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import MethodType
 from typing import Any, overload
 
@@ -68,11 +68,10 @@ class Program:
             Exception: whatever the function raises, as it is (unless streaming: then readers
                 get it).
         """
-        arguments, defaults = self._divide(kwargs, sampling)
+        arguments, params = self._divide(kwargs, sampling)
         self._check_arguments(args, arguments)
         where = default_backend() if backend is None else checked(backend)
-        seed = defaults.pop("seed", None)
-        state = self._start(where, defaults, seed)
+        state = self._start(where, params, params.seed)
         body = functools.partial(self._func, state, *args, **arguments)
         if stream:
             threading.Thread(
@@ -108,14 +107,13 @@ class Program:
         Returns:
             One finished state per item, in order.
         """
-        _, shared = self._divide(defaults, sampling, batch=True)
+        _, params = self._divide(defaults, sampling, batch=True)
         where = default_backend() if backend is None else checked(backend)
         items = [_item(item) for item in batch]
-        seed = shared.pop("seed", None)
 
         def start(index: int) -> tuple[ProgramState, Callable[[], Any]]:
-            own = None if seed is None else split_seed(seed, index)
-            state = self._start(where, shared, own)
+            seed = None if params.seed is None else split_seed(params.seed, index)
+            state = self._start(where, params, seed)
             args, kwargs = items[index]
             return state, lambda: self._func(state, *args, **kwargs)
 
@@ -127,26 +125,23 @@ class Program:
             progress_bar=progress_bar,
         )
 
-    def _start(
-        self, backend: Backend, defaults: Mapping[str, Any], seed: int | None
-    ) -> ProgramState:
-        trace = Trace(self._name, backend, defaults, seed)
+    def _start(self, backend: Backend, params: SamplingParams, seed: int | None) -> ProgramState:
+        trace = Trace(self._name, backend, replace(params, seed=None), seed)
         trace.open()
         return ProgramState(trace, Handle(), inside=True)
 
     def _divide(
         self, given: Mapping[str, Any], sampling: Mapping[str, Any] | None, *, batch: bool = False
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Keywords for the program, and sampling defaults (checked)."""
+    ) -> tuple[dict[str, Any], SamplingParams]:
+        """Keywords for the program, and what its gens do unless they say otherwise."""
         mine = {} if batch else {k: v for k, v in given.items() if self._takes(k)}
         defaults = {k: v for k, v in given.items() if k not in mine}
         defaults.update(sampling or {})
         for name in defaults:
             if name not in SAMPLING:
                 raise TypeError(self._unexpected(name))
-        defaults = {k: sequence_of(v) for k, v in defaults.items() if v is not None}
-        SamplingParams(**defaults)
-        return mine, defaults
+        given = {k: sequence_of(v) for k, v in defaults.items()}
+        return mine, SamplingParams().override(**given)
 
     def _takes(self, name: str) -> bool:
         parameters = list(self._signature.parameters.values())[1:]
@@ -200,6 +195,8 @@ def function(
 
 
 def _check_function(func: Callable[..., Any]) -> None:
+    if not inspect.isfunction(func):
+        raise TypeError(f"a program must be a plain function, not {func!r:.80}")
     if inspect.iscoroutinefunction(func) or inspect.isasyncgenfunction(func):
         raise TypeError(f"{func.__qualname__}: a program must be a plain function, not async")
     if inspect.isgeneratorfunction(func):

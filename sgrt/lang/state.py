@@ -202,7 +202,10 @@ class ProgramState:
         parts = self._trace.parts.now()
         return [part.variable for part in parts if isinstance(part.variable, Produced)]
 
-    def _wrong(self, variable: Produced) -> ProgramError | None:
+    def _wrong(self, variable: Produced) -> BaseException | None:
+        """What a read would raise, unless the program got over its cause."""
+        if variable.failure() is not None and self._blamed(variable).handled:
+            return None
         try:
             self._read(variable)
         except ProgramError as error:

@@ -8,10 +8,9 @@ streaming, the one outside.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from sgrt.core import Backend, Generate, SamplingParams, Text
 from sgrt.errors import ProgramError
@@ -44,11 +43,11 @@ class Trace:
     """Everything that one program state has said so far."""
 
     def __init__(
-        self, program: str, backend: Backend, defaults: Mapping[str, Any], seed: int | None
+        self, program: str, backend: Backend, params: SamplingParams, seed: int | None
     ) -> None:
         self.program = program
         self.backend = backend
-        self.defaults = defaults
+        self.params = params  # of gens that say nothing else
         self.seed = seed
         self.lane = Lane()
         self.parts: Feed[Part] = Feed()
@@ -153,7 +152,7 @@ class Trace:
                 self._pending.append(piece.text)
 
     def _gen(self, gen: Gen) -> None:
-        params = SamplingParams(**{**self.defaults, **gen.sampling})
+        params = self.params.override(**gen.sampling) if gen.sampling else self.params
         variable = Generated(gen, self.program, here(), max_tokens=params.max_tokens)
         self._produce(variable)
         if gen.n == 1:
@@ -233,7 +232,7 @@ class Trace:
 
     def _child(self, index: int) -> Trace:
         seed = None if self.seed is None else split_seed(self.seed, index)
-        child = Trace(self.program, self.backend, self.defaults, seed)
+        child = Trace(self.program, self.backend, self.params, seed)
         inherited = self.parts.now()
         child.parts = Feed(inherited)
         child.inherited = len(inherited)

@@ -1,5 +1,6 @@
 """`@sgrt.function`: what a program is, and how arguments and defaults reach it."""
 
+import functools
 import inspect
 import pickle
 import threading
@@ -95,6 +96,12 @@ def test_function_that_cannot_be_a_program_is_refused(kind):
     bad = {"async": coroutine, "generator": generator, "no state": stateless, "reserved": reserved}
     with pytest.raises(TypeError, match=bad[kind].__name__):
         sgrt.function(bad[kind])
+
+
+@pytest.mark.parametrize("value", [hello, print, 3, staticmethod(len), functools.partial(len)])
+def test_what_is_no_plain_function_cannot_be_a_program(value):
+    with pytest.raises(TypeError, match="plain function"):
+        sgrt.function(value)
 
 
 def test_parameter_names_of_sampling_fields_belong_to_the_program():

@@ -67,14 +67,16 @@ def test_append_and_read_after_an_error_raise_that_error_at_once(within):
         forks = s.fork(2)
         forks += sgrt.gen("e")
         forks.join()
-        for name in "bcde":
+        for name in "cde":
             with pytest.raises(sgrt.ProgramError, match=r"'a'.*broken") as caught:
                 s[name]
             assert isinstance(caught.value.__cause__, BackendError)
         return "got over it"
 
     backend = sgrt.ScriptedBackend([BackendError("broken")])
-    assert within(lambda: program.run(backend=backend).value) == "got over it"
+    state = within(lambda: program.run(backend=backend))
+    assert state.value == "got over it"
+    assert within(state.error) is None  # that b failed of the same cause was never read
 
 
 def test_error_inside_the_program_that_is_not_caught_is_raised_by_run():
