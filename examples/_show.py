@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import sgrt
 
@@ -62,7 +63,7 @@ def run_all(program: Any, items: list[dict[str, Any]]) -> None:
     texts = [item["text"] for item in items]
     runs = [measure(program, texts, "as it is")]
     show_objects(texts, runs[0].objects)
-    console.print("The same again without two of the things that make it fast:")
+    console.print("Once more, without two of the things that make it fast:")
     runs.append(measure(program, texts, "prefix cache off", prefix_cache=False))
     runs.append(measure(program, texts, "forced runs off", forced_runs=False))
     show_figures(runs)
@@ -71,7 +72,9 @@ def run_all(program: Any, items: list[dict[str, Any]]) -> None:
 def show_objects(texts: list[str], objects: list[BaseModel]) -> None:
     table = Table("text", "object", show_lines=True)
     for text, record in zip(texts, objects, strict=True):
-        table.add_row(text, record.model_dump_json(indent=1))
+        fields = record.model_dump(mode="json").items()
+        lines = (f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in fields)
+        table.add_row(Text(text), Text("\n".join(lines)))
     console.print(table)
     console.print(f"{len(objects)} texts, {len(objects)} valid objects.\n")
 

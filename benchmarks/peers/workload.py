@@ -42,12 +42,9 @@ SCHEMA: dict[str, Any] = {
 
 
 def passages(limit: int | None = None) -> list[dict[str, Any]]:
-    """The passages with their labels; ``limit`` takes as many of each kind as it can."""
+    """The passages with their labels, kinds taking turns; the first ``limit`` of them."""
     every: list[dict[str, Any]] = json.loads(PASSAGES.read_text(encoding="utf-8"))
-    if limit is None or limit >= len(every):
-        return every
-    order = sorted(range(len(every)), key=lambda i: int(every[i]["id"].rsplit("-", 1)[1]))
-    return [every[i] for i in sorted(order[:limit])]
+    return every[:limit]
 
 
 def prompt(text: str) -> str:
