@@ -74,15 +74,20 @@ def _shuffled_pages(texts: Sequence[Sequence[int]], page_size: int, seed: int) -
     return [part.tolist() for part in order.split(counts)]
 
 
-def in_chunks(lengths: Sequence[int], chunk: int) -> list[list[int]]:
-    """Every sequence brings `chunk` tokens a step until it has no more."""
+def in_chunks(lengths: Sequence[int], chunk: int, *, delay: int = 0) -> list[list[int]]:
+    """Every sequence brings `chunk` tokens a step until it has no more.
+
+    Args:
+        delay: steps by which each sequence begins after the one before it.
+    """
     left = list(lengths)
-    steps = []
+    steps: list[list[int]] = []
     while any(left):
-        step = [min(chunk, n) for n in left]
+        begun = [len(steps) >= b * delay for b in range(len(left))]
+        step = [min(chunk, n) if on else 0 for n, on in zip(left, begun, strict=True)]
         left = [n - s for n, s in zip(left, step, strict=True)]
         steps.append(step)
-    return steps
+    return [s for s in steps if any(s)]
 
 
 def mixed(lengths: Sequence[int]) -> list[list[int]]:

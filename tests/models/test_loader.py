@@ -88,6 +88,22 @@ def test_config_without_a_size_names_it(field: str) -> None:
         spec_of(config)
 
 
+@pytest.mark.parametrize("arch", list(ARCHITECTURES))
+def test_config_absent_fields_take_the_defaults_of_transformers(arch: str) -> None:
+    from transformers import AutoConfig
+
+    config = tiny_config(arch, hidden_size=2048, num_attention_heads=32)
+    for field in ("rms_norm_eps", "rope_theta", "num_key_value_heads", "head_dim", "hidden_act"):
+        del config[field]
+    theirs = AutoConfig.for_model(arch, **{k: v for k, v in config.items() if k != "model_type"})
+    ours = spec_of(config)
+    head_dim = getattr(theirs, "head_dim", None) or 2048 // 32
+    assert (ours.num_kv_heads, ours.head_dim) == (theirs.num_key_value_heads, head_dim)
+    assert ours.rms_eps == theirs.rms_norm_eps
+    theta = theirs.rope_parameters["rope_theta"]
+    assert ours.inv_freq == spec_of(config | {"rope_theta": theta}).inv_freq
+
+
 @pytest.mark.parametrize(
     "scaling",
     [
