@@ -13,7 +13,7 @@ import torch
 from sgrt_kernels import head_sample as hs
 from sgrt_kernels.head_sample import native, reference
 from sgrt_kernels.native import Library, available, load
-from sgrt_kernels.quant import RawWeight
+from sgrt_kernels.quant import Format, RawWeight, dequantize
 
 SIZES = (1, 31, 32, 33, 1000, 49152)
 Row = hs.SamplingRow
@@ -173,6 +173,62 @@ def test_draw_vanishing_temperature_still_breaks_ties_by_noise(draw: Any) -> Non
     logits[:, 32:] = 1e4 - 1
     drawn = draw(logits, hs.MaskPlan.free(300), many(Row(temperature=1e-30, seed=9), 300))
     assert set(drawn.token_ids.tolist()) == set(range(32))
+
+
+def hard_logits(kind: str, vocab_size: int, seed: int) -> torch.Tensor:
+    """Logits [8, V] that strain an implementation: ties, one peak, all equal, huge spreads."""
+    logits = noise(8, vocab_size, seed=seed)
+    if kind == "ties":
+        return (logits * 2).round() / 2
+    if kind == "peak":
+        return logits + 40.0 * (torch.arange(vocab_size) == vocab_size // 2)
+    if kind == "equal":
+        return torch.full_like(logits, -3.0)
+    if kind == "huge":
+        return torch.sinh(logits * 7).clamp(-3e38, 3e38)
+    return logits
+
+
+def random_rows(count: int, vocab_size: int, seed: int) -> hs.SamplingRows:
+    rng, rows = np.random.default_rng(seed), []
+    for i in range(count):
+        seen = {t: (int(rng.integers(2)), int(rng.integers(3))) for t in some_ids(vocab_size, 9, i)}
+        rows.append(
+            Row(
+                temperature=float(rng.choice([0.0, 1e-30, 0.3, 1.0, 4.0, 1e4])),
+                top_k=int(rng.choice([0, 1, 2, 50, vocab_size])),
+                top_p=float(rng.choice([1e-9, 0.3, 0.95, 1.0])),
+                min_p=float(rng.choice([0.0, 1e-4, 0.5])),
+                seed=int(rng.integers(1 << 63)),
+                position=int(rng.integers(1 << 40)),
+                repetition=float(rng.choice([1.0, 1.3])),
+                presence=float(rng.choice([0.0, 0.5])),
+                frequency=float(rng.choice([0.0, -0.3])),
+                history=seen,
+                bias={t: float(rng.normal()) for t in some_ids(vocab_size, 3, seed + i)},
+                num_top=int(rng.choice([-1, 0, 5])),
+                unmasked=bool(rng.integers(2)),
+            )
+        )
+    return hs.SamplingRows.build(rows)
+
+
+@pytest.mark.parametrize("kind", ["plain", "ties", "peak", "equal", "huge"])
+@pytest.mark.parametrize("isa", ISAS)
+def test_native_equals_the_reference_token_for_token(isa: str, kind: str) -> None:
+    library = library_or_skip(isa)
+    for seed, vocab_size in enumerate((1, 31, 33, 1000, 1000, 1000, 1000, 49152)):
+        logits = hard_logits(kind, vocab_size, seed)
+        masks: list[Any] = [some_ids(vocab_size, 40, i) for i in range(8)]
+        masks[::3] = [None] * 3
+        masks[1::3] = [bits(ids, vocab_size) for ids in masks[1::3]]
+        plan, rows = hs.MaskPlan.build(masks), random_rows(8, vocab_size, seed)
+        expected = torch_draw(logits, plan, rows)
+        drawn = native.sample_logits(library, logits, plan, rows)
+        assert drawn.token_ids.tolist() == expected.token_ids.tolist()
+        np.testing.assert_array_equal(drawn.top_ids, expected.top_ids)
+        np.testing.assert_allclose(drawn.logprobs, expected.logprobs, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(drawn.top_logprobs, expected.top_logprobs, rtol=1e-6, atol=1e-6)
 
 
 # ---------------------------------------------------------------- with which probability
@@ -380,6 +436,51 @@ def test_head_sample_mixed_rows_equal_a_draw_from_all_logits(pack: Any, vocab_si
     assert drawn.token_ids.tolist() == expected.token_ids.tolist()
     np.testing.assert_allclose(drawn.logprobs, expected.logprobs, atol=1e-4)
     np.testing.assert_array_equal(drawn.top_ids, expected.top_ids)
+
+
+def random_q8(rows: int, cols: int) -> RawWeight:
+    rng = np.random.default_rng(5)
+    blocks = np.empty(rows * cols // 32, [("scale", "<f2"), ("quants", "i1", 32)])
+    blocks["scale"] = rng.uniform(1e-3, 1e-2, len(blocks))
+    blocks["quants"] = rng.integers(-127, 128, (len(blocks), 32))
+    data = torch.from_numpy(np.frombuffer(blocks.tobytes(), np.uint8).copy())
+    return RawWeight(data, Format.Q8_0, (rows, cols))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_native_quantised_head_draws_a_row_alone_as_in_any_batch(isa: str) -> None:
+    library, vocab_size, num_rows = library_or_skip(isa), 3001, 70
+    head = hs.Head.pack(random_q8(vocab_size, 64), library)
+    hidden = noise(num_rows, 64, seed=2)
+    masks: list[Any] = []
+    for i in range(num_rows):
+        ids = some_ids(vocab_size, 50, seed=i)
+        masks.append(
+            (None, ids, bits(ids, vocab_size), bits(range(i, vocab_size), vocab_size))[i % 4]
+        )
+    rows = [Row(temperature=(i % 2) * 1.0, seed=i, num_top=i % 4 - 1) for i in range(num_rows)]
+
+    def draw(index: Sequence[int], threads: int) -> hs.Drawn:
+        library.set_num_threads(threads)
+        plan = hs.MaskPlan.build([masks[i] for i in index])
+        sampling = hs.SamplingRows.build([rows[i] for i in index])
+        return hs.head_sample(hidden, head, plan, sampling, np.array(index, np.int32))
+
+    threaded, together = draw(range(num_rows), 2), draw(range(num_rows), 1)
+    assert together.token_ids.tolist() == threaded.token_ids.tolist()
+    for i in range(num_rows):
+        alone = draw([i], 1)
+        assert alone.token_ids[0] == together.token_ids[i]
+        np.testing.assert_array_equal(alone.logprobs, together.logprobs[i : i + 1])  # to the bit
+    full = hs.logits(hidden, head)
+    exact = hidden @ dequantize(random_q8(vocab_size, 64)).T
+    assert float((full - exact).abs().max()) < 0.02 * float(exact.abs().max())
+
+
+def test_head_sample_no_rows_give_no_tokens(pack: Any) -> None:
+    rows = hs.SamplingRows.build([])
+    drawn = hs.head_sample(torch.zeros(0, 64), pack(noise(40, 64)), hs.MaskPlan.build([]), rows)
+    assert drawn.token_ids.shape == (0,) and drawn.rows_computed == 0
 
 
 def test_head_sample_padding_rows_of_the_head_are_never_drawn(pack: Any) -> None:

@@ -121,18 +121,18 @@ def gumbel(
 
 
 def weight(x: torch.Tensor) -> torch.Tensor:  # [...] float64 <= 0 -> [...] int64
-    """exp(x) in fixed point: floor(exp(x) * 2**WEIGHT_BITS), exactly 2**WEIGHT_BITS at 0.
+    """exp(x) in fixed point: exp(x) * 2**WEIGHT_BITS, rounded; exactly 2**WEIGHT_BITS at 0.
 
     Integers sum to the same total in any order, so masses do not depend on how they are summed.
 
     Source: exp by x = k ln 2 + r, |r| <= ln 2 / 2, and 13 terms of the power series of r.
     """
-    x = torch.clamp(x, min=-40.0)  # below -30.5 the result is 0
-    k = torch.floor(x * _LOG2E + 0.5)
+    x = torch.clamp(x, min=-40.0)  # below -31.2 the result is 0
+    k = torch.round(x * _LOG2E)
     r = (x - k * _LN2_HIGH) - k * _LN2_LOW
     series = torch.full_like(r, _EXP_TERMS[0])
     for term in _EXP_TERMS[1:]:
         series = series * r + term
     value = (series * r) * r + r + 1.0
     scale = ((k.to(torch.int64) + (1023 + WEIGHT_BITS)) << 52).view(torch.float64)
-    return torch.floor(value * scale).to(torch.int64)
+    return torch.round(value * scale).to(torch.int64)

@@ -403,7 +403,7 @@ class SamplingRows:
 _TINY = float(np.finfo(np.float32).tiny)
 _HUGE = float(np.finfo(np.float32).max)
 _RANGES: dict[str, tuple[float, float]] = {
-    "temperature": (0.0, _HUGE),
+    "temperature": (0.0, 1e30),
     "top_p": (_TINY, 1.0),
     "min_p": (0.0, 1.0),
     "position": (0, 2.0**62),

@@ -53,7 +53,7 @@ class Buffer {
 
 // Memory of one thread for one row at a time.
 struct Scratch {
-    Buffer<int32_t> ids, kept_ids;
+    Buffer<int32_t> ids, kept_ids, buckets;
     Buffer<float> values, adjusted, kept_values;
     Buffer<int64_t> weights;
     std::vector<uint64_t> ranked;
@@ -202,25 +202,34 @@ inline uint64_t rank_key(float value, int index) {
 }
 
 // The smallest set of best tokens whose amounts reach `wanted` (amounts null: each counts 1), as
-// the key of its last token. Leaves in `ranked` the keys that were sorted for it.
+// the key of its last token.
 //
 // Amounts are summed by bucket of value first, so only the bucket where the sum passes `wanted` is
 // sorted. Buckets reach from the best value down to `depth` below; the last takes the rest.
 uint64_t last_of_smallest(const Tokens& tokens, const int64_t* amounts, double wanted, float best,
-                          float depth, std::vector<uint64_t>& ranked) {
-    constexpr int kBuckets = 2048;
-    const float scale = depth > 0 ? float(kBuckets) / depth : 0.0f;
-    const auto bucket_of = [&](int i) {
-        return int(std::min((best - tokens.values[i]) * scale, float(kBuckets - 1)));
-    };
-    int64_t sums[kBuckets] = {};
-    for (int i = 0; i < tokens.count; ++i) sums[bucket_of(i)] += amounts ? amounts[i] : 1;
+                          float depth, Scratch& scratch) {
+    constexpr int kBuckets = 1024, kCopies = 4;  // copies: successive additions do not wait
+    // within bounds that keep 0 * infinity away
+    const float scale = float(kBuckets) / std::clamp(depth, 1e-27f, 1e38f);
+    const float* values = tokens.values;
+    int32_t* bucket_of = scratch.buckets.need(tokens.count);
+    for (int i = 0; i < tokens.count; ++i) {
+        float bucket = (best - values[i]) * scale;
+        bucket = bucket > float(kBuckets - 1) ? float(kBuckets - 1) : bucket;
+        bucket_of[i] = int32_t(bucket);
+    }
+    int64_t sums[kBuckets][kCopies] = {};
+    for (int i = 0; i < tokens.count; ++i) sums[bucket_of[i]][i % kCopies] += amounts ? amounts[i] : 1;
+    const auto sum = [&](int b) { return sums[b][0] + sums[b][1] + sums[b][2] + sums[b][3]; };
     int64_t before = 0;
     int bucket = 0;
-    while (bucket < kBuckets - 1 && double(before + sums[bucket]) < wanted) before += sums[bucket++];
+    for (; bucket < kBuckets - 1 && double(before + sum(bucket)) < wanted; ++bucket) {
+        before += sum(bucket);
+    }
+    std::vector<uint64_t>& ranked = scratch.ranked;
     ranked.clear();
     for (int i = 0; i < tokens.count; ++i) {
-        if (bucket_of(i) == bucket) ranked.push_back(rank_key(tokens.values[i], i));
+        if (bucket_of[i] == bucket) ranked.push_back(rank_key(values[i], i));
     }
     std::sort(ranked.begin(), ranked.end());
     uint64_t last = 0;
@@ -247,25 +256,28 @@ Tokens select(const Tokens& tokens, Scratch& scratch, Keep keep) {
 }
 
 float depth_of(const Tokens& tokens, double best) {
-    float lowest = float(best);
-    for (int i = 0; i < tokens.count; ++i) lowest = std::min(lowest, tokens.values[i]);
-    return float(best) - lowest;
+    int32_t lowest = INT32_MAX;
+    for (int i = 0; i < tokens.count; ++i) lowest = std::min(lowest, ordered(tokens.values[i]));
+    const int32_t bits = lowest ^ (lowest >> 31 & 0x7fffffff);
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return float(best) - value;
 }
 
 Tokens keep_top_k(const Tokens& tokens, int k, Scale scale, Scratch& scratch) {
     const float depth = depth_of(tokens, scale.best);
-    const uint64_t last = last_of_smallest(tokens, nullptr, k, float(scale.best), depth,
-                                           scratch.ranked);
+    const uint64_t last =
+        last_of_smallest(tokens, nullptr, k, float(scale.best), depth, scratch);
     return select(tokens, scratch, [&](int i) { return rank_key(tokens.values[i], i) <= last; });
 }
 
 Tokens keep_top_p(const Tokens& tokens, double p, Scale scale, Scratch& scratch) {
     int64_t* weights = scratch.weights.need(tokens.count);
     const int64_t total = weigh(tokens.values, tokens.count, scale, weights);
-    const double weightless = 31.0 * scale.temperature;  // scores below have no weight
+    const double weightless = 32.0 * scale.temperature;  // scores below have no weight
     const float depth = float(std::min(weightless, double(depth_of(tokens, scale.best))));
     const uint64_t last = last_of_smallest(tokens, weights, p * double(total), float(scale.best),
-                                           depth, scratch.ranked);
+                                           depth, scratch);
     return select(tokens, scratch, [&](int i) { return rank_key(tokens.values[i], i) <= last; });
 }
 
@@ -296,15 +308,13 @@ using Lane = uint32_t;
 // only reach it where -log u <= exp(d - top), and 1 - u <= -log u. The test compares the upper 32
 // bits of 1 - u, rounded down, with a power of two above exp(d - top): 0.01 covers the rounding of
 // all floats here (together below 1e-4).
-void mark_contenders(const NoiseKey& key, const int32_t* ids, int first, const float* values,
-                     int count, float best, float slope, double top, uint8_t* marks) {
+void mark_contenders(const NoiseKey& key, const int32_t* ids, const float* values, int count,
+                     float best, float slope, double top, uint8_t* marks) {
     uint32_t words[kBlock];
-    for (int i = 0; i < count; ++i) {
-        words[i] = uint32_t(key.philox<Lane>(ids ? ids[first + i] : first + i).c0);
-    }
+    for (int i = 0; i < count; ++i) words[i] = uint32_t(key.philox<Lane>(ids[i]).c0);
     const float shift = float(128.0 + 0.01 - top * 1.4426950408889634);
     for (int i = 0; i < count; ++i) {
-        float exponent = (values[first + i] - best) * slope + shift;
+        float exponent = (values[i] - best) * slope + shift;
         exponent = exponent < 28.0f ? 28.0f : exponent;
         exponent = exponent > 129.0f ? 129.0f : exponent;
         const int32_t bits = int32_t(exponent) << 23;  // of 2^(floor(exponent - 128) + 1)
@@ -320,14 +330,17 @@ int draw(const NoiseKey& key, const Tokens& tokens, int best, Scale scale) {
     double top = gumbel(key, tokens.id(best));
     const float slope = float(std::min(1.0 / scale.temperature, 1e30) * 1.4426950408889634);
     for (int first = 0; first < tokens.count; first += kBlock) {
+        const int count = std::min(kBlock, tokens.count - first);
+        int32_t ids[kBlock];
+        for (int i = 0; i < count; ++i) ids[i] = tokens.id(first + i);
         uint8_t marks[kBlock] = {};
-        mark_contenders(key, tokens.ids, first, tokens.values,
-                        std::min(kBlock, tokens.count - first), float(scale.best), slope, top,
+        mark_contenders(key, ids, tokens.values + first, count, float(scale.best), slope, top,
                         marks);
-        for (int i = 0; i < kBlock; ++i) {
+        if (std::memchr(marks, 1, kBlock) == nullptr) continue;
+        for (int i = 0; i < count; ++i) {
             if (!marks[i]) continue;
             const int at = first + i;
-            const double score = scale.score(tokens.values[at]) + gumbel(key, tokens.id(at));
+            const double score = scale.score(tokens.values[at]) + gumbel(key, ids[i]);
             if (score > top || (score == top && at < winner)) top = score, winner = at;
         }
     }
@@ -355,9 +368,9 @@ void report(const SampleRequest& q, int64_t r, const Tokens& tokens, Scratch& sc
     result.logprobs[r] = taken < 0 ? -INFINITY : float(tokens.values[taken] - log_total);
     const int num_top = std::min(q.num_top[r], tokens.count);
     if (num_top <= 0) return;
-    std::vector<uint64_t>& ranked = scratch.ranked;
     const uint64_t last = last_of_smallest(tokens, nullptr, num_top, float(best),
-                                           depth_of(tokens, best), ranked);
+                                           depth_of(tokens, best), scratch);
+    std::vector<uint64_t>& ranked = scratch.ranked;
     ranked.clear();
     for (int i = 0; i < tokens.count; ++i) {
         const uint64_t key = rank_key(tokens.values[i], i);

@@ -4,7 +4,6 @@
 // operations one by one. It must be compiled without contraction of a * b + c (-ffp-contract=off).
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -86,12 +85,17 @@ inline double gumbel(const NoiseKey& key, int32_t token_id) {
     return -exact_log(-exact_log(uniform));
 }
 
-// floor(exp(x) * 2^kWeightBits) for x <= 0.
+// exp(x) * 2^kWeightBits for x <= 0, rounded to an integer, half to even. Rounds by adding numbers
+// whose last bit is worth 1: vectors of any instruction set can do that.
 inline int64_t weight(double x) {
-    x = x < -40.0 ? -40.0 : x;
-    const double kd = std::floor(x * 1.4426950408889634 + 0.5);
-    const int64_t k = int32_t(kd);
-    const double r = (x - kd * (2977044471.0 / 4294967296.0)) - kd * 1.9082149292705877e-10;
+    constexpr double kRound = 0x1.8p52, kRoundPositive = 0x1p52;
+    // max(x, -40) without a branch, which some compilers do not turn into vectors
+    const uint64_t keep = uint64_t(x < -40.0) - 1;
+    x = bits_to_double((double_to_bits(x) & keep) | (double_to_bits(-40.0) & ~keep));
+    const double shifted = x * 1.4426950408889634 + kRound;
+    const double k = shifted - kRound;
+    const int64_t exponent = int64_t(double_to_bits(shifted) - double_to_bits(kRound));
+    const double r = (x - k * (2977044471.0 / 4294967296.0)) - k * 1.9082149292705877e-10;
     double series = 1.0 / 6227020800.0;
     series = series * r + 1.0 / 479001600.0;
     series = series * r + 1.0 / 39916800.0;
@@ -105,9 +109,8 @@ inline int64_t weight(double x) {
     series = series * r + 1.0 / 6.0;
     series = series * r + 0.5;
     const double value = (series * r) * r + r + 1.0;
-    const double fixed = value * bits_to_double(uint64_t(k + 1023 + kWeightBits) << 52);
-    // to an integer through the bits of 2^52 + n: vectors of any instruction set can do that
-    return int64_t(double_to_bits(std::floor(fixed) + 0x1p52) & 0xFFFFFFFFFFFFFu);
+    const double scale = bits_to_double(uint64_t(exponent + 1023 + kWeightBits) << 52);
+    return int64_t(double_to_bits(value * scale + kRoundPositive) - double_to_bits(kRoundPositive));
 }
 
 }  // namespace sgrt
