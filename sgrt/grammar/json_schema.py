@@ -79,6 +79,7 @@ class _Normaliser:
             self.graph.add(place.out, place.depth)
             self._visit(place)
         self.graph.check_depth()
+        self.graph.check_same_value()
         if not self.graph.prune():
             raise UnsupportedSchema(
                 "no value satisfies this schema", hint="it requires itself without end"
@@ -147,14 +148,16 @@ class _Normaliser:
         outward = value < -top if keyword.endswith("inimum") else value > top
         if abs(value) > top and not outward:
             place.refuse(f"{value!r:.40} is beyond 2**53, where the engine is not exact", keyword)
+        if 0 < abs(value) < json_text.MIN_EXACT_FRACTION:
+            place.refuse(f"{value!r:.40} is too close to 0 for the engine to be exact", keyword)
         # A bound further out than 2**53 is moved in to it: fewer values, all of them valid.
         place.out[keyword] = max(-top, min(top, value))
 
     def _multiple_of(self, place: _Place, value: Any) -> None:
-        if not _is_number(value) or value <= 0 or value > json_text.MAX_EXACT_INT:
-            place.refuse(
-                f"must be a number above 0 and at most 2**53, not {value!r:.40}", "multipleOf"
-            )
+        low, high = json_text.MIN_EXACT_FRACTION, json_text.MAX_EXACT_INT
+        if not _is_number(value) or not low <= value <= high:
+            reason = f"must be a number from {low:g} to 2**53, not {value!r:.40}"
+            place.refuse(reason, "multipleOf")
         place.out["multipleOf"] = value
 
     # counts
@@ -193,7 +196,14 @@ class _Normaliser:
     def _pattern(self, place: _Place, value: Any) -> None:
         if not isinstance(value, str):
             place.refuse("must be a string", "pattern")
-        _add_pattern(place.out, self._rewrite(place, "pattern", value))
+        self._add_pattern(place, self._rewrite(place, "pattern", value))
+
+    def _add_pattern(self, place: _Place, pattern: str) -> None:
+        if "pattern" in place.out:
+            part = self._wrap(place, {"pattern": pattern})
+            place.out.setdefault("allOf", []).append(part)
+        else:
+            place.out["pattern"] = pattern
 
     def _rewrite(self, place: _Place, keyword: str, pattern: str) -> str:
         try:
@@ -207,7 +217,7 @@ class _Normaliser:
         if not isinstance(value, str):
             place.refuse("must be a string", "format")
         if value in formats.REGULAR_FORMATS:
-            _add_pattern(place.out, f"^(?:{formats.REGULAR_FORMATS[value]})$")
+            self._add_pattern(place, f"^(?:{formats.REGULAR_FORMATS[value]})$")
         elif value not in formats.ANNOTATION_FORMATS:
             known = ", ".join([*formats.REGULAR_FORMATS, *sorted(formats.ANNOTATION_FORMATS)])
             place.refuse(f"{value!r:.40} is not enforced", "format", f"supported: {known}")
@@ -273,7 +283,7 @@ class _Normaliser:
     def _pattern_properties(self, place: _Place, value: Any) -> None:
         if not isinstance(value, dict):
             place.refuse("must be an object", "patternProperties")
-        self._count_properties(place, {})
+        limits.check_limit("patternProperties", len(value), limits.MAX_PATTERNS)
         place.out["patternProperties"] = {}
         for pattern, sub in value.items():
             key = self._rewrite(place, "patternProperties", pattern)
@@ -300,8 +310,7 @@ class _Normaliser:
     def _define(self, place: _Place, name: str, target: Node) -> Node:
         """A reference to a schema that stands in several places."""
         self.out["$defs"][name] = target
-        out = {"$ref": f"#/$defs/{name}"}
-        self.graph.add(out, place.depth + 1)
+        out = self._wrap(place, {"$ref": f"#/$defs/{name}"})
         self.graph.refer(out, target)
         return out
 
@@ -334,6 +343,7 @@ class _Normaliser:
             place.out["anyOf"] = children
 
     def _wrap(self, place: _Place, out: Node) -> Node:
+        """Take in a schema that nobody wrote, made of parts that are or will be."""
         self.graph.add(out, place.depth + 1)
         return out
 
@@ -351,6 +361,10 @@ class _Normaliser:
             place.refuse("must be an object with a propertyName", "discriminator")
 
     # references
+
+    def _id(self, place: _Place, value: Any) -> None:
+        if not isinstance(value, str) or place.pointer:
+            place.refuse("is only supported at the root", "$id", "it changes what '#/...' means")
 
     def _ref(self, place: _Place, value: Any) -> None:
         path = self._resolve(place.pointer, value)
@@ -430,13 +444,6 @@ def _step(node: Any, key: str | None) -> Any:
     return None
 
 
-def _add_pattern(out: Node, pattern: str) -> None:
-    if "pattern" in out:
-        out.setdefault("allOf", []).append({"pattern": pattern})
-    else:
-        out["pattern"] = pattern
-
-
 def _all_of(self: _Normaliser, place: _Place, value: Any) -> None:
     self._schemas(place, "allOf", value)
 
@@ -454,6 +461,7 @@ def _named(method: Callable[..., None], keyword: str) -> Callable[[_Normaliser, 
 
 
 KEYWORDS: dict[str, Callable[[_Normaliser, _Place, Any], None]] = {
+    "$id": _Normaliser._id,
     "$ref": _Normaliser._ref,
     "type": _Normaliser._type,
     "enum": _Normaliser._enum,
@@ -489,7 +497,7 @@ KEYWORDS: dict[str, Callable[[_Normaliser, _Place, Any], None]] = {
 
 ANNOTATIONS = frozenset(
     (
-        "$schema", "$id", "$comment", "$defs", "definitions", "title", "description", "default",
+        "$schema", "$comment", "$defs", "definitions", "title", "description", "default",
         "example", "examples", "deprecated", "readOnly", "writeOnly",
         "contentEncoding", "contentMediaType", "contentSchema",
     )
@@ -515,6 +523,7 @@ REFUSED = {
     "dependentSchemas": "no engine here relates properties",
     "unevaluatedItems": "no engine here tracks evaluation",
     "unevaluatedProperties": "no engine here tracks evaluation",
+    "id": "it belongs to draft 4",
     "nullable": "use type: [..., 'null']",
 }
 

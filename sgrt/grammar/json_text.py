@@ -12,6 +12,8 @@ from sgrt.grammar import limits
 
 MAX_EXACT_INT = 2**53
 """Beyond this the engine's numbers (64-bit floats) are no longer exact."""
+MIN_EXACT_FRACTION = 1e-15
+"""Smallest step or bound that the engine writes out in decimals."""
 _MAX_DIGITS = 400
 _STRING_OR_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
 _UNWRITABLE = re.compile("[\x00-\x07\x0b\x0e-\x1f\x7f\ud800-\udfff]")

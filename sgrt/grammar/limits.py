@@ -15,6 +15,8 @@ MAX_SCHEMA_DEPTH = 512
 """Schemas nested in one another with every `$ref` followed: engines recurse natively here."""
 MAX_ALTERNATIVES = 256
 """Branches of one `oneOf`, which are compared pair by pair."""
+MAX_PATTERNS = 8
+"""`pattern` and `format` that meet on one string: the engine intersects them, exponentially."""
 MAX_STRING_LEN = 100_000
 MAX_ITEMS = 100_000
 MAX_REGEX_BYTES = 16 * 1024

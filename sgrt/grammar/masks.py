@@ -15,7 +15,6 @@ from sgrt.grammar.matcher import Matcher
 
 FEW = 256
 """Rows that allow at most so many tokens are given as ids."""
-_BITS = np.arange(32, dtype=np.uint32)
 
 RowMask = Sequence[int] | NDArray[np.uint32] | GrammarBudgetExceeded
 """Allowed ids, ascending; or a mask of W words, uint32; or why there is neither."""
@@ -79,20 +78,23 @@ def fill_batch(
     if len(bitmask) != len(matchers):
         raise ValueError(f"bitmask has {len(bitmask)} rows for {len(matchers)} matchers")
     num_rows, num_words = bitmask.shape
-    together = [
-        (m.engine, row)
-        for row, m in enumerate(matchers)
-        if num_threads > 1 and isinstance(m, LLMatcher) and m.vocabulary.num_words == num_words
-    ]
+    together: dict[int, LLMatcher] = {}
+    if num_threads > 1:
+        for row, m in enumerate(matchers):
+            if isinstance(m, LLMatcher) and m.needs_engine(num_words):
+                together[row] = m
     if together:
         _executor(num_threads).unsafe_compute_mask_ptr(
-            together, bitmask.ctypes.data, num_words * 4, num_rows
+            [(m.engine, row) for row, m in together.items()],
+            bitmask.ctypes.data,
+            num_words * 4,
+            num_rows,
         )
     errors = {}
     for row, matcher in enumerate(matchers):
         try:
-            if together and isinstance(matcher, LLMatcher):
-                matcher.finish_fill(bitmask[row])
+            if row in together:
+                together[row].finish_fill(bitmask[row])
             else:
                 matcher.fill(bitmask[row])
         except GrammarBudgetExceeded as error:
@@ -114,5 +116,6 @@ def classify(row: NDArray[np.uint32], few: int = FEW) -> list[int] | None:
     words = row.nonzero()[0]
     if len(words) > few:  # each holds at least one bit
         return None
-    word, bit = ((row[words, None] >> _BITS) & 1).nonzero()
-    return None if len(word) > few else (words[word] * 32 + bit).tolist()
+    bits = np.unpackbits(row[words].astype("<u4", copy=False).view(np.uint8), bitorder="little")
+    at = bits.nonzero()[0]
+    return None if len(at) > few else (words[at >> 5] * 32 + (at & 31)).tolist()

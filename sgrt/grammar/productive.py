@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sgrt.errors import UnsupportedSchema
 from sgrt.grammar import limits
 
 Node = dict[str, Any]
@@ -62,6 +63,37 @@ class Graph:
                 owner[id(child)] = tree
         return heights, edges
 
+    # keywords that meet in one value
+
+    def check_same_value(self) -> None:
+        """Refuse schemas that lead back to themselves for one value; bound what meets in one.
+
+        The engine intersects the patterns of one string, which takes it exponential time.
+        """
+        nodes = {id(node): node for node, _ in self.nodes}
+        edges = {
+            key: {id(o) for o in (*self._all(node), *node.get("anyOf", ())) if isinstance(o, dict)}
+            for key, node in nodes.items()
+        }
+        num_patterns: dict[int, int] = {}
+        for component in _components(edges):
+            key = next(iter(component))
+            if len(component) > 1 or key in edges.get(key, ()):
+                reason = "leads back to itself without a value in between"
+                raise UnsupportedSchema(reason, keyword="$ref")
+            node = nodes.get(key, {})
+            met = int("pattern" in node)
+            met += sum(num_patterns.get(id(other), 0) for other in self._all(node))
+            met += max(
+                (num_patterns.get(id(other), 0) for other in node.get("anyOf", ())), default=0
+            )
+            limits.check_limit("patterns on one string", met, limits.MAX_PATTERNS)
+            num_patterns[key] = met
+
+    def _all(self, node: Node) -> list[Any]:
+        """Schemas that must hold beside this one for the same value."""
+        return [*node.get("allOf", ()), self.targets.get(id(node))]
+
     # emptiness
 
     def prune(self) -> bool:
@@ -91,17 +123,13 @@ class Graph:
 
         if id(node) in self.targets and not ok(self.targets[id(node)]):
             return False
-        if not all(ok(c) or _is_pattern(c) for c in node.get("allOf", ())):
+        if not all(ok(c) for c in node.get("allOf", ())):
             return False
         if "anyOf" in node and not any(ok(c) for c in node["anyOf"]):
             return False
         types = node.get("type")
         names = types if isinstance(types, list) else [types]
         return any(all(ok(part) for part in _needed(node, name)) for name in names)
-
-
-def _is_pattern(node: Any) -> bool:
-    return isinstance(node, dict) and node.keys() == {"pattern"}
 
 
 def _needed(node: Node, type_name: str | None) -> list[Any]:
@@ -127,8 +155,7 @@ def _children(node: Node) -> list[Any]:
 
 def _replace(node: Node, alive: set[int]) -> None:
     def keep(child: Any) -> Any:
-        dead = isinstance(child, dict) and id(child) not in alive and not _is_pattern(child)
-        return False if dead else child
+        return False if isinstance(child, dict) and id(child) not in alive else child
 
     for keyword in ("items", "additionalProperties"):
         if keyword in node:

@@ -16,15 +16,18 @@ from numpy.typing import NDArray
 from sgrt.errors import ConstraintError, GrammarBudgetExceeded, UnsupportedSchema
 from sgrt.grammar.vocabulary import Vocabulary
 
+_FUEL = 1_000_000  # some 20 ms of building
+_STEP_FUEL = 200_000  # some 15 ms of one mask
 _LIMITS: Any = llguidance.LLParserLimits(
-    initial_lexer_fuel=1_000_000,  # some 20 ms of building
-    step_lexer_fuel=200_000,  # some 15 ms of one mask
+    initial_lexer_fuel=_FUEL,
+    step_lexer_fuel=_STEP_FUEL,
     step_max_items=50_000,
     max_items_in_row=2_000,
     max_lexer_states=50_000,  # 1-2 kB each
     max_grammar_size=500_000,
     verbose_errors=False,
 )
+_OUT_OF_BUDGET = ("too large", "too complex", "fuel", "limit", "too many", "Unable to determine")
 _COMPACT: Any = {
     "whitespace_flexible": False,
     "item_separator": ",",
@@ -60,7 +63,6 @@ class LLGrammar:
         mask = np.zeros(vocabulary.num_words, np.uint32)
         matcher = self.matcher()
         matcher.fill(mask)
-        self.is_empty_text_only = not mask.any() and matcher.is_complete
         if not mask.any() and not matcher.is_complete:
             raise UnsupportedSchema("no text satisfies this constraint")
 
@@ -71,12 +73,13 @@ class LLGrammar:
 class LLMatcher:
     """`sgrt.grammar.matcher.Matcher` by llguidance."""
 
-    __slots__ = ("_engine", "_grammar", "_tokens")
+    __slots__ = ("_engine", "_grammar", "_mask", "_tokens")
 
     def __init__(self, grammar: LLGrammar, engine: Any, tokens: list[int]) -> None:
         self._grammar = grammar
         self._engine = engine
         self._tokens = tokens
+        self._mask: NDArray[np.uint32] | None = None  # [W], of this place, where it is known
 
     @property
     def engine(self) -> Any:
@@ -92,8 +95,15 @@ class LLMatcher:
         if row.dtype != np.uint32 or len(row) < num_words or not row.flags.c_contiguous:
             raise ValueError(f"row is {row.dtype} {row.shape}, not contiguous [{num_words}] uint32")
         row[num_words:] = 0
+        if self._mask is not None:
+            row[:num_words] = self._mask
+            return
         self._engine.unsafe_compute_mask_ptr(row.ctypes.data, num_words * 4)
         self.finish_fill(row)
+
+    def needs_engine(self, num_words: int) -> bool:
+        """Whether the engine itself can write a row of so many words, and has to."""
+        return self._mask is None and num_words == self._grammar.vocabulary.num_words
 
     def finish_fill(self, row: NDArray[np.uint32]) -> None:
         """What is left to do after the engine wrote the row."""
@@ -114,6 +124,7 @@ class LLMatcher:
         num_taken = self._engine.try_consume_tokens(ids[:num_ok])
         if num_taken == len(ids):
             self._tokens += ids
+            self._mask = None
             return
         self._check()
         self._engine.rollback(num_taken)
@@ -127,6 +138,7 @@ class LLMatcher:
         if num_tokens:
             self._engine.rollback(num_tokens)
             del self._tokens[-num_tokens:]
+            self._mask = None
 
     def forced(self) -> list[int]:
         text = self._engine.compute_ff_bytes()
@@ -139,7 +151,7 @@ class LLMatcher:
         """Whether the constraint is final after this text."""
         ids = self._grammar.vocabulary.engine.greedy_tokenize(text.decode("utf-8", "replace"))
         num_taken = self._engine.try_consume_tokens(ids)
-        is_end = num_taken == len(ids) and self._engine.is_stopped()
+        is_end = num_taken == len(ids) and self._engine.is_stopped() and self._engine.is_accepting()
         self._engine.rollback(num_taken)
         return bool(is_end)
 
@@ -149,26 +161,32 @@ class LLMatcher:
 
     @property
     def is_final(self) -> bool:
-        if not self._tokens:
-            return self._grammar.is_empty_text_only
-        return bool(self._engine.is_stopped() and self._engine.is_accepting())
+        if not self._engine.is_accepting():
+            return False
+        if self._engine.is_stopped():
+            return True
+        # The engine does not always notice that nothing can follow; the mask says.
+        if self._mask is None:
+            mask = np.empty(self._grammar.vocabulary.num_words, np.uint32)
+            self.fill(mask)
+            self._mask = mask
+        return not self._mask.any()
 
     def fork(self) -> LLMatcher:
-        return LLMatcher(self._grammar, self._engine.deep_copy(), self._tokens.copy())
+        copy = LLMatcher(self._grammar, self._engine.deep_copy(), self._tokens.copy())
+        copy._mask = self._mask
+        return copy
 
 
 def _compile_error(message: str) -> ConstraintError:
-    first = _first_line(message)
-    if any(word in first for word in ("too large", "too complex", "fuel", "limit", "too many")):
-        return GrammarBudgetExceeded("engine steps to compile", 1, 1, hint=first)
-    if first.startswith("Unsatisfiable schema"):
-        return UnsupportedSchema(f"no value satisfies this schema: {first[22:]}")
-    return UnsupportedSchema(f"cannot be enforced: {first}")
+    reason = message.split("\n", 1)[0][:200]
+    if any(word in reason for word in _OUT_OF_BUDGET):
+        return GrammarBudgetExceeded("engine steps to compile", _FUEL, _FUEL, hint=reason)
+    if reason.startswith("Unsatisfiable schema"):
+        return UnsupportedSchema(f"no value satisfies this schema: {reason[22:]}")
+    return UnsupportedSchema(f"cannot be enforced: {reason}")
 
 
 def _step_error(message: str) -> GrammarBudgetExceeded:
-    return GrammarBudgetExceeded("engine steps of one mask", 1, 1, hint=_first_line(message))
-
-
-def _first_line(message: str) -> str:
-    return message.split("\n", 1)[0][:200]
+    reason = message.split("\n", 1)[0][:200]
+    return GrammarBudgetExceeded("engine steps of one mask", _STEP_FUEL, _STEP_FUEL, hint=reason)
