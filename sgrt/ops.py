@@ -17,6 +17,7 @@ from sgrt_kernels.decoder import (
     DecoderSpec,
     DecoderWeights,
     LayerWeights,
+    NativeDecoder,
     PagedKV,
 )
 from sgrt_kernels.head_sample import (
@@ -44,6 +45,7 @@ __all__ = [
     "LayerWeights",
     "Library",
     "MaskPlan",
+    "NativeDecoder",
     "NoAllowedToken",
     "PagedKV",
     "RawWeight",

@@ -83,10 +83,11 @@ def build_decoder(
     Cost: reads all weights once and copies them into the layout of the decoder.
     """
     precision = choose_precision(device, precision)
-    if _library(device, precision) is not None:
+    library = _library(device, precision)
+    if library is not None:
         weights = loaded.weights if precision == "quantized" else dequantized(loaded.weights)
         try:
-            return ops.NativeDecoder(loaded.spec, weights, num_threads=num_threads)
+            return ops.NativeDecoder(loaded.spec, weights, num_threads=num_threads, library=library)
         except ValueError as error:  # a size or format that the native kernels do not have
             log.info("the layers of %s run in torch: %s", loaded.name, error)
     return TorchDecoder(loaded.spec, loaded.weights, device=device, dtype=_DTYPES[precision])
