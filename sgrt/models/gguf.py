@@ -213,7 +213,7 @@ class GgufFile:
 
         Raises:
             CorruptModel: no tensor by this name.
-            ModelError: its type cannot be computed with.
+            ModelError: it is a scalar, or its type cannot be computed with.
         """
         import torch
 
@@ -227,6 +227,8 @@ class GgufFile:
             raise ModelError(
                 f"{self.path}: tensor {name!r} is {tensor.type_name}; usable types are {usable}"
             ) from None
+        if not tensor.shape:
+            raise ModelError(f"{self.path}: tensor {name!r} is a scalar, not a weight")
         data = torch.frombuffer(
             self._mapped, dtype=torch.uint8, count=tensor.num_bytes, offset=tensor.offset
         )

@@ -102,7 +102,7 @@ class SafetensorsFile:
         """A tensor as the kernels take it, mapped, not copied.
 
         Raises:
-            ModelError: its type cannot be computed with.
+            ModelError: it is a scalar, or its type cannot be computed with.
         """
         import torch
 
@@ -114,6 +114,8 @@ class SafetensorsFile:
                 f"{self.path}: tensor {name!r} is {tensor.dtype}; usable types are "
                 + ", ".join(_USABLE)
             )
+        if not tensor.shape:
+            raise ModelError(f"{self.path}: tensor {name!r} is a scalar, not a weight")
         data = torch.empty(0, dtype=torch.uint8)
         if tensor.num_bytes:
             data = torch.frombuffer(

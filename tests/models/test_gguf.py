@@ -75,6 +75,12 @@ def test_raw_of_a_type_without_arithmetic_is_refused_by_name(tmp_path: Path) -> 
         file.raw("t")
 
 
+def test_raw_of_a_scalar_is_refused_by_name(tmp_path: Path) -> None:
+    file = opened(tmp_path, Gguf({}, {"s": Tensor((), 0, bytes(4))}))
+    with pytest.raises(ModelError, match="'s' is a scalar"):
+        file.raw("s")
+
+
 _numbers = {
     name: st.floats(width=64 if name == "f64" else 32, allow_nan=False)
     if name.startswith("f")
