@@ -131,7 +131,7 @@ def _silent(stage: str, done: int, total: int | None) -> None:
 
 def _local(name: str) -> ModelFiles:
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         return ModelFiles(_checked_directory(name, path), "directory", path.resolve().name)
     if path.is_file():
         if not _begins_with_gguf(name, path):
