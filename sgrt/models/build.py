@@ -119,8 +119,6 @@ def _library(device: PlacedDevice, precision: Precision) -> ops.Library | None:
     """The native kernels, where they do this precision."""
     if device != "cpu" or precision not in ("quantized", "float32"):
         return None
-    if not hasattr(ops, "NativeDecoder"):  # TRANSITION: until the native decoder lands
-        return None
     return ops.native_library()
 
 

@@ -73,7 +73,7 @@ def from_pretrained(folder: Path) -> Any:
 
 
 def native_decoder(model: LoadedModel) -> Decoder:
-    if not hasattr(ops, "NativeDecoder") or ops.native_library() is None:
+    if ops.native_library() is None:
         pytest.skip("no native library on this machine")
     decoder = build_decoder(model, device="cpu", precision="float32")
     if not isinstance(decoder, ops.NativeDecoder):
@@ -182,7 +182,7 @@ def test_logits_gguf_file_equal_transformers_on_its_values(
     expected = reference_logits(reference, texts())
     options = {"steps": mixed(LENGTHS), "page_size": 16}
     assert worst(torch_decoder(model), model, expected, **options) <= TOLERANCE
-    if hasattr(ops, "NativeDecoder") and ops.native_library() is not None:
+    if ops.native_library() is not None:
         assert worst(native_decoder(model), model, expected, **options) <= TOLERANCE
 
 

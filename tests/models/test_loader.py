@@ -456,7 +456,7 @@ def test_kv_is_exact_only_in_the_exact_mode() -> None:
 
 def test_build_decoder_takes_native_code_where_there_is_any(tmp_path: Path) -> None:
     model = load(tiny_model_dir(tmp_path))
-    native = hasattr(ops, "NativeDecoder") and ops.native_library() is not None
+    native = ops.native_library() is not None
     for precision in ("quantized", "float32"):
         decoder = build_decoder(model, precision=precision)
         assert isinstance(decoder, ops.NativeDecoder if native else TorchDecoder)
