@@ -9,8 +9,8 @@ gap i                 close of message i-1 and opening of message i
 last gap              close of the last message
 ====================  =======================================================
 
-Each new rendering must contain the gaps that were already sent; a template that changes what
-stands before is refused, because the tokens cannot be taken back. Contents never pass through
+When a message is opened, the new rendering must contain the gaps that were already sent; a
+template that changes what stands before is refused, because the tokens cannot be taken back. Contents never pass through
 the template, only through its rule for their edges: where it strips white space, so do we.
 """
 
@@ -194,7 +194,7 @@ class Chat:
         """End the message.
 
         Raises:
-            ProgramError: no message of this role is open, or the template rewrites history.
+            ProgramError: no message of this role is open.
         """
         if self.current is None or self.roles[self.current] != role:
             is_open = "none is" if self.current is None else f"{self.roles[self.current]} is"
@@ -203,9 +203,7 @@ class Chat:
         self.current = None
         if self._held_system is not None:
             return pieces
-        gaps = self._layout(self.roles).gaps
-        self._check(gaps)
-        self._tail = gaps[-1]
+        self._tail = self._layout(self.roles).gaps[-1]
         return [*pieces, Piece(Text(self._tail, special=True), None)] if self._tail else pieces
 
     def _without_edges(self, text: str) -> str:

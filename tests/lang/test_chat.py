@@ -203,6 +203,21 @@ def test_template_that_rewrites_history_is_refused(spell):
     assert __file__ in caught.value.location
 
 
+def test_template_that_drops_its_own_prompt_serves_one_answer_and_refuses_the_next():
+    def reasoning(messages, generate):
+        return instruct(messages, False) + ("<think>" if generate else "")
+
+    @sgrt.function
+    def program(s, turns):
+        for _ in range(turns):
+            s += sgrt.user("U") + sgrt.assistant(sgrt.gen("a"))
+
+    backend = backend_with(reasoning, ["one", "two"])
+    assert program.run(1, backend=backend).text() == "<s>[INST] U [/INST]<think>one</s>"
+    with pytest.raises(sgrt.ProgramError, match=r"rewrites earlier text.*<think>"):
+        program.run(2, backend=backend)
+
+
 def test_template_that_refuses_roles_is_quoted():
     @sgrt.function
     def program(s):

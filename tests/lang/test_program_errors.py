@@ -107,6 +107,17 @@ def test_error_that_was_handled_inside_does_not_count_afterwards():
         state["a"]
 
 
+def test_cause_handled_at_a_later_variable_does_not_count_either(within):
+    @sgrt.function
+    def program(s):
+        s += sgrt.gen("a") + sgrt.gen("b") + sgrt.gen("c")
+        with pytest.raises(sgrt.ProgramError, match="'b' was not produced"):
+            s["b"]
+
+    state = program.run(backend=sgrt.ScriptedBackend([BackendError("broken")]))
+    assert within(state.error) is None
+
+
 def test_backend_that_opens_no_session_fails_the_reader(within):
     backend = sgrt.ScriptedBackend(["1"])
     backend.close()
@@ -121,10 +132,16 @@ def test_session_that_raises_at_the_call_fails_the_reader(within):
     class Rude(sgrt.ScriptedBackend):
         def open(self, **options):
             session = super().open(**options)
-            session.generate = lambda segment: (_ for _ in ()).throw(RuntimeError("no queue"))
+            generate = session.generate
+
+            def once(segment):
+                session.generate = generate
+                raise RuntimeError("no queue")
+
+            session.generate = once
             return session
 
-    state = two_gens.run("x", backend=Rude(["1"]))
+    state = two_gens.run("x", backend=Rude(["1", "2"]))
     with pytest.raises(sgrt.ProgramError, match="no queue") as caught:
         within(lambda: state["b"])
     assert caught.value.variable == "a"

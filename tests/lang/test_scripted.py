@@ -73,8 +73,13 @@ def test_answers_by_key_take_the_one_that_stands_last():
         assert ask(session).result().text == answer
     with pytest.raises(BackendError, match="no answer"):
         ask(opened({"x": "y"})).result()
+
+
+def test_list_of_answers_that_is_used_up_is_an_error():
+    session = opened(["a"])
+    assert ask(session).result().text == "a"
     with pytest.raises(BackendError, match="1 answers, this is call 2"):
-        wait_all([*(s := opened(["a"])).generate([Generate()]), last := ask(s)]) or last.result()
+        ask(session).result()
 
 
 @pytest.mark.parametrize(
@@ -161,7 +166,7 @@ def test_sessions_wait_side_by_side():
     backend = sgrt.ScriptedBackend(lambda p, c, q: "x", latency=0.1)
     started = time.perf_counter()
     wait_all([ask(backend.open()) for _ in range(100)], 10)
-    assert 0.1 <= time.perf_counter() - started < 1.0
+    assert 0.1 <= time.perf_counter() - started < 5  # one after the other takes 10
 
 
 def test_seeded_sessions_derive_seeds_and_forks_split_them():

@@ -75,6 +75,21 @@ def test_own_seed_decides_and_successive_selects_differ():
     assert set(run(1)) == {"a", "b"}
 
 
+def test_forks_of_a_seeded_run_draw_differently_and_repeat():
+    @sgrt.function
+    def program(s):
+        with s.fork(20) as forks:
+            forks += sgrt.select("x", ["a", "b"], temperature=1.0)
+        return s["x"]
+
+    def run(seed):
+        backend = sgrt.ScriptedBackend([], scores={"a": -1, "b": -1})
+        return program.run(backend=backend, seed=seed).value
+
+    assert run(1) == run(1)
+    assert set(run(1)) == {"a", "b"}
+
+
 def test_scores_are_given_with_the_record():
     result = pick().result("x")
     assert [sum(logprobs) for logprobs in result.token_logprobs] == pytest.approx([-2, -2.5, -7])
