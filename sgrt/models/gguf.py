@@ -192,6 +192,14 @@ class GgufFile:
         """
         return self._list(key, (int, float))
 
+    def integers(self, key: str) -> list[int]:
+        """A metadata value that is a list of integers.
+
+        Raises:
+            CorruptModel: absent or something else.
+        """
+        return self._list(key, int)
+
     def _list(self, key: str, kinds: Any) -> list[Any]:
         values = self.field(key, list)
         # Arrays have one element type, so the first one speaks for all.

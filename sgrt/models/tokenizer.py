@@ -23,13 +23,9 @@ from sgrt.core import Text
 from sgrt.errors import ModelError, RequestError
 from sgrt.models.chat_template import JinjaChatTemplate, end_of_turn
 from sgrt.models.gguf import GgufFile
-from sgrt.models.tokenizer_source import (
-    AddedToken,
-    Place,
-    TokenizerSource,
-    from_directory,
-    from_gguf,
-)
+from sgrt.models.tokenizer_gguf import from_gguf
+from sgrt.models.tokenizer_json import from_directory
+from sgrt.models.tokenizer_source import AddedToken, Place, TokenizerSource
 
 # White space as Unicode has it. str.strip() would take U+001C..U+001F too.
 _WHITE = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(

@@ -6,7 +6,8 @@ import itertools
 import json
 import random
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from gguf_builder import Gguf, Typed
 from tokenizer_corpus import SPECIALS, lines
 
 from sgrt.core import Text
-from sgrt.errors import CorruptModel, ModelError, ModelNotFound, RequestError
+from sgrt.errors import CorruptModel, ModelError, ModelNotFound, RequestError, SgrtError
 from sgrt.models.gguf import GgufFile
 from sgrt.models.pretokenizers import BYTE_OF_CHAR, PRE_TOKENIZERS
 from sgrt.models.tokenizer import Tokenizer
@@ -652,3 +653,68 @@ def test_open_without_tokenizer_says_what_is_missing(tmp_path: Path) -> None:
         Tokenizer.open(tmp_path)
     with pytest.raises(ModelNotFound):
         Tokenizer.open(tmp_path / "no.gguf")
+
+
+# ---------------------------------------------------------------- anything
+
+JUNK: list[Any] = [None, True, -1, 3, 2**40, 2.5, "", "x", "\u2581", [], [1], ["a"], {}]
+JUNK += [{"type": "Sequence"}, {"type": "ByteLevel"}]
+
+
+def used(path: Path) -> None:
+    """Everything a program may do with a tokenizer that opened."""
+    tokenizer = Tokenizer.open(path)
+    ids = tokenizer.with_bos(tokenizer.encode("a <s> the", special=True))
+    tokenizer.decode([*ids, *tokenizer.eos_ids])
+    assert len(tokenizer.fingerprint) == 64
+
+
+def outcomes(run: Callable[[], None], counts: Counter[str]) -> None:
+    try:
+        run()
+        counts["fine"] += 1
+    except SgrtError:
+        counts["refused"] += 1
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where something can be changed in JSON; not inside the vocabulary, which is long."""
+    children = value.items() if isinstance(value, dict) else enumerate(value[:8])
+    for key, child in children:
+        yield (*at, key)
+        if isinstance(child, (dict, list)) and key != "vocab":
+            yield from places(child, (*at, key))
+
+
+def test_directory_with_any_value_replaced_opens_or_is_refused(tmp_path: Path) -> None:
+    rng, counts = random.Random(0), Counter[str]()
+    files: dict[str, Any] = {
+        "config.json": {"eos_token_id": 2, "bos_token_id": 1},
+        "generation_config.json": {"eos_token_id": [2, 3]},
+        "tokenizer_config.json": {"eos_token": {"content": "</s>"}, "bos_token": "<s>"},
+    }
+    for _ in range(200):
+        directory(tmp_path, rng.choice(KINDS), **files)
+        file = tmp_path / rng.choice(["tokenizer.json"] * 5 + list(files))
+        data = json.loads(file.read_text(encoding="utf-8"))
+        *way, last = rng.choice(list(places(data)))
+        target = data
+        for key in way:
+            target = target[key]
+        target[last] = rng.choice(JUNK)
+        file.write_text(json.dumps(data), encoding="utf-8")
+        outcomes(lambda: used(tmp_path), counts)
+    assert min(counts["fine"], counts["refused"]) > 20
+
+
+def test_gguf_with_any_value_replaced_opens_or_is_refused(tmp_path: Path) -> None:
+    rng, counts = random.Random(0), Counter[str]()
+    keys = "model pre tokens token_type merges scores bos_token_id eos_token_id add_bos_token"
+    values: list[Any] = ["", "llama", "gpt2", 3, True, -1.5, [], ["a"], ["a b"], [1, 2], [True]]
+    values += [[[1]], Typed("u64", 2**63), Typed("i32", -1), [Typed("f32", float("nan"))] * 270]
+    for index in range(200):
+        changes = {f"tokenizer.ggml.{rng.choice(keys.split())}": rng.choice(values)}
+        build = byte_level_gguf if index % 2 else lambda *a, **k: sentencepiece_gguf(*a, **k)[0]
+        path = build(tmp_path, **changes)
+        outcomes(lambda path=path: used(path), counts)
+    assert min(counts["fine"], counts["refused"]) > 20
