@@ -114,6 +114,7 @@ units = st.sampled_from(
     [u for n in range(4) for u in product(range(3), repeat=n)]
     + [u for n in range(4, 7) for u in product(range(2), repeat=n)]
 )
+few_units = st.sampled_from([u for n in range(1, 3) for u in product(range(2), repeat=n)])
 ranks = st.integers(0, 5)
 namespaces = st.sampled_from(["", "", "", "key"])
 
@@ -222,13 +223,16 @@ class CacheMachine(RuleBasedStateMachine):
         self.match(units, namespace, 0)
 
     @some_callers
-    @rule(rank=ranks, units=units)
+    @rule(rank=ranks, units=few_units)
     def extend(self, rank: int, units: tuple[int, ...]) -> None:
         caller, fresh = self.pick(rank), self.allocate(len(units))
         if fresh is not None:
-            caller.prefix = (caller.prefix[0], caller.prefix[1] + units)
-            caller.pages += fresh
-            caller.held += fresh
+            self.take(caller, units, fresh)
+
+    def take(self, caller: Caller, units: tuple[int, ...], fresh: list[int]) -> None:
+        caller.prefix = (caller.prefix[0], caller.prefix[1] + units)
+        caller.pages += fresh
+        caller.held += fresh
 
     @some_callers
     @rule(rank=ranks, num_pages=st.integers(0, 6))
@@ -244,6 +248,19 @@ class CacheMachine(RuleBasedStateMachine):
         self.lock(caller.node, caller.locked)
         twin = Caller(caller.prefix, list(caller.pages), caller.node, caller.locked, [])
         self.callers.append(twin)
+
+    @some_callers
+    @rule(rank=ranks)
+    def race(self, rank: int) -> None:
+        """Two that share a beginning compute the same tokens behind it, each for itself."""
+        caller = self.pick(rank)
+        self.fork(rank)
+        for racer in (caller, twin := self.callers[-1]):
+            if (fresh := self.allocate(2)) is None:
+                return
+            self.take(racer, (0, 1), fresh)
+        self.publish(twin, len(twin.pages))
+        self.publish(caller, len(caller.pages))
 
     @some_callers
     @rule(rank=ranks, keep=st.booleans())

@@ -131,6 +131,17 @@ def test_insert_pages_out_of_the_tree_no_duplicates() -> None:
     assert tree.num_cached == 3
 
 
+def test_insert_behind_shared_pages_only_own_are_duplicates() -> None:
+    pool, tree = cache()
+    shared = put(tree, [1, 2]).pages
+    first = put(tree, [1, 2, 3])
+    own = pool.allocate(2)
+    assert first.pages[:2] == shared
+    second = tree.insert([1, 2, 3, 4], shared + own)
+    assert second.duplicates == own[:1]
+    assert second.pages == first.pages + own[1:]
+
+
 def test_insert_same_twice_same_node() -> None:
     _, tree = cache()
     assert put(tree, [1, 2, 3]).node is put(tree, [1, 2, 3]).node
