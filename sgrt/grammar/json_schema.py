@@ -8,7 +8,8 @@ tied to both ends.
 
 What is generated is compact JSON: no white space, one spelling per string (no ``\\uXXXX``, so
 control characters other than ``\\b \\t \\n \\f \\r`` never appear), integers without fraction or
-exponent, keys in the order of `properties`.
+exponent, keys in the order of `properties`. Every value between two bounds can be written; next
+to a bound some spellings of the same value (trailing zeros) cannot.
 """
 
 from __future__ import annotations

@@ -62,8 +62,9 @@ class LLGrammar:
             raise _compile_error(self._start.get_error())
         mask = np.zeros(vocabulary.num_words, np.uint32)
         matcher = self.matcher()
-        matcher.fill(mask)
-        if not mask.any() and not matcher.is_complete:
+        if not matcher.is_complete:
+            matcher.fill(mask)
+        if not (mask.any() or matcher.is_complete):
             raise UnsupportedSchema("no text satisfies this constraint")
 
     def matcher(self) -> LLMatcher:
@@ -94,19 +95,26 @@ class LLMatcher:
         num_words = self._grammar.vocabulary.num_words
         if row.dtype != np.uint32 or len(row) < num_words or not row.flags.c_contiguous:
             raise ValueError(f"row is {row.dtype} {row.shape}, not contiguous [{num_words}] uint32")
-        row[num_words:] = 0
-        if self._mask is not None:
-            row[:num_words] = self._mask
+        if self._mask is not None or self._engine.is_stopped():
+            self._check()
+            row[:] = 0
+            if self._mask is not None:
+                row[:num_words] = self._mask
             return
+        row[num_words:] = 0
         self._engine.unsafe_compute_mask_ptr(row.ctypes.data, num_words * 4)
         self.finish_fill(row)
 
     def needs_engine(self, num_words: int) -> bool:
         """Whether the engine itself can write a row of so many words, and has to."""
-        return self._mask is None and num_words == self._grammar.vocabulary.num_words
+        known = self._mask is not None or self._engine.is_stopped()
+        return not known and num_words == self._grammar.vocabulary.num_words
 
     def finish_fill(self, row: NDArray[np.uint32]) -> None:
         """What is left to do after the engine wrote the row."""
+        if self._engine.is_error() and self._engine.get_error().startswith("NoExtension"):
+            row[:] = 0  # a dead end, not an overrun: no token leads on
+            return
         self._check()
         self._grammar.vocabulary.clear_special_inplace(row)
 

@@ -1,0 +1,329 @@
+"""What each keyword of JSON Schema does here: enforced exactly, an annotation, or refused."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from typing import Any, Literal
+
+import pydantic
+import pytest
+import random_schemas
+from grammar_support import accepts, byte_vocabulary, compiler, grammar, walk
+
+from sgrt.core import JsonSchema
+from sgrt.errors import ConstraintError, GrammarBudgetExceeded, UnsupportedSchema
+from sgrt.grammar import json_schema, json_text, spec
+
+KEYWORDS_OF_THE_DRAFT = """
+$schema $vocabulary $id $anchor $dynamicAnchor $ref $dynamicRef $defs $comment
+allOf anyOf oneOf not if then else dependentSchemas prefixItems items contains properties
+patternProperties additionalProperties propertyNames unevaluatedItems unevaluatedProperties
+type enum const multipleOf maximum exclusiveMaximum minimum exclusiveMinimum maxLength minLength
+pattern maxItems minItems uniqueItems maxContains minContains maxProperties minProperties required
+dependentRequired title description default deprecated readOnly writeOnly examples
+format contentEncoding contentMediaType contentSchema
+"""
+
+
+def schema_of(node: dict[str, Any]) -> JsonSchema:
+    return JsonSchema(json_text.dump(node))
+
+
+def test_keywords_of_the_draft_each_stand_in_exactly_one_table() -> None:
+    tables = [set(json_schema.KEYWORDS), set(json_schema.ANNOTATIONS), set(json_schema.REFUSED)]
+    for keyword in KEYWORDS_OF_THE_DRAFT.split():
+        assert sum(keyword in table for table in tables) == 1, keyword
+
+
+@pytest.mark.parametrize("keyword", sorted(json_schema.REFUSED))
+def test_keyword_that_is_not_enforced_is_refused_with_its_pointer(keyword: str) -> None:
+    with pytest.raises(UnsupportedSchema) as caught:
+        grammar(schema_of({"type": "object", "properties": {"a/b": {keyword: {}}}}))
+    assert (caught.value.pointer, caught.value.keyword) == ("/properties/a~1b", keyword)
+
+
+def test_keyword_that_does_not_exist_is_refused_and_x_is_an_annotation() -> None:
+    with pytest.raises(UnsupportedSchema, match="'requierd'"):
+        grammar(schema_of({"requierd": ["a"]}))
+    assert accepts(grammar(schema_of({"x-order": 1, "const": 5})), "5")
+    # The engine would obey this one; nothing of ours hands it on.
+    relaxed = {"x-guidance": {"whitespace_flexible": True}, "type": "array"}
+    assert not accepts(grammar(schema_of(relaxed)), "[1, 2]")
+
+
+@pytest.mark.parametrize("keyword", sorted(json_schema.ANNOTATIONS - {"$defs", "definitions"}))
+def test_annotation_allows_every_value(keyword: str) -> None:
+    compiled = grammar(schema_of({keyword: "x", "type": ["integer", "array"]}))
+    assert accepts(compiled, "1") and accepts(compiled, '["x",{}]')
+
+
+_CASES: list[tuple[dict[str, Any], list[str], list[str]]] = [
+    ({}, ["1", '"a"', "null", '{"a":[1,{}]}'], ["", " 1", "[1, 2]", '{"a": 1}', "nul"]),
+    ({"type": "integer"}, ["0", "-7", "12345678901234567890"], ["1.5", "01", "1.0", "-", "+1"]),
+    ({"type": "number"}, ["1", "1.5", "-0.1", "1e5", "2E-3"], [".5", "1.", "01", "NaN"]),
+    ({"type": ["string", "null"]}, ["null", '"a"'], ["1"]),
+    ({"type": "string"}, ['"é😀"', '"\\n\\"\\\\"'], ['"\t"', '"\\u0041"', '"\\x"', '"a']),
+    ({"enum": [1, "a", None, {"x": [1.5]}]}, ["1", '"a"', "null", '{"x":[1.5]}'], ["2", "1.0"]),
+    ({"const": "a\nb"}, ['"a\\nb"'], ['"a"']),
+    ({"type": "integer", "minimum": 3, "maximum": 12}, ["3", "7", "12"], ["2", "13", "30", "0"]),
+    ({"type": "integer", "exclusiveMinimum": -1, "exclusiveMaximum": 1.5}, ["0", "1"], ["-1", "2"]),
+    ({"type": "number", "minimum": 0.1, "maximum": 0.25}, ["0.1", "0.20", "0.25"], ["0.09", "0.251"]),
+    ({"type": "integer", "maximum": 2**70}, ["5"], []),
+    ({"type": "integer", "multipleOf": 7}, ["0", "14", "-21"], ["1", "15"]),
+    ({"type": "number", "multipleOf": 0.01}, ["0.29", "1.1", "3"], ["0.295"]),
+    ({"type": "string", "minLength": 2, "maxLength": 3}, ['"ab"', '"😀é"', '"\\n\\n\\n"'], ['"a"', '"abcd"']),
+    ({"type": "string", "pattern": "a\\d"}, ['"a1"', '"xa1x"'], ['"a"', '"a\u0661"']),
+    ({"type": "string", "pattern": "^a.b$"}, ['"axb"', '"a\\"b"'], ['"xaxb"', '"a\\nb"', '"a\\rb"']),
+    ({"type": "array", "items": {"type": "integer"}}, ["[]", "[1,2]"], ["[1,]", '["a"]', "[1,2"]),
+    ({"type": "array", "minItems": 1, "maxItems": 2}, ["[1]", "[1,[]]"], ["[]", "[1,2,3]"]),
+    ({"type": "array", "prefixItems": [{"type": "integer"}], "items": False}, ["[]", "[1]"], ['["a"]', "[1,2]"]),
+    ({"type": "array", "items": [{"const": 1}], "additionalItems": {"const": 2}}, ["[1,2,2]"], ["[2]", "[1,1]"]),
+    ({"type": "array", "uniqueItems": False}, ["[1,1]"], []),
+    ({"type": "array", "uniqueItems": True, "maxItems": 1}, ["[]", "[1]"], ["[1,1]"]),
+    ({"type": "object", "properties": {"a": {"type": "integer"}}}, ["{}", '{"a":1}', '{"a":1,"b":2}'], ['{"a":"x"}', '{"a":1,"a":"x"}', '{"a":1,"\\u0061":"x"}']),
+    ({"type": "object", "required": ["a"]}, ['{"a":1}'], ["{}", '{"b":1}']),
+    ({"type": "object", "additionalProperties": {"type": "null"}}, ["{}", '{"x":null}'], ['{"x":1}']),
+    ({"type": "object", "properties": {"a": {}, "b": {}}, "additionalProperties": False}, ['{"a":1,"b":2}'], ['{"c":1}']),
+    ({"type": "object", "patternProperties": {"^x": {"type": "integer"}}, "additionalProperties": False}, ['{"xa":1}'], ['{"xa":"1"}', '{"a":1}']),
+    ({"type": "object", "propertyNames": {"enum": ["a", "b"]}, "additionalProperties": {"type": "integer"}}, ["{}", '{"a":1,"b":2}'], ['{"c":1}', '{"a":"x"}']),
+    ({"type": "object", "minProperties": 1}, ['{"a":1}'], ["{}"]),
+    ({"type": "object", "minProperties": 2, "required": ["a", "b"]}, ['{"a":1,"b":2}'], ['{"a":1}']),
+    ({"type": "object", "maxProperties": 1}, ["{}", '{"a":1}'], ['{"a":1,"b":1}']),
+    ({"anyOf": [{"type": "integer"}, {"type": "string"}], "minimum": 3}, ["3", '"a"'], ["2", "null"]),
+    ({"allOf": [{"minimum": 3}, {"maximum": 5}], "type": "integer"}, ["4"], ["2", "6"]),
+    ({"allOf": [{"type": "object", "properties": {"a": {}}, "additionalProperties": False}, {"properties": {"b": {}}}]}, ['{"a":1}', "{}"], ['{"b":1}']),
+    ({"oneOf": [{"type": "integer"}, {"type": "string"}]}, ["1", '"a"'], ["null"]),
+    ({"oneOf": [{"const": 1}, {"enum": [2, 3]}]}, ["1", "3"], ["4"]),
+    ({"anyOf": [{"const": 1}, {"const": 2}], "oneOf": [{"const": 2}, {"const": 3}]}, ["2"], ["1", "3"]),
+    ({"$ref": "#/$defs/a", "minimum": 3, "$defs": {"a": {"type": "integer"}}}, ["3"], ["2", '"a"']),
+    ({"$ref": "#/definitions/a~1b%20c", "definitions": {"a/b c": {"const": 1}}}, ["1"], ["2"]),
+    ({"properties": {"a": {"const": 1}, "b": {"$ref": "#/properties/a"}}, "type": "object"}, ['{"b":1}'], ['{"b":2}']),
+    ({"type": "array", "items": {"$ref": "#"}}, ["[]", "[[],[[]]]"], ["[1]"]),
+    ({"type": "string", "format": "date", "pattern": "^2024"}, ['"2024-02-29"'], ['"2023-01-01"', '"2024-02-30"']),
+    ({"type": "string", "format": "password"}, ['"x"'], []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("node", "valid", "invalid"), _CASES, ids=lambda c: json.dumps(c)[:60])
+def test_keyword_enforced_accepts_valid_and_rejects_invalid(
+    node: dict[str, Any], valid: list[str], invalid: list[str]
+) -> None:
+    compiled = grammar(schema_of(node))
+    assert [t for t in valid if not accepts(compiled, t)] == []
+    assert [t for t in invalid if accepts(compiled, t)] == []
+
+
+def test_keyword_tables_every_enforced_keyword_has_a_case() -> None:
+    seen: set[str] = set()
+    for node, _, _ in _CASES:
+        seen |= {k for part in [node, *node.get("allOf", [])] for k in part}
+    assert set(json_schema.KEYWORDS) - {"discriminator", "$id"} <= seen
+
+
+def check_random_schemas(seeds: range) -> tuple[int, int]:
+    """Texts drawn under uniform masks validate; valid values in our spelling are accepted."""
+    num_texts = num_schemas = 0
+    for seed in seeds:
+        rng = random.Random(seed)
+        node = random_schemas.schema(rng)
+        try:
+            compiled = compiler().compile(schema_of(node))
+        except ConstraintError:
+            continue
+        num_schemas += 1
+        for _ in range(4):
+            ids = walk(compiled.matcher(), byte_vocabulary(), rng, 60)
+            if ids is not None:
+                num_texts += 1
+                text = bytes(ids)
+                assert random_schemas.is_valid(random_schemas.load(text), node), (text, node)
+    return num_schemas, num_texts
+
+
+def test_schema_random_drawn_uniformly_always_validates() -> None:
+    num_schemas, num_texts = check_random_schemas(range(250))
+    assert num_schemas > 150 and num_texts > 500
+
+
+@pytest.mark.slow
+def test_schema_random_many_drawn_uniformly_always_validates() -> None:
+    check_random_schemas(range(10_000, 16_000))
+
+
+def test_schema_random_valid_values_are_accepted() -> None:
+    """Numbers in exponent form and formats aside, what is valid can be generated."""
+    num_accepted = 0
+    for seed in range(300):
+        rng = random.Random(seed)
+        node = random_schemas.schema(rng)
+        if "format" in json.dumps(node) or r"\\" in json.dumps(node):
+            continue
+        try:
+            compiled = compiler().compile(schema_of(node))
+        except ConstraintError:
+            continue
+        for _ in range(4):
+            value = random_schemas.value(rng)
+            text = json_text.dump(value)
+            if "e-" in text or "-0.0" in text or ".0" in text or not _is_ordered(value, node):
+                continue
+            if random_schemas.is_valid(value, node):
+                assert accepts(compiled, text), (text, node)
+                num_accepted += 1
+    assert num_accepted > 150
+
+
+def _is_ordered(value: Any, node: dict[str, Any]) -> bool:
+    """Values without two keys in any object: order is then no question."""
+    if isinstance(value, dict):
+        return len(value) < 2 and all(_is_ordered(v, node) for v in value.values())
+    return not isinstance(value, list) or all(_is_ordered(v, node) for v in value)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"type": "integer", "minimum": 5, "maximum": 3},
+        {"type": "integer", "exclusiveMinimum": 1, "exclusiveMaximum": 2},
+        {"enum": []},
+        {"type": "string", "enum": [1, 2]},
+        {"type": "object", "properties": {"a": False}, "required": ["a"]},
+        {"type": "object", "required": ["a"], "additionalProperties": False},
+        {"type": "string", "pattern": "^abcd$", "maxLength": 3},
+        {"type": "string", "minLength": 3, "maxLength": 2},
+        {"type": "array", "minItems": 2, "maxItems": 1},
+        {"type": "array", "minItems": 1, "items": False},
+        {"allOf": [{"type": "string"}, {"type": "integer"}]},
+        {"type": "object", "properties": {"n": {"$ref": "#"}}, "required": ["n"]},
+        {"type": "array", "items": {"$ref": "#"}, "minItems": 1},
+        {"anyOf": [False, {"enum": []}]},
+        {"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/b"}]}, "b": {"type": ["object", "array"], "minItems": 1, "items": {"$ref": "#/$defs/a"}, "required": ["x"], "properties": {"x": {"$ref": "#/$defs/b"}}}}},
+    ],
+)  # fmt: skip
+def test_schema_that_nothing_satisfies_is_refused(node: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedSchema):
+        grammar(schema_of(node))
+
+
+def test_schema_with_one_endless_branch_never_enters_it() -> None:
+    endless = {"type": "object", "properties": {"n": {"$ref": "#/$defs/e"}}, "required": ["n"]}
+    node = {"anyOf": [{"$ref": "#/$defs/e"}, {"type": "integer"}], "$defs": {"e": endless}}
+    compiled = grammar(schema_of(node))
+    assert accepts(compiled, "1")
+    with pytest.raises(ConstraintError):
+        compiled.matcher().accept(list(b"{"))
+
+
+@pytest.mark.parametrize(
+    ("node", "pointer", "keyword"),
+    [
+        ({"$ref": "http://x.org/y"}, "", "$ref"),
+        ({"$ref": "#/$defs/none"}, "", "$ref"),
+        ({"$ref": "#/enum/0", "enum": [{"type": "string"}]}, "", "$ref"),
+        ({"$ref": "#/$defs", "$defs": {"type": {}}}, "", "$ref"),
+        ({"items": {"$id": "http://x.org/y"}}, "/items", "$id"),
+        ({"type": "foo"}, "", "type"),
+        ({"type": []}, "", "type"),
+        ({"type": [{}]}, "", "type"),
+        ({"properties": {"a": {"minLength": -1}}}, "/properties/a", "minLength"),
+        ({"minLength": True}, "", "minLength"),
+        ({"minimum": "3"}, "", "minimum"),
+        ({"exclusiveMinimum": True}, "", "exclusiveMinimum"),
+        ({"multipleOf": 0}, "", "multipleOf"),
+        ({"minimum": 2**60}, "", "minimum"),
+        ({"const": 2**60}, "", "const"),
+        ({"enum": ["\x01"]}, "", "enum"),
+        ({"properties": {"\x7f": {}}}, "", "properties"),
+        ({"required": "a"}, "", "required"),
+        ({"properties": []}, "", "properties"),
+        ({"anyOf": []}, "", "anyOf"),
+        ({"items": {"anyOf": [{}, {"pattern": "(?=a)"}]}}, "/items/anyOf/1", "pattern"),
+        ({"format": "idn-email"}, "", "format"),
+        ({"uniqueItems": True}, "", "uniqueItems"),
+        ({"minProperties": 2}, "", "minProperties"),
+        ({"propertyNames": {"maxLength": 3}}, "", "propertyNames"),
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "", "oneOf"),
+        ({"oneOf": [{"enum": ["a", "b"]}, {"enum": ["b"]}]}, "", "oneOf"),
+        ({"oneOf": [{"properties": {"k": {"const": 1}}}, {"properties": {"k": {"const": 2}}}]}, "", "oneOf"),
+    ],
+)  # fmt: skip
+def test_schema_refused_names_pointer_and_keyword(
+    node: dict[str, Any], pointer: str, keyword: str
+) -> None:
+    with pytest.raises(UnsupportedSchema) as caught:
+        grammar(schema_of(node))
+    assert (caught.value.pointer, caught.value.keyword) == (pointer, keyword)
+
+
+class Cat(pydantic.BaseModel):
+    kind: Literal["cat"]
+    lives: int = pydantic.Field(ge=0, le=9)
+
+
+class Dog(pydantic.BaseModel):
+    kind: Literal["dog"] = "dog"
+    tricks: list[str] = []
+
+
+class Zoo(pydantic.BaseModel):
+    star: Cat | Dog = pydantic.Field(discriminator="kind")
+    by_size: dict[Literal["small", "large"], int] = {}
+    note: str | None = None
+
+
+def test_pydantic_union_with_discriminator_is_exclusive_and_parses() -> None:
+    compiled = grammar(spec.json_schema(Zoo))
+    assert accepts(compiled, '{"star":{"kind":"cat","lives":3},"note":null}')
+    assert accepts(compiled, '{"star":{"kind":"dog"},"by_size":{"small":1}}')
+    assert not accepts(compiled, '{"star":{"tricks":[]}}')  # which of the two would it be?
+    assert not accepts(compiled, '{"star":{"kind":"cat","lives":3},"other":1}')  # closed
+    rng = random.Random(1)
+    texts = [walk(compiled.matcher(), byte_vocabulary(), rng, 120) for _ in range(40)]
+    done = [Zoo.model_validate_json(bytes(t)) for t in texts if t is not None]
+    assert len(done) > 10
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "nope", "[1]", "3", "null", "'a'", '{"a":1', '{"type":"string",}', '{"const":NaN}',
+        '{"const":1e999}', '{"const":' + "9" * 500 + "}", '{"type":"null","type":"string"}',
+        '{"const":"\\ud800"}', "\ud800", "{}" + "\x00", "[" * 100_000, '{"items":' * 200 + "{}" + "}" * 200,
+        '{"items":' * 31 + '{"items":' * 40, '{"$ref":"#"}', '{"$ref":"#/$defs/a","$defs":{"a":{"$ref":"#/$defs/b"},"b":{"$ref":"#/$defs/a"}}}',
+        '{"allOf":[{"$ref":"#"}]}', '{"anyOf":[{"$ref":"#"},{"type":"null"}]}',
+        json.dumps({"enum": list(range(20_000))}), json.dumps({"enum": ["x" * 300_000]}),
+        json.dumps({"type": "object", "properties": {f"p{i}": {} for i in range(6_000)}}),
+        json.dumps({"type": "object", "properties": {f"p{i}": {} for i in range(1_500)}}),
+        json.dumps({"minItems": 10**9}), json.dumps({"minLength": 10**12}),
+        json.dumps({"pattern": "a{1000000000}"}), json.dumps({"pattern": "(" * 500}),
+        json.dumps({"allOf": [{"pattern": f"a.{{{i},}}b"} for i in range(30)]}),
+        json.dumps({"allOf": [{"anyOf": [{"minimum": i * 10 + j} for j in range(6)]} for i in range(7)], "type": "integer"}),
+        json.dumps({"oneOf": [{"type": "string"}] * 2_000}),
+        json.dumps({"$ref": "#/$defs/a0", "$defs": {f"a{i}": {"type": "array", "items": {"$ref": f"#/$defs/a{i + 1}"}} for i in range(2_000)} | {"a2000": {}}}),
+        json.dumps({"oneOf": [{"$ref": "#/$defs/a0"}, {"type": "null"}], "$defs": {f"a{i}": {"$ref": f"#/$defs/a{i + 1}"} for i in range(500)} | {"a500": {}}}),
+        json.dumps({"patternProperties": {f"a{i}": {} for i in range(100)}}),
+        json.dumps({"discriminator": "k", "oneOf": [{}, {}]}), json.dumps({"oneOf": [{"required": 3}, {"required": 3}], "discriminator": {"propertyName": "k"}}),
+        json.dumps({"type": "object", "properties": {"a": 3}}), json.dumps({"enum": 3}), json.dumps({"propertyNames": 3}),
+    ],
+    ids=lambda t: t[:40].encode("ascii", "replace").decode(),
+)  # fmt: skip
+def test_schema_hostile_is_refused_within_two_seconds(text: str) -> None:
+    start = time.perf_counter()
+    with pytest.raises((UnsupportedSchema, GrammarBudgetExceeded)):
+        grammar(JsonSchema(text))
+    assert time.perf_counter() - start < 2
+
+
+def test_schema_large_but_legal_compiles_within_two_seconds() -> None:
+    start = time.perf_counter()
+    for node in [
+        {"enum": [f"value {i}" for i in range(10_000)]},
+        {"type": "object", "properties": {f"p{i}": {} for i in range(900)}},
+        {"type": "array", "items": {"type": "integer"}, "maxItems": 10**9},
+        {"type": "string", "maxLength": 10**9},
+        {"$ref": "#/$defs/a0", "$defs": {f"a{i}": {"type": "array", "items": {"$ref": f"#/$defs/a{i + 1}"}} for i in range(200)} | {"a200": {}}},
+    ]:  # fmt: skip
+        grammar(schema_of(node))
+    assert time.perf_counter() - start < 4

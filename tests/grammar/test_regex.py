@@ -1,0 +1,150 @@
+"""The regex dialect against `re`, its refusals with their places, its budgets."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import time
+
+import pytest
+from grammar_support import accepts, allowed_ids, byte_vocabulary, grammar
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sgrt.core import JsonSchema, Regex
+from sgrt.errors import GrammarBudgetExceeded, GrammarSyntaxError, UnsupportedSchema
+from sgrt.grammar import json_text, regex
+
+_TEXTS = ["".join(t) for n in range(4) for t in itertools.product("ab1 ", repeat=n)]
+_TEXTS += [
+    "\n",
+    "a\n",
+    "é",
+    "aé",
+    "\u0661",
+    "\u00a0",
+    "_",
+    "A",
+    ".",
+    "-",
+    "]",
+    "{",
+    "a{2",
+    "^",
+    "😀",
+]
+
+_ATOMS = st.sampled_from(
+    ["a", "b", "1", " ", ".", r"\d", r"\w", r"\s", r"\D", r"\W", r"\S", "[ab]", "[^a]", "[a-c1]",
+     r"[\d_]", r"[^\w]", r"\.", "é", r"\x61", r"\u00e9", "[]a]", "[a-]", "{", r"\n", "(?:)"]
+)  # fmt: skip
+_REPEATS = st.sampled_from(["", "", "", "*", "+", "?", "{2}", "{1,2}", "{,2}", "{1,}", "*?", "{0}"])
+
+
+def _grow(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    sequence = st.lists(inner, min_size=1, max_size=3).map("".join)
+    choice = st.lists(sequence, min_size=1, max_size=3).map("|".join)
+    kinds = st.sampled_from(["({})", "(?:{})", "(?P<n>{})"])
+    group = st.builds(lambda body, kind, tail: kind.format(body) + tail, choice, kinds, _REPEATS)
+    return st.one_of(sequence, group)
+
+
+_PATTERNS = st.recursive(st.builds(str.__add__, _ATOMS, _REPEATS), _grow, max_leaves=6)
+
+
+@given(_PATTERNS, st.text("ab1 \né_.", max_size=6))
+@settings(max_examples=150, deadline=None)
+def test_regex_random_patterns_match_what_re_fullmatch_matches(pattern: str, extra: str) -> None:
+    try:
+        expected = re.compile(pattern, re.ASCII)
+    except re.error:  # a group name used twice
+        return
+    compiled = grammar(Regex(pattern))
+    for text in [*_TEXTS[::3], extra]:
+        assert accepts(compiled, text) == bool(expected.fullmatch(text)), (pattern, text)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["^a|b$", "^(a|b)$", "(^a|b)1", "(?:a$|b$)", r"\Aab\Z", "a{,2}", "a{,}", "a{2", "{", "x{,a}",
+     "(?s).", "(?a)\\w", "[]a]+", "[^]a]", "[a-]", r"[\w-]", "()", "(|a)b", "a||b", r"\0", r"[\b]",
+     "a+?b*?", r"\-", "a]", "}"],
+)  # fmt: skip
+def test_regex_corner_of_the_syntax_matches_what_re_fullmatch_matches(pattern: str) -> None:
+    compiled, expected = grammar(Regex(pattern)), re.compile(pattern, re.ASCII)
+    for text in _TEXTS:
+        assert accepts(compiled, text) == bool(expected.fullmatch(text)), text
+
+
+@given(_PATTERNS.filter(lambda p: "?P<" not in p and "{,2}" not in p and "[]" not in p))
+@settings(max_examples=80, deadline=None)
+def test_pattern_random_search_accepts_only_what_re_search_accepts(pattern: str) -> None:
+    compiled = grammar(JsonSchema(json_text.dump({"type": "string", "pattern": pattern})))
+    # \d, \w, \s, their complements and "." mean more to some readers than to others.
+    ambiguous = re.search(r"\\[dwsDWS]|\.", pattern)
+    for text in _TEXTS[::3]:
+        accepted = accepts(compiled, json_text.dump(text))
+        expected = bool(re.search(pattern, text))
+        assert accepted <= expected if ambiguous else accepted == expected, (pattern, text)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["^a", "a$", "^a$", "a", "^a|b$", "(^a|b)", "(a$|b)", "^$", "^(a|b)1$", "(^| )a"]
+)
+def test_pattern_anchors_mean_the_edges_of_the_text(pattern: str) -> None:
+    compiled = grammar(JsonSchema(json_text.dump({"type": "string", "pattern": pattern})))
+    for text in [t for t in _TEXTS if not t.endswith("\n")]:
+        assert accepts(compiled, json_text.dump(text)) == bool(re.search(pattern, text)), text
+
+
+@pytest.mark.parametrize(
+    ("pattern", "column"),
+    [("(?=a)b", 1), ("a(?!b)", 2), ("(?<=a)b", 1), (r"(a)\1", 5), (r"\bword", 2), ("(?i)a", 1),
+     ("a(?i:b)", 2), ("(?>a)", 1), ("a++", 3), ("a^b", 2), ("a$b", 3), ("(a$)?", 5), ("(a", 1),
+     ("a)", 2), ("[a", 1), ("[z-a]", 4), (r"[\w-.]", 5), ("*a", 1), ("a**", 3), ("a{3,2}", 6),
+     ("a\\", 2), (r"\x4", 2), (r"\p{L}", 2), (r"\q", 2), ("(?P=n)", 1), ("(?#c)", 1), ("\ud800", 1)],
+)  # fmt: skip
+def test_regex_unsupported_is_refused_with_its_column(pattern: str, column: int) -> None:
+    with pytest.raises(GrammarSyntaxError) as caught:
+        grammar(Regex(pattern))
+    assert (caught.value.line, caught.value.column) == (1, column)
+
+
+def test_regex_error_on_a_later_line_names_that_line() -> None:
+    with pytest.raises(GrammarSyntaxError) as caught:
+        grammar(Regex("ab\ncd(?=e)"))
+    assert (caught.value.line, caught.value.column) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["a{1000000000}", "((a{100}){100}){100}", "(" * 65 + ")" * 65, "a" * 20_000, "(?:a?){99999}{2}",
+     "((((a{99}){99}){99}){99}){99}", "a{99999999999999999999}"],
+)  # fmt: skip
+def test_regex_over_budget_is_refused_at_once(pattern: str) -> None:
+    start = time.perf_counter()
+    with pytest.raises((GrammarBudgetExceeded, GrammarSyntaxError)):
+        grammar(Regex(pattern))
+    assert time.perf_counter() - start < 1
+
+
+@pytest.mark.parametrize("pattern", ["[^\\d\\D]", "a[^\\s\\S]", "(?:[^\\w\\W]|[^\\d\\D])x"])
+def test_regex_that_matches_nothing_is_refused(pattern: str) -> None:
+    with pytest.raises(UnsupportedSchema, match="no text"):
+        grammar(Regex(pattern))
+
+
+def test_regex_mask_out_of_fuel_ends_its_matcher_with_our_error() -> None:
+    with pytest.raises(GrammarBudgetExceeded):
+        matcher = grammar(Regex("((a?){50}){50}a{2000}")).matcher()
+        for _ in range(100):
+            assert ord("a") in allowed_ids(matcher, byte_vocabulary())
+            matcher.accept([ord("a")])
+
+
+def test_rewritten_pattern_reads_the_same_in_python() -> None:
+    """What the engine gets is plain enough that `re` reads it too."""
+    pattern = regex.rewrite(r"[a-c]+\d?|x", regex.PYTHON)
+    plain = re.sub(r"\\x\{([0-9A-F]+)\}", lambda m: re.escape(chr(int(m[1], 16))), pattern)
+    for text in ("abc1", "x", "", "1"):
+        assert bool(re.fullmatch(plain, text)) == bool(re.fullmatch(r"[a-c]+\d?|x", text))
