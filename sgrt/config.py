@@ -89,7 +89,9 @@ class EngineConfig:
                 raise RequestError(f"{name}={value!r}: must be an integer >= {low}")
         for name, allowed in _ONE_OF.items():
             if getattr(self, name) not in allowed:
-                raise RequestError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(allowed)}")
+                raise RequestError(
+                    f"{name}={getattr(self, name)!r}: must be one of {', '.join(allowed)}"
+                )
 
 
 _AT_LEAST = {

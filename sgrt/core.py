@@ -264,6 +264,9 @@ class GenerateResult:
         text: without the stop string.
         token_ids: tokens that were kept in the session.
         stop_match: the stop string or token id that ended it; None for the rest.
+        logprobs: of the tokens that were kept, where asked for.
+        is_complete: whether the text satisfies its constraint; false only where max_tokens, the
+            context or a stop string cut it.
     """
 
     text: str
@@ -272,6 +275,7 @@ class GenerateResult:
     usage: Usage
     stop_match: str | int | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None
+    is_complete: bool = True
 
 
 @dataclass(frozen=True)

@@ -119,11 +119,15 @@ class GrammarBudgetExceeded(ConstraintError):
         limit: the budget.
     """
 
-    def __init__(self, resource: str, used: float, limit: float, *, hint: str | None = None) -> None:
+    def __init__(
+        self, resource: str, used: float, limit: float, *, hint: str | None = None
+    ) -> None:
         self.resource = resource
         self.used = used
         self.limit = limit
-        super().__init__(f"grammar exceeds its budget: {used:g} {resource}, limit {limit:g}", hint=hint)
+        super().__init__(
+            f"grammar exceeds its budget: {used:g} {resource}, limit {limit:g}", hint=hint
+        )
 
 
 class RequestError(SgrtError):
@@ -201,7 +205,9 @@ class OutOfPages(EngineError):
         evictable: pages that eviction could free.
     """
 
-    def __init__(self, needed: int, free: int, evictable: int = 0, *, hint: str | None = None) -> None:
+    def __init__(
+        self, needed: int, free: int, evictable: int = 0, *, hint: str | None = None
+    ) -> None:
         self.needed = needed
         self.free = free
         self.evictable = evictable

@@ -488,16 +488,15 @@ def _finished(
 ) -> GenerateResult:
     """The answer as a generation, cut where the parameters end it."""
     text, reason, match = _cut(answer, params)
-    if constraint is not None and reason == "stop":
+    is_complete = constraint is None or _satisfies(text, constraint)
+    if constraint is not None and reason == "stop" and match is None:
         _check(text, constraint)
-    elif _satisfies(text, constraint):
-        reason = "stop"
     ids = tuple(text.encode())
     if len(ids) < params.min_tokens:
         raise BackendError(f"the answer has {len(ids)} tokens, min_tokens is {params.min_tokens}")
     logprobs = tuple(TokenLogprob(i, 0.0) for i in ids) if params.logprobs is not None else None
     taken = usage + Usage(sampled=len(ids))
-    return GenerateResult(text, ids, reason, taken, match, logprobs)
+    return GenerateResult(text, ids, reason, taken, match, logprobs, is_complete)
 
 
 def _cut(answer: str, params: SamplingParams) -> tuple[str, FinishReason, str | int | None]:
@@ -521,7 +520,7 @@ def _check(text: str, constraint: Constraint) -> None:
         raise ConstraintError(f"the scripted answer {text[:200]!r} breaks {constraint!r:.200}")
 
 
-def _satisfies(text: str, constraint: Constraint | None) -> bool:
+def _satisfies(text: str, constraint: Constraint) -> bool:
     match constraint:
         case Choices(options):
             return text in options

@@ -306,16 +306,16 @@ class Session:
         return tuple(handles)
 
     def _task(self, item: core.Generate, handle: Generation) -> GenerateTask:
-        matcher = None
+        grammar = None
         if item.constraint is not None:
-            matcher = self._parts.grammars.compile(item.constraint).matcher()
+            grammar = self._parts.grammars.compile(item.constraint)
         seed = item.params.seed
         return GenerateTask(
             item,
             handle,
             self._parts.tokenizer,
             seed=_mix(self._seed, next(self._index)) if seed is None else seed,
-            matcher=matcher,
+            grammar=grammar,
             limit=self._loop.limit,
             forced_runs=self._parts.config.forced_runs,
         )

@@ -170,9 +170,14 @@ class Generated(Produced):
         return self._values if self._gen.n > 1 else self._values[0]
 
     def _value_of(self, result: GenerateResult) -> Any:
-        if self._gen.constraint is not None and result.finish_reason == "length":
+        if not result.is_complete:
+            ended_by = (
+                f"max_tokens={self._max_tokens}"
+                if result.finish_reason == "length"
+                else f"stop={result.stop_match!r}"
+            )
             raise self.error(
-                f"max_tokens={self._max_tokens} ended the text before its constraint was "
+                f"{ended_by} ended the text before its constraint was "
                 f"satisfied; it ends in {result.text[-60:]!r}",
                 hint="allow more tokens or bound the constraint; result(name).text has the part",
             )

@@ -25,8 +25,8 @@ from sgrt.core import (
     TokenLogprob,
     Usage,
 )
-from sgrt.errors import RequestError, SgrtError
-from sgrt.grammar.matcher import Matcher
+from sgrt.errors import ConstraintError, RequestError, SgrtError
+from sgrt.grammar.matcher import Grammar
 from sgrt.runtime.detokenizer import Detokenizer
 from sgrt.runtime.sampler import Row
 from sgrt.runtime.sequence import Sequence
@@ -43,7 +43,7 @@ class Vocabulary(Protocol):
 
     def token_bytes(self, token_id: int) -> bytes: ...
 
-    def encode(self, text: str) -> list[int]: ...
+    def encode(self, text: str, *, after_id: int | None = None) -> list[int]: ...
 
 
 @dataclass(slots=True)
@@ -68,7 +68,7 @@ class GenerateTask:
     Args:
         request: as the user gave it; its seed is set.
         handle: where events and the result go.
-        matcher: of its constraint, at the start; None generates freely.
+        grammar: of its constraint; None generates freely.
         limit: most tokens the sequence may have (context and KV pool).
         forced_runs: whether text without choice is appended unsampled.
     """
@@ -80,13 +80,14 @@ class GenerateTask:
         vocabulary: Vocabulary,
         *,
         seed: int,
-        matcher: Matcher | None,
+        grammar: Grammar | None,
         limit: int,
         forced_runs: bool,
     ) -> None:
         self.params = params = request.params
         self.handle = handle
-        self.matcher = matcher
+        self.matcher = None if grammar is None else grammar.matcher()
+        self._grammar = grammar
         self.counts = Counts()
         self.deadline = (
             None if request.deadline_s is None else time.monotonic() + request.deadline_s
@@ -97,12 +98,13 @@ class GenerateTask:
         self._limit = limit
         # An unmasked log-probability needs the head, so those tokens cannot be skipped.
         unmasked = params.logprobs is not None and params.logprobs_mode == "unmasked"
-        self._forced_runs = forced_runs and matcher is not None and not unmasked
+        self._forced_runs = forced_runs and not unmasked
         self._detokenizer = Detokenizer(vocabulary.token_bytes, params.stop)
         eos = frozenset() if params.ignore_eos else vocabulary.eos_ids
         self._end_ids = eos | frozenset(params.stop_token_ids)
         self._logprobs: list[TokenLogprob] = []
         self._output: list[int] = []
+        self._last_prompt_id: int | None = None
         self._prompt_counts: Counter[int] = Counter()
         self._output_counts: Counter[int] = Counter()
         self._penalised = (
@@ -138,6 +140,7 @@ class GenerateTask:
         size = self._vocabulary.vocab_size
         if any(i >= size for i in named):
             raise RequestError(f"token {max(named)} does not exist: the vocabulary has {size}")
+        self._last_prompt_id = token_ids[-1]
         if self._penalised:
             self._prompt_counts.update(token_ids)
 
@@ -242,24 +245,41 @@ class GenerateTask:
             string ends inside a token, the text before it is tokenized on its own.
         """
         match = self._detokenizer.match
-        if match is None:
-            return len(self._output), []
-        return match.num_tokens, self._vocabulary.encode(match.rest) if match.rest else []
+        if match is None or not match.rest:
+            return (len(self._output) if match is None else match.num_tokens), []
+        before = self._output[match.num_tokens - 1] if match.num_tokens else self._last_prompt_id
+        return match.num_tokens, self._vocabulary.encode(match.rest, after_id=before)
 
     def result(self, ending: Ending, token_ids: tuple[int, ...]) -> GenerateResult:
         """The result, after the last held-back text has been released."""
         rest = self._detokenizer.finish()
         if rest:
             self.handle.push(TokenEvent((), rest))
-        logprobs = None if self.params.logprobs is None else tuple(self._logprobs)
+        text = self._detokenizer.text
+        num_kept, _ = self.kept_tokens()
+        logprobs = None if self.params.logprobs is None else tuple(self._logprobs[:num_kept])
         return GenerateResult(
-            self._detokenizer.text,
+            text,
             token_ids,
             ending.reason,
             self.counts.usage(),
             ending.stop,
             logprobs,
+            is_complete=self._is_complete(text),
         )
+
+    def _is_complete(self, text: str) -> bool:
+        """Whether the text satisfies the constraint."""
+        if self.matcher is None or self._grammar is None:
+            return True
+        if self._detokenizer.match is None:
+            return self.matcher.is_complete
+        cut = self._grammar.matcher()  # a stop string took away some of what was matched
+        try:
+            cut.accept(self._vocabulary.encode(text, after_id=self._last_prompt_id))
+        except ConstraintError:
+            return False
+        return cut.is_complete
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import math
 import pytest
 
 from sgrt.backends.local import Engine
-from sgrt.core import Backend, Generate, Message, SamplingParams, Session, Text
+from sgrt.core import Backend, Generate, Message, Regex, SamplingParams, Session, Text
 from sgrt.errors import Cancelled, InvalidSamplingParams, RequestError
 from tests.runtime.integer_model import EOS, hash_tokens, integer_parts, logits_of, oracle
 
@@ -109,6 +109,30 @@ def test_stop_string_inside_tokens_leaves_exactly_the_text_before_it(engine: Eng
     assert list(more.result(10).token_ids) == oracle(
         session.token_ids()[: 3 + len(result.token_ids)], 3
     )
+
+
+def test_text_cut_by_max_tokens_says_whether_it_satisfies_its_constraint(engine: Engine) -> None:
+    for pattern, complete in (("[a-z]{1,9}", True), ("[a-z]{9}", False)):
+        result = engine.generate(
+            "abc", constraint=Regex(pattern), max_tokens=4, temperature=0, logit_bias={EOS: -100}
+        )
+        assert (result.finish_reason, result.is_complete) == ("length", complete)
+
+
+def test_text_cut_by_a_stop_string_says_whether_it_satisfies_its_constraint(
+    engine: Engine,
+) -> None:
+    for pattern, complete in (("[a-z]{1,9}(-x)?", True), ("[a-z]{2}-x", False)):
+        result = engine.generate(
+            "abc",
+            constraint=Regex(pattern),
+            max_tokens=40,
+            temperature=0,
+            stop=("-",),
+            logit_bias={ord("-"): 100, EOS: -100},
+        )
+        assert (result.finish_reason, result.stop_match) == ("stop", "-")
+        assert result.is_complete is complete
 
 
 def test_stop_token_ends_the_text_and_is_named(engine: Engine) -> None:
