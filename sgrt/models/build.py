@@ -8,6 +8,11 @@ cpu, float32          native                  dequantised, float32 (exact)
 any other, or cpu     torch                   dequantised to the precision; "quantized"
 without native code                           becomes float32
 ====================  ======================  ===========================================
+
+What "quantized" costs, measured on SmolLM2-135M-Instruct Q4_1 against float32 on the same weights
+(280 tokens of prose, JSON and code, float16 KV): logits have cosine 0.9992 on average and 0.986
+at worst, the most likely token is the same 98 % of the time, mean KL divergence 0.004 nats.
+The float16 KV alone changes no logit by more than 0.05.
 """
 
 from __future__ import annotations

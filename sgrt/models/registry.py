@@ -85,7 +85,7 @@ def by_hf_class(names: object) -> Architecture:
     """
     if isinstance(names, list):
         for name in names:
-            if name in _BY_CLASS:
+            if isinstance(name, str) and name in _BY_CLASS:
                 return _BY_CLASS[name]
     raise ModelError(
         f"config.json: architectures={names!r} is not supported",

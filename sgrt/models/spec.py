@@ -18,6 +18,15 @@ from sgrt import ops
 from sgrt.errors import ModelError
 from sgrt.models.registry import Architecture
 
+MAX_SIZE = (1 << 31) - 1
+MAX_HIDDEN = 1 << 20
+MAX_LAYERS = 4096
+MAX_HEAD_DIM = 4096
+MAX_REAL = 1e20
+MIN_TURNS = 1e-6
+"""Bounds of what a configuration may ask for: the kernels' int32, and what can be allocated
+before the tensors themselves contradict a wrong number."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
@@ -44,17 +53,19 @@ class Fields:
     def refuse(self, field: str, why: str) -> NoReturn:
         raise ModelError(f"{self.source}: {field}={self.values.get(field)!r} {why}")
 
-    def integer(self, field: str, default: int | None = None, *, low: int = 1) -> int:
+    def integer(
+        self, field: str, default: int | None = None, *, low: int = 1, high: int = MAX_SIZE
+    ) -> int:
         value = self.values.get(field)
         if value is None:
             if default is None:
                 raise ModelError(f"{self.source}: {field} is missing")
             return default
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            self.refuse(field, f"must be an integer >= {low}")
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            self.refuse(field, f"must be an integer in {low}..{high}")
         return value
 
-    def real(self, field: str, default: float | None = None) -> float:
+    def real(self, field: str, default: float | None = None, *, low: float = 0.0) -> float:
         value = self.values.get(field)
         if value is None:
             if default is None:
@@ -62,8 +73,8 @@ class Fields:
             return default
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             self.refuse(field, "must be a number")
-        if not (math.isfinite(value) and value > 0):
-            self.refuse(field, "must be a finite number above 0")
+        if not low < value <= MAX_REAL:  # NaN is refused here too
+            self.refuse(field, f"must be a number above {low:g}, at most {MAX_REAL:g}")
         return float(value)
 
     def flag(self, field: str, default: bool = False) -> bool:
@@ -113,9 +124,12 @@ def from_config(arch: Architecture, config: Mapping[str, Any]) -> ModelSpec:
     """
     f = Fields("config.json", config)
     f.require_neutral(_HF_NEUTRAL)
-    hidden, heads = f.integer("hidden_size"), f.integer("num_attention_heads")
-    layers = f.integer("num_hidden_layers")
-    head_dim = f.integer("head_dim", arch.default_head_dim or max(hidden // heads, 1))
+    hidden = f.integer("hidden_size", high=MAX_HIDDEN)
+    heads = f.integer("num_attention_heads")
+    layers = f.integer("num_hidden_layers", high=MAX_LAYERS)
+    head_dim = f.integer(
+        "head_dim", arch.default_head_dim or max(hidden // heads, 1), high=MAX_HEAD_DIM
+    )
     context_len = f.integer("max_position_embeddings")
     rope = hf_rope(f, context_len)
     inv_freq, rope_scale = rope.frequencies(head_dim)
@@ -297,19 +311,19 @@ def hf_rope(f: Fields, context_len: int) -> Rope:
     if not isinstance(given, Mapping):
         f.refuse(name, "must be an object")
     kind = given.get("rope_type") or given.get("type") or "default"
-    if kind not in _ROPE_FIELDS:
+    if not isinstance(kind, str) or kind not in _ROPE_FIELDS:
         f.refuse(name, f"has rope_type {kind!r}; supported: {', '.join(_ROPE_FIELDS)}")
     unknown = {k for k, v in given.items() if v is not None} - _ROPE_FIELDS[kind] - _ROPE_ALWAYS
     if unknown:
         f.refuse(name, f"has {sorted(unknown)[0]!r}, which rope_type {kind!r} does not take")
     r = Fields(f"config.json {name}", given)
     r.require_neutral({"partial_rotary_factor": (1, 1.0)})
-    theta = r.real("rope_theta", f.real("rope_theta", 10000.0))
+    theta = r.real("rope_theta", f.real("rope_theta", 10000.0, low=1.0), low=1.0)
     original = f.integer(
         "original_max_position_embeddings",
         r.integer("original_max_position_embeddings", context_len),
     )
-    return _scaled_rope(r, str(kind), theta, original, context_len)
+    return _scaled_rope(r, kind, theta, original, context_len)
 
 
 def _scaled_rope(r: Fields, kind: str, theta: float, original: int, context_len: int) -> Rope:
@@ -331,8 +345,8 @@ def _scaled_rope(r: Fields, kind: str, theta: float, original: int, context_len:
         theta=theta,
         factor=factor,
         original_len=original,
-        low=r.real("beta_slow", 1.0),
-        high=r.real("beta_fast", 32.0),
+        low=r.real("beta_slow", 1.0, low=MIN_TURNS),
+        high=r.real("beta_fast", 32.0, low=MIN_TURNS),
         attention_factor=r.real("attention_factor", _yarn_attention_factor(r, factor)),
         truncate=r.flag("truncate", True),
     )
@@ -415,9 +429,9 @@ def from_gguf(
         ModelError: a key is missing, ill-typed or asks for something that is not implemented.
     """
     f = _gguf_fields(arch, metadata)
-    hidden = f.integer("embedding_length")
+    hidden = f.integer("embedding_length", high=MAX_HIDDEN)
     heads = f.integer("attention.head_count")
-    head_dim = f.integer("attention.key_length", max(hidden // heads, 1))
+    head_dim = f.integer("attention.key_length", max(hidden // heads, 1), high=MAX_HEAD_DIM)
     for field in ("attention.value_length", "rope.dimension_count"):
         if f.integer(field, head_dim) != head_dim:
             f.refuse(field, f"differs from the head dimension {head_dim}, which is not supported")
@@ -427,7 +441,7 @@ def from_gguf(
     inv_freq, rope_scale = rope.frequencies(head_dim)
     decoder = _decoder_spec(
         f.source,
-        num_layers=f.integer("block_count"),
+        num_layers=f.integer("block_count", high=MAX_LAYERS),
         hidden=hidden,
         num_heads=heads,
         num_kv_heads=f.integer("attention.head_count_kv", heads),
@@ -464,7 +478,9 @@ def _gguf_rope(f: Fields, divisors: torch.Tensor | None, head_dim: int) -> Rope:
         raise ModelError(
             f"GGUF rope_freqs.weight has shape {tuple(divisors.shape)}, not ({head_dim // 2},)"
         )
-    theta = f.real("rope.freq_base", 10000.0)
+    if divisors is not None and not bool((divisors.isfinite() & (divisors > 0)).all()):
+        raise ModelError("GGUF rope_freqs.weight holds numbers that are not finite and above 0")
+    theta = f.real("rope.freq_base", 10000.0, low=1.0)
     factor = f.real("rope.scaling.factor", f.real("rope.scale_linear", 1.0))
     if kind == "yarn":
         original = f.integer("rope.scaling.original_context_length")
@@ -473,8 +489,8 @@ def _gguf_rope(f: Fields, divisors: torch.Tensor | None, head_dim: int) -> Rope:
             theta=theta,
             factor=factor,
             original_len=original,
-            low=f.real("rope.scaling.yarn_beta_slow", 1.0),
-            high=f.real("rope.scaling.yarn_beta_fast", 32.0),
+            low=f.real("rope.scaling.yarn_beta_slow", 1.0, low=MIN_TURNS),
+            high=f.real("rope.scaling.yarn_beta_fast", 32.0, low=MIN_TURNS),
             attention_factor=_yarn_attention_factor(f, factor),
             divisors=divisors,
         )

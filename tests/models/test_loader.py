@@ -70,6 +70,48 @@ def test_config_field_that_is_not_implemented_is_refused_by_name(
     assert field in str(caught.value)
 
 
+WEIRD = (
+    *(None, True, False, -1, 0, 1, 2, 3, 1 << 20, 1 << 31, 1 << 70, 10**400),
+    *(0.0, 0.5, 1e-320, 1e300, float("inf"), float("nan"), "x", "", [], {}, [1], [[]], {"a": 1}),
+)
+ROPES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "linear": {"factor": 2.0},
+    "llama3": {"factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    "yarn": dict.fromkeys(("factor", "attention_factor", "beta_fast", "beta_slow"), 2.0)
+    | {"original_max_position_embeddings": 64, "mscale": 1.0, "mscale_all_dim": 1.0},
+}
+
+
+@pytest.mark.parametrize("arch", list(ARCHITECTURES))
+def test_config_any_value_of_any_field_is_taken_or_refused(arch: str) -> None:
+    extra = ("layer_types", "use_sliding_window", "sliding_window", "rope_parameters")
+    taken = 0
+    for field in (*tiny_config(arch), *extra, "max_window_layers", "rope_scaling"):
+        for value in WEIRD:
+            taken += not refused(tiny_config(arch) | {field: value})
+    assert taken > 0
+
+
+@pytest.mark.parametrize("kind", list(ROPES))
+def test_rope_any_value_of_any_field_is_taken_or_refused(kind: str) -> None:
+    scaling = {"rope_type": kind, "rope_theta": 10000.0} | ROPES[kind]
+    assert not refused(tiny_config("llama", rope_parameters=scaling))
+    for field in (*scaling, "type", "truncate", "partial_rotary_factor"):
+        for value in WEIRD:
+            config = tiny_config("llama", rope_parameters=scaling | {field: value})
+            if not refused(config):
+                assert len(spec_of(config).inv_freq) == 8
+
+
+def refused(config: dict[str, Any]) -> bool:
+    try:
+        spec_of(config)
+    except ModelError:
+        return True
+    return False
+
+
 @pytest.mark.parametrize("inner", [{"factor": None}, {"rope_type": "llama3", "factor": 8.0}])
 def test_config_rope_scaling_without_its_numbers_names_the_missing_one(inner: Any) -> None:
     scaling = {"rope_type": "linear"} | inner

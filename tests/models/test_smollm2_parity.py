@@ -154,16 +154,16 @@ def test_smollm2_float32_logits_equal_transformers(
 def test_smollm2_quantized_logits_are_near_the_exact_ones(
     model: LoadedModel, ids: list[list[int]], expected: list[torch.Tensor]
 ) -> None:
-    """The stated error of int8 activations and float16 KV."""
+    """The error of int8 activations and float16 KV that `models/build.py` states, with room."""
     decoder, head = native(model, "quantized"), build_head(model, precision="quantized")
     hidden = run_schedule(
         decoder, ids, in_chunks([len(i) for i in ids], 64), page_size=16, kv_dtype=torch.float16
     )
     got, want = head.logits(torch.cat(hidden)), torch.cat(expected)[:, : head.vocab_size]
     cosine = torch.nn.functional.cosine_similarity(got, want, dim=-1)
-    assert float(cosine.min()) >= 0.99
-    assert float(cosine.mean()) >= 0.999
-    assert float((got.argmax(-1) == want.argmax(-1)).float().mean()) >= 0.9
+    assert float(cosine.min()) >= 0.98
+    assert float(cosine.mean()) >= 0.998
+    assert float((got.argmax(-1) == want.argmax(-1)).float().mean()) >= 0.95
 
 
 def test_smollm2_loads_with_its_own_facts(model: LoadedModel) -> None:
