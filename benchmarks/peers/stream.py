@@ -17,7 +17,8 @@ Run = Callable[[str, int, dict[str, Any] | None, bool], int]
 """(prompt, max_tokens, schema, fresh) → tokens: of the prompt if ``fresh``, else of the answer."""
 
 FREE_TOKENS = 128
-REPEATS = 3
+REPEATS = 1
+"""In one process; the processes are repeated."""
 
 
 def document() -> list[str]:
