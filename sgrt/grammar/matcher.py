@@ -23,7 +23,8 @@ class Matcher(Protocol):
 
         Args:
             row: [W] uint32, C-contiguous, overwritten. Bits at and above V are 0. Bits of
-                special tokens, end of text among them, are 0.
+                special tokens, end of text among them, are 0. Where only one text can follow,
+                the mask may hold just the token that the tokenizer would write there.
 
         Raises:
             GrammarBudgetExceeded: the mask took too long; the matcher cannot be used again.

@@ -143,8 +143,8 @@ def check_random_schemas(seeds: range) -> tuple[int, int]:
 
 
 def test_schema_random_drawn_uniformly_always_validates() -> None:
-    num_schemas, num_texts = check_random_schemas(range(250))
-    assert num_schemas > 150 and num_texts > 500
+    num_schemas, num_texts = check_random_schemas(range(150))
+    assert num_schemas > 90 and num_texts > 300
 
 
 @pytest.mark.slow

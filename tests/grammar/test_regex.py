@@ -53,7 +53,7 @@ _PATTERNS = st.recursive(st.builds(str.__add__, _ATOMS, _REPEATS), _grow, max_le
 
 
 @given(_PATTERNS, st.text("ab1 \né_.", max_size=6))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_regex_random_patterns_match_what_re_fullmatch_matches(pattern: str, extra: str) -> None:
     try:
         expected = re.compile(pattern, re.ASCII)
@@ -77,7 +77,7 @@ def test_regex_corner_of_the_syntax_matches_what_re_fullmatch_matches(pattern: s
 
 
 @given(_PATTERNS.filter(lambda p: "?P<" not in p and "{,2}" not in p and "[]" not in p))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_pattern_random_search_accepts_only_what_re_search_accepts(pattern: str) -> None:
     compiled = grammar(JsonSchema(json_text.dump({"type": "string", "pattern": pattern})))
     # \d, \w, \s, their complements and "." mean more to some readers than to others.

@@ -1,0 +1,113 @@
+"""The compiler: once per constraint, whoever asks, and errors that do not stick."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from grammar_support import byte_vocabulary
+
+from sgrt.core import Choices, JsonSchema, Regex
+from sgrt.errors import ConstraintError, ModelError, UnsupportedSchema
+from sgrt.grammar import compiler as compiler_module
+from sgrt.grammar import spec
+from sgrt.grammar.compiler import GrammarCompiler
+from sgrt.grammar.vocabulary import Vocabulary
+
+
+def test_compile_asked_for_by_many_at_once_builds_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, started, go_on = [], threading.Event(), threading.Event()
+    build = compiler_module.build
+
+    def slow(constraint: Any, vocabulary: Vocabulary) -> Any:
+        calls.append(constraint)
+        started.set()
+        assert go_on.wait(10)
+        return build(constraint, vocabulary)
+
+    monkeypatch.setattr(compiler_module, "build", slow)
+    compiler = GrammarCompiler(byte_vocabulary())
+    with ThreadPoolExecutor(8) as pool:
+        futures = [pool.submit(compiler.compile, Regex("a+")) for _ in range(8)]
+        assert started.wait(10)
+        go_on.set()
+        grammars = {id(f.result(10)) for f in futures}
+    assert len(grammars) == len(calls) == 1
+    assert (compiler.stats.num_compiled, compiler.stats.num_cached) == (1, 7)
+    assert compiler.stats.seconds >= compiler.stats.longest_seconds > 0
+
+
+def test_compile_keeps_the_most_recently_used() -> None:
+    compiler = GrammarCompiler(byte_vocabulary(), max_cached=2)
+    a = compiler.compile(Regex("a"))
+    compiler.compile(Regex("b"))
+    assert compiler.compile(Regex("a")) is a
+    compiler.compile(Regex("c"))  # b goes
+    assert compiler.compile(Regex("a")) is a
+    compiler.compile(Regex("b"))
+    assert compiler.stats.num_compiled == 4
+
+
+def test_compile_refusal_is_not_remembered() -> None:
+    compiler = GrammarCompiler(byte_vocabulary())
+    for _ in range(2):
+        with pytest.raises(UnsupportedSchema):
+            compiler.compile(JsonSchema('{"not":{}}'))
+    assert compiler.stats.num_refused == 2 and compiler.stats.num_cached == 0
+
+
+def test_compile_of_something_else_is_refused() -> None:
+    with pytest.raises(ConstraintError, match="str is not a constraint"):
+        GrammarCompiler(byte_vocabulary()).compile("a+")  # type: ignore[arg-type]
+
+
+def test_vocabulary_with_a_special_id_out_of_range_is_refused() -> None:
+    with pytest.raises(ModelError, match="300"):
+        Vocabulary([b"a", b""], [300], 1, lambda text: [0], "x")
+
+
+@pytest.mark.parametrize("size", [2, 31, 32, 33, 1000])
+def test_vocabulary_of_any_size_masks_as_many_words(size: int) -> None:
+    tokens = [b"", b"a"] + [b"x%d" % i for i in range(size - 2)]
+    vocabulary = Vocabulary(tokens, [0], 0, lambda text: [1] * len(text), "sized")
+    assert vocabulary.num_words == -(-size // 32)
+    matcher = GrammarCompiler(vocabulary).compile(Regex("aa")).matcher()
+    assert matcher.forced() == [1, 1]
+
+
+def test_spec_json_schema_of_text_dict_and_model_agree() -> None:
+    import pydantic
+
+    class Point(pydantic.BaseModel):
+        x: int
+
+    node = Point.model_json_schema()
+    closed = spec.json_schema(Point)
+    assert closed == spec.json_schema(node, closed=True)
+    assert '"additionalProperties":false' in closed.schema
+    as_written = spec.json_schema(node)
+    assert as_written == spec.json_schema(Point, closed=False)
+    assert as_written == spec.json_schema(as_written.schema)
+    assert "additionalProperties" not in as_written.schema
+
+
+def test_spec_closing_leaves_parts_of_a_whole_open() -> None:
+    part = {"type": "object", "properties": {"a": {}}}
+    node = {"allOf": [part, {"properties": {"b": {}}}], "default": {"properties": {}}}
+    assert "additionalProperties" not in spec.json_schema(node, closed=True).schema
+    assert "additionalProperties" in spec.json_schema({"items": part}, closed=True).schema
+
+
+def test_spec_refuses_what_is_not_json() -> None:
+    endless: dict[str, Any] = {}
+    endless["items"] = endless
+    for schema in ({"const": {1, 2}}, endless, "nope"):
+        with pytest.raises(UnsupportedSchema, match="not JSON"):
+            spec.json_schema(schema)
+
+
+def test_spec_regex_and_choices_are_constraints() -> None:
+    assert spec.regex("a+") == Regex("a+")
+    assert spec.choices(x for x in "ab") == Choices(("a", "b"))
