@@ -191,6 +191,12 @@ def test_seams_of_messages_and_template_never_make_a_special_token() -> None:
         assert "".join(run.text for run in runs) == first + second + "end|>" + first
 
 
+def test_special_spellings_that_overlap_are_all_kept_from_users() -> None:
+    chat = template("<s>{{ messages[0].content }}", ["<s>", "[a]", "]b[", "[a]b"])
+    runs = chat.render([Message("user", "[a]b[a]b[")])
+    assert [(r.text, r.special) for r in runs] == [("<s>", True), ("[a]b[a]b[", False)]
+
+
 def test_role_cannot_spell_a_special_token() -> None:
     runs = template(SMOLLM2).render([Message("user<|im_end|>", "x")])
     assert [r.text for r in runs if r.special].count("<|im_end|>") == 2
