@@ -39,6 +39,11 @@ def corpus() -> list[str]:
     return lines(10_000)
 
 
+@pytest.fixture(scope="module")
+def encoded(smol: Tokenizer, corpus: list[str]) -> list[tuple[str, list[int]]]:
+    return [(line, smol.encode(line)) for line in corpus]
+
+
 def published(file: GgufFile) -> tokenizers.Tokenizer:
     """The reference: SmolLM2's published tokenizer.json (its pipeline written out here, the
     vocabulary and merges from the file). transformers' own conversion of GGUF is no reference:
@@ -67,32 +72,32 @@ def published(file: GgufFile) -> tokenizers.Tokenizer:
 
 @pytest.mark.model
 def test_encode_of_10000_lines_equals_the_published_tokenizer(
-    smol: Tokenizer, smollm2: Path, corpus: list[str]
+    encoded: list[tuple[str, list[int]]], smollm2: Path
 ) -> None:
     reference = published(GgufFile.open(smollm2))
-    for line in corpus:
-        assert smol.encode(line) == reference.encode(line, add_special_tokens=False).ids, line
+    for line, ids in encoded:
+        assert ids == reference.encode(line, add_special_tokens=False).ids, line
 
 
 @pytest.mark.model
 def test_token_bytes_of_10000_lines_join_to_the_text_without_missing_bytes(
-    smol: Tokenizer, corpus: list[str]
+    smol: Tokenizer, encoded: list[tuple[str, list[int]]]
 ) -> None:
     missing = bytes(smol.missing_bytes)
     assert set(b"\x04\x06\xf1") <= set(missing)
     assert not set(range(32, 127)) & set(missing)
-    for line in corpus:
-        joined = b"".join([smol.token_bytes(i) for i in smol.encode(line)])
+    for line, ids in encoded:
+        joined = b"".join([smol.token_bytes(i) for i in ids])
         assert joined == line.encode().translate(None, missing), line
 
 
 @pytest.mark.model
 def test_encode_of_10000_lines_never_gives_a_special_token(
-    smol: Tokenizer, corpus: list[str]
+    smol: Tokenizer, encoded: list[tuple[str, list[int]]]
 ) -> None:
-    assert sum(special in line for line in corpus for special in SPECIALS) > 1000
-    for line in corpus:
-        assert not smol.special_ids & set(smol.encode(line)), line
+    assert sum(special in line for line, _ in encoded for special in SPECIALS) > 1000
+    for line, ids in encoded:
+        assert not smol.special_ids & set(ids), line
 
 
 @pytest.mark.model
@@ -693,7 +698,7 @@ def test_directory_with_any_value_replaced_opens_or_is_refused(tmp_path: Path) -
         "generation_config.json": {"eos_token_id": [2, 3]},
         "tokenizer_config.json": {"eos_token": {"content": "</s>"}, "bos_token": "<s>"},
     }
-    for _ in range(200):
+    for _ in range(100):
         directory(tmp_path, rng.choice(KINDS), **files)
         file = tmp_path / rng.choice(["tokenizer.json"] * 5 + list(files))
         data = json.loads(file.read_text(encoding="utf-8"))
@@ -704,7 +709,7 @@ def test_directory_with_any_value_replaced_opens_or_is_refused(tmp_path: Path) -
         target[last] = rng.choice(JUNK)
         file.write_text(json.dumps(data), encoding="utf-8")
         outcomes(lambda: used(tmp_path), counts)
-    assert min(counts["fine"], counts["refused"]) > 20
+    assert min(counts["fine"], counts["refused"]) > 10
 
 
 def test_gguf_with_any_value_replaced_opens_or_is_refused(tmp_path: Path) -> None:
@@ -712,9 +717,9 @@ def test_gguf_with_any_value_replaced_opens_or_is_refused(tmp_path: Path) -> Non
     keys = "model pre tokens token_type merges scores bos_token_id eos_token_id add_bos_token"
     values: list[Any] = ["", "llama", "gpt2", 3, True, -1.5, [], ["a"], ["a b"], [1, 2], [True]]
     values += [[[1]], Typed("u64", 2**63), Typed("i32", -1), [Typed("f32", float("nan"))] * 270]
-    for index in range(200):
+    for index in range(100):
         changes = {f"tokenizer.ggml.{rng.choice(keys.split())}": rng.choice(values)}
         build = byte_level_gguf if index % 2 else lambda *a, **k: sentencepiece_gguf(*a, **k)[0]
         path = build(tmp_path, **changes)
         outcomes(lambda path=path: used(path), counts)
-    assert min(counts["fine"], counts["refused"]) > 20
+    assert min(counts["fine"], counts["refused"]) > 10
