@@ -248,9 +248,11 @@ Tokens select(const Tokens& tokens, Scratch& scratch, Keep keep) {
     float* values = scratch.kept_values.need(tokens.count);
     int count = 0;
     for (int i = 0; i < tokens.count; ++i) {
-        if (!keep(i)) continue;
-        ids[count] = tokens.id(i);  // count <= i: works in place
-        values[count++] = tokens.values[i];
+        const int32_t id = tokens.id(i);
+        const float value = tokens.values[i];
+        ids[count] = id;  // count <= i: works in place; no branch, as the outcome is anybody's guess
+        values[count] = value;
+        count += keep(i);
     }
     return {ids, values, count};
 }
