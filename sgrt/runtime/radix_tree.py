@@ -21,8 +21,8 @@ Architecture invariant: integers only; no tensors, no locks (one loop thread cal
 from __future__ import annotations
 
 from array import array
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 from sgrt.errors import EngineError
@@ -35,32 +35,16 @@ _TOKEN_BYTES = array(_TYPECODE).itemsize
 class Node:
     """One edge of the tree with the prefix it completes; an opaque handle outside this file."""
 
-    __slots__ = (
-        "children",
-        "handles",
-        "key",
-        "last_used",
-        "locks",
-        "pages",
-        "parent",
-        "queued",
-        "serial",
-        "tokens",
-    )
+    __slots__ = ("children", "handles", "key", "locks", "pages", "parent", "tokens")
 
-    def __init__(
-        self, parent: Node | None, key: bytes, tokens: bytes, pages: list[int], serial: int
-    ) -> None:
+    def __init__(self, parent: Node | None, key: bytes, tokens: bytes, pages: list[int]) -> None:
         self.parent = parent
         self.key = key  # in parent.children
         self.tokens = tokens  # token ids of the edge, `_TOKEN_BYTES` each: compared by memcmp
         self.pages = pages  # one per page_size tokens
         self.children: dict[bytes, Node] = {}  # by their first page of tokens
         self.handles = 0  # locks taken on this very node
-        self.locks = 0  # handles of this node and of all below it
-        self.last_used = 0  # as the end of a match, insert or unlock
-        self.queued = False  # has an entry in the eviction queue
-        self.serial = serial  # breaks ties in the eviction queue
+        self.locks = 0  # handles of this node and of all below it; not counted on the root
 
 
 def _encode_namespace(namespace: str) -> bytes:
@@ -114,10 +98,10 @@ class RadixTree:
         self.num_locked = 0
         """Pages in the tree that a lock protects."""
         self._page_bytes = pool.page_size * _TOKEN_BYTES
-        self._serial = 0
-        self._clock = 0
-        self._queue: list[tuple[int, int, Node]] = []
-        self._root = self._new_node(None, b"", b"", [])
+        self._root = Node(None, b"", b"", [])
+        # All nodes without locks, least recently used first. Using a prefix uses all its
+        # beginnings, and a node comes before its parent: so the first one is always a leaf.
+        self._unlocked: OrderedDict[Node, None] = OrderedDict()
 
     @property
     def num_evictable(self) -> int:
@@ -141,7 +125,6 @@ class RadixTree:
         if not self.retain:
             return PrefixMatch(self._root, [], 0)
         node, pages = self._descend(self._encode(token_ids), namespace)
-        self._touch(node)
         return PrefixMatch(node, pages, len(pages) * self.pool.page_size)
 
     def insert(
@@ -175,11 +158,10 @@ class RadixTree:
             duplicates = [own for own, ours in zip(given, known, strict=False) if own != ours]
         if fresh:
             node = self._grow(node, query[len(known) * self._page_bytes :], fresh, namespace)
-        self._touch(node)
         return Inserted(node, known + fresh, duplicates)
 
     def _descend(self, query: bytes, namespace: str) -> tuple[Node, list[int]]:
-        """The node at the end of the longest known prefix (split off if need be), its pages."""
+        """Use the longest known prefix: its end, split off where need be, and its pages."""
         node, at, size = self._root, 0, self._page_bytes
         pages: list[int] = []
         prefix = _encode_namespace(namespace)
@@ -192,6 +174,7 @@ class RadixTree:
             pages += child.pages
             at += len(child.tokens)
             node, prefix = child, b""
+        self._touch(node)
         return node, pages
 
     def _common_pages(self, tokens: bytes, query: bytes, at: int) -> int:
@@ -207,11 +190,16 @@ class RadixTree:
         return low
 
     def _split(self, node: Node, num_pages: int) -> Node:
-        """Cut an edge after ``num_pages``; returns the new upper node, ``node`` is below it."""
+        """Cut an edge after ``num_pages``; returns the new upper node, ``node`` is below it.
+
+        The caller touches the upper node: that gives it its place among the unlocked.
+        """
         parent, cut = node.parent, num_pages * self._page_bytes
         assert parent is not None
-        upper = self._new_node(parent, node.key, node.tokens[:cut], node.pages[:num_pages])
+        upper = Node(parent, node.key, node.tokens[:cut], node.pages[:num_pages])
         upper.locks = node.locks
+        if not upper.locks:
+            self._unlocked[upper] = None
         parent.children[upper.key] = upper
         node.parent = upper
         node.tokens = node.tokens[cut:]
@@ -225,14 +213,19 @@ class RadixTree:
             raise EngineError(f"internal: inserted pages {pages[:8]} are not all taken")
         # The page has a fixed length, so namespace + page names one pair only.
         prefix = _encode_namespace(namespace) if parent is self._root else b""
-        leaf = self._new_node(parent, prefix + tokens[: self._page_bytes], tokens, pages)
+        leaf = Node(parent, prefix + tokens[: self._page_bytes], tokens, pages)
         parent.children[leaf.key] = leaf
         self.num_cached += len(pages)
+        self._unlocked[leaf] = None
+        self._touch(leaf)
         return leaf
 
-    def _new_node(self, parent: Node | None, key: bytes, tokens: bytes, pages: list[int]) -> Node:
-        self._serial += 1
-        return Node(parent, key, tokens, pages, self._serial)
+    def _touch(self, node: Node) -> None:
+        """Make a prefix the most recently used; what is locked becomes so when it is unlocked."""
+        step = node
+        while not step.locks and step.parent is not None:
+            self._unlocked.move_to_end(step)
+            step = step.parent
 
     def _encode(self, token_ids: Sequence[int]) -> bytes:
         """Whole pages of token ids as bytes."""
@@ -258,12 +251,11 @@ class RadixTree:
         if node.parent is None and node is not self._root:
             raise EngineError("internal: lock of a prefix that was evicted")
         node.handles += 1
-        step: Node | None = node
-        while step is not None:
+        for step in self._path(node):
             if step.locks == 0:
                 self.num_locked += len(step.pages)
+                del self._unlocked[step]
             step.locks += 1
-            step = step.parent
 
     def unlock(self, node: Node) -> None:
         """Take back one `lock` of this node. Counts as a use.
@@ -276,30 +268,30 @@ class RadixTree:
         if node.handles == 0:
             raise EngineError("internal: unlock of a prefix that is not locked")
         node.handles -= 1
-        step: Node | None = node
-        while step is not None:
+        for step in self._path(node):
             step.locks -= 1
             if step.locks == 0:
                 self.num_locked -= len(step.pages)
-            step = step.parent
-        self._touch(node)
+                self._unlocked[step] = None
         if not self.retain:
             self._drop_upwards(node)
+
+    def _path(self, node: Node) -> Iterator[Node]:
+        """The node and all above it but the root, which holds no pages."""
+        step = node
+        while step.parent is not None:
+            yield step
+            step = step.parent
 
     def _drop_upwards(self, node: Node) -> None:
         """Free a leaf without locks, then its parent if that made it one, and so on."""
         freed: list[int] = []
-        step = node
-        while step.parent is not None and not step.locks and not step.children:
-            parent = step.parent
+        for step in list(self._path(node)):
+            if step.locks or step.children:
+                break
             freed += step.pages
             self._remove(step)
-            step = parent
         self.pool.free(freed)
-        # Nobody may ever evict in this mode, so entries of dead nodes are swept here.
-        if len(self._queue) > 2 * self.num_cached + 16:
-            self._queue = [entry for entry in self._queue if entry[2].parent is not None]
-            heapify(self._queue)
 
     # ------------------------------------------------------------ eviction
 
@@ -311,14 +303,11 @@ class RadixTree:
 
         Returns:
             Pages freed; fewer than asked only where nothing evictable is left.
-        Cost: O(log leaves) per leaf, plus once for each leaf used since it was queued;
-            independent of the size of the tree otherwise.
+        Cost: O(leaves and pages freed), whatever the size of the tree.
         """
         freed: list[int] = []
-        while len(freed) < num_pages:
-            leaf = self._pop_oldest_leaf()
-            if leaf is None:
-                break
+        while len(freed) < num_pages and self._unlocked:
+            leaf = next(iter(self._unlocked))
             wanted = num_pages - len(freed)
             if len(leaf.pages) <= wanted:
                 freed += leaf.pages
@@ -329,43 +318,15 @@ class RadixTree:
         return len(freed)
 
     def clear(self) -> int:
-        """Free all that no lock protects; returns the number of pages. Cost: O(n log n)."""
+        """Free all that no lock protects; returns the number of pages. Cost: O(pages)."""
         return self.evict(self.num_evictable)
 
-    def _touch(self, node: Node) -> None:
-        self._clock += 1
-        node.last_used = self._clock
-        self._enqueue(node)
-
-    def _enqueue(self, node: Node) -> None:
-        """See that a leaf without locks has its one entry in the queue.
-
-        The entry may be out of date (used again, locked, given children): whoever pops it looks.
-        A beginning becomes a leaf when its last extension goes, which was the least recently
-        used of all; its own time is no later, so it goes next, as using an extension uses it.
-        """
-        if node.queued or node.locks or node.children or node.parent is None:
-            return
-        node.queued = True
-        heappush(self._queue, (node.last_used, node.serial, node))
-
-    def _pop_oldest_leaf(self) -> Node | None:
-        while self._queue:
-            queued_at, _, node = heappop(self._queue)
-            node.queued = False
-            if queued_at != node.last_used:
-                self._enqueue(node)
-            elif node.parent is not None and not node.locks and not node.children:
-                return node
-        return None
-
     def _remove(self, leaf: Node) -> None:
-        parent = leaf.parent
-        assert parent is not None
-        del parent.children[leaf.key]
+        assert leaf.parent is not None
+        del leaf.parent.children[leaf.key]
+        del self._unlocked[leaf]
         leaf.parent = None
         self.num_cached -= len(leaf.pages)
-        self._enqueue(parent)
 
     def _trim(self, leaf: Node, num_pages: int) -> list[int]:
         """Cut pages off the end of a leaf, which stays."""
@@ -374,7 +335,6 @@ class RadixTree:
         del leaf.pages[keep:]
         leaf.tokens = leaf.tokens[: keep * self._page_bytes]
         self.num_cached -= num_pages
-        self._enqueue(leaf)
         return pages
 
     # ------------------------------------------------------------ invariants
@@ -395,21 +355,23 @@ class RadixTree:
         assert self.num_cached == len(pages), f"num_cached={self.num_cached}, is {len(pages)}"
         locked = sum(len(node.pages) for node in nodes if node.locks)
         assert self.num_locked == locked, f"num_locked={self.num_locked}, is {locked}"
-        queued = [id(node) for _, _, node in self._queue]
-        assert len(queued) == len(set(queued)), "a node is queued twice"
+        evictable = {node for node in nodes if not node.locks and node is not self._root}
+        assert evictable == set(self._unlocked), "not exactly the nodes without locks are in order"
+        order = {node: place for place, node in enumerate(self._unlocked)}
+        for node in evictable:
+            place = order.get(node.parent) if node.parent is not None else None
+            assert place is None or place > order[node], "a node goes before its extension"
 
     def _check_node(self, node: Node) -> None:
-        below = sum(child.locks for child in node.children.values())
-        assert node.locks == node.handles + below, "locks do not add up along a path"
         for key, child in node.children.items():
             assert child.parent is node and child.key == key, "a child is hung up wrongly"
             assert key.endswith(child.tokens[: self._page_bytes]), "a key is not the first page"
         if node is self._root:
             return
+        below = sum(child.locks for child in node.children.values())
+        assert node.locks == node.handles + below, "locks do not add up along a path"
         assert node.pages, "a node without pages"
         assert len(node.tokens) == len(node.pages) * self._page_bytes, "tokens without pages"
-        evictable = not node.locks and not node.children
-        assert node.queued or not evictable, "an evictable leaf is not queued"
 
     def _nodes(self) -> Iterator[Node]:
         stack = [self._root]

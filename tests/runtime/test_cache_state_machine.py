@@ -331,7 +331,7 @@ def test_tree_and_pool_any_callers_equal_brute_force(page_size: int, retain: boo
         machine,
         settings=settings(
             max_examples=240 if retain else 94,  # 1,002 cases in all
-            stateful_step_count=25,
+            stateful_step_count=20,
             derandomize=True,
             deadline=None,
             database=None,

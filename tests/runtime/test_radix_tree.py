@@ -292,6 +292,24 @@ def test_evict_use_of_an_extension_counts_for_its_beginning() -> None:
     assert order_of_eviction(tree, [[1, 1], [2, 2]]) == [1, 0]
 
 
+def test_evict_beginning_used_by_itself_outlives_its_extension() -> None:
+    _, tree = cache()
+    put(tree, [1, 1, 5])
+    put(tree, [2, 2])
+    tree.match([1, 1])
+    assert order_of_eviction(tree, [[1, 1, 5], [2, 2], [1, 1]]) == [0, 1, 2]
+
+
+def test_evict_refused_insert_leaves_a_sound_order() -> None:
+    pool, tree = cache()
+    put(tree, [1, 1, 5])
+    put(tree, [2, 2])
+    with pytest.raises(EngineError, match="not all taken"):
+        tree.insert([1, 7], [*tree.match([1]).pages, pool.num_pages - 1])
+    tree.check()
+    assert order_of_eviction(tree, [[1, 1, 5], [2, 2], [1]]) == [0, 1, 2]
+
+
 def test_evict_part_of_a_leaf_keeps_its_beginning() -> None:
     pool, tree = cache(page_size=4)
     pages = put(tree, range(32)).pages
@@ -377,12 +395,3 @@ def test_retain_off_unlock_keeps_what_was_inserted_below() -> None:
     tree.lock(below.node)
     tree.unlock(below.node)
     assert (tree.num_cached, pool.num_free) == (0, pool.num_pages)
-
-
-def test_retain_off_many_sequences_queue_stays_small() -> None:
-    _, tree = cache(retain=False)
-    for token in range(1000):
-        node = put(tree, [token, token]).node
-        tree.lock(node)
-        tree.unlock(node)
-    assert len(tree._queue) < 50
