@@ -231,6 +231,31 @@ def test_native_equals_the_reference_token_for_token(isa: str, kind: str) -> Non
         np.testing.assert_allclose(drawn.top_logprobs, expected.top_logprobs, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kind", ["plain", "ties", "peak", "equal", "huge"])
+def test_reference_on_cuda_equals_the_cpu_token_for_token(kind: str) -> None:
+    for seed, vocab_size in enumerate((1, 33, 1000, 49152)):
+        logits, rows = hard_logits(kind, vocab_size, seed), random_rows(8, vocab_size, seed)
+        plan = hs.MaskPlan.build([None, bits(some_ids(vocab_size, 40), vocab_size)] * 4)
+        expected, drawn = torch_draw(logits, plan, rows), torch_draw(logits.cuda(), plan, rows)
+        assert drawn.token_ids.tolist() == expected.token_ids.tolist()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_reference_on_cuda_logits_are_float32_products(dtype: torch.dtype) -> None:
+    matrix, hidden = noise(1000, 64, scale=0.2).to(dtype), noise(5, 64).to(dtype).float()
+    head = hs.Head.pack(RawWeight.from_tensor(matrix), device="cuda", dtype=dtype)
+    got = hs.logits(hidden.cuda(), head)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got.cpu(), hidden @ matrix.float().T, atol=1e-3, rtol=1e-4)
+    ids = hs.MaskPlan.build([[3, 500], None, [7], [1, 2], None])
+    drawn = hs.head_sample(hidden.cuda(), head, ids, hs.SamplingRows.greedy(5))
+    assert drawn.token_ids[0] in (3, 500) and drawn.token_ids[2] == 7
+
+
 def signed(seeds: np.ndarray[Any, Any]) -> torch.Tensor:
     return torch.from_numpy(seeds.astype(np.int64))
 
