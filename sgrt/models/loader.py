@@ -16,7 +16,7 @@ import torch
 
 from sgrt import ops
 from sgrt.errors import CorruptModel, ModelNotFound
-from sgrt.models.chat_template import JinjaChatTemplate, end_of_turn
+from sgrt.models.chat_template import JinjaChatTemplate
 from sgrt.models.gguf import GgufFile
 from sgrt.models.registry import GGUF_NAMES, HF_NAMES, Architecture, by_gguf_name, by_hf_class
 from sgrt.models.safetensors_ import SafetensorsDir
@@ -37,10 +37,8 @@ class LoadedModel:
         architecture: name in the registry.
         spec: the arithmetic.
         weights: as in the files, memory-mapped; a tied head is the embedding itself.
-        tokenizer: of this model.
-        chat_template: None where the model has none.
+        tokenizer: of this model; it knows the chat template and which tokens end a text.
         context_len: most positions that the model was made for.
-        eos_ids: tokens that end a text, or an assistant's turn in the chat template.
     """
 
     name: str
@@ -48,9 +46,17 @@ class LoadedModel:
     spec: ops.DecoderSpec
     weights: ops.DecoderWeights
     tokenizer: Tokenizer
-    chat_template: JinjaChatTemplate | None
     context_len: int
-    eos_ids: frozenset[int]
+
+    @property
+    def chat_template(self) -> JinjaChatTemplate | None:
+        """How the model spells conversations; None where it has no template."""
+        return self.tokenizer.chat_template
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Tokens that end a text, or an assistant's turn."""
+        return self.tokenizer.eos_ids
 
     @property
     def bos_id(self) -> int | None:
@@ -86,23 +92,19 @@ def load(files: ModelFiles | str | Path) -> LoadedModel:
 
 
 def _load_directory(path: Path, name: str) -> LoadedModel:
-    config = _read_json(path / "config.json")
+    config = _read_config(path / "config.json")
     arch = by_hf_class(config.get("architectures"))
     model = from_config(arch, config)
     weights = read_weights(
         SafetensorsDir.open(path), HF_NAMES, model.decoder, tied=model.tied, interleaved=False
     )
-    eos = _read_json(path / "tokenizer_config.json", {}).get("eos_token")
-    eos = eos.get("content") if isinstance(eos, dict) else eos
-    return _assemble(name, path, arch, model, weights, Tokenizer.open(path), eos or "")
+    return _assemble(name, path, arch, model, weights, Tokenizer.open(path))
 
 
-def _read_json(path: Path, absent: dict[str, Any] | None = None) -> dict[str, Any]:
+def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        if absent is not None:
-            return absent
         raise ModelNotFound(str(path.parent), f"the directory has no {path.name}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise CorruptModel(path, f"not readable as JSON: {error}") from error
@@ -122,10 +124,7 @@ def _load_gguf(path: Path, name: str) -> LoadedModel:
         tied=model.tied,
         interleaved=arch.gguf_interleaved,
     )
-    tokenizer = Tokenizer.open(file)
-    eos_id = file.metadata.get("tokenizer.ggml.eos_token_id")
-    eos = "" if eos_id is None else tokenizer.piece(eos_id)
-    return _assemble(name, path, arch, model, weights, tokenizer, eos)
+    return _assemble(name, path, arch, model, weights, Tokenizer.open(file))
 
 
 def _gguf_spec(file: GgufFile, arch: Architecture) -> ModelSpec:
@@ -175,7 +174,6 @@ def _assemble(
     model: ModelSpec,
     weights: ops.DecoderWeights,
     tokenizer: Tokenizer,
-    eos: str,
 ) -> LoadedModel:
     if tokenizer.vocab_size > model.decoder.vocab_size:
         raise CorruptModel(
@@ -183,29 +181,11 @@ def _assemble(
             f"the tokenizer has {tokenizer.vocab_size} ids, "
             f"the embedding {model.decoder.vocab_size} rows",
         )
-    template = _chat_template(tokenizer, eos)
     return LoadedModel(
         name=name,
         architecture=arch.name,
         spec=model.decoder,
         weights=weights,
         tokenizer=tokenizer,
-        chat_template=template,
         context_len=model.context_len,
-        eos_ids=tokenizer.eos_ids | _end_of_turn_ids(template, tokenizer),
     )
-
-
-def _chat_template(tokenizer: Tokenizer, eos: str) -> JinjaChatTemplate | None:
-    source = tokenizer.chat_template_source
-    if source is None:
-        return None
-    bos = "" if tokenizer.bos_id is None else tokenizer.piece(tokenizer.bos_id)
-    special = tokenizer.special_spellings()
-    return JinjaChatTemplate(source, bos=bos, eos=eos, special_tokens=special)
-
-
-def _end_of_turn_ids(template: JinjaChatTemplate | None, tokenizer: Tokenizer) -> frozenset[int]:
-    spelling = None if template is None else end_of_turn(template)
-    token_id = None if spelling is None else tokenizer.special_id(spelling)
-    return frozenset() if token_id is None else frozenset({token_id})
