@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.models.tiny import tiny_model_dir
 from transformers import AutoModelForCausalLM
 
 from sgrt.backends.local import Engine
 from sgrt.core import Generate, SamplingParams
+from tests.models.tiny import tiny_model_dir
 
 PROMPTS = [[5, 6, 7], list(range(40, 75)), [9], list(range(60, 90))]
 DEVICES = [
