@@ -49,8 +49,9 @@ class Matcher(Protocol):
     def forced(self) -> list[int]:
         """Tokens of the one text that can follow, as far as they are certain.
 
-        Exactly the tokens that tokenizing the whole text would give, so never a token that
-        could merge with what comes after the forced text. [] where there is a choice.
+        Exactly the tokens that tokenizing the whole text would give, given the token boundary
+        that stands here; so never a token that could merge with what comes after the forced
+        text. [] where there is a choice.
         """
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import llguidance
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from sgrt.errors import ModelError
 
-_CONTEXT_TOKENS = 8
-"""Tokens of history that a forced run is tokenized together with."""
+_MAX_REMEMBERED = 256
+"""Bytes of forced text whose tokens are remembered: keys of objects come again and again."""
 
 
 class Vocabulary:
@@ -47,6 +47,7 @@ class Vocabulary:
         self.eos_id = eos_id
         self.encode = encode
         self.fingerprint = fingerprint
+        self._remembered = lru_cache(maxsize=4096)(self._certain_tokens)
         outside = [i for i in self.special_ids if not 0 <= i < len(self.tokens)]
         if outside:
             raise ModelError(f"special token {outside[0]} is outside a vocabulary of {len(self)}")
@@ -111,46 +112,31 @@ class Vocabulary:
     def max_token_len(self) -> int:
         return max(map(len, self.tokens), default=0)
 
-    def certain_tokens(self, history: Sequence[int], text: bytes, *, is_end: bool) -> list[int]:
+    def certain_tokens(self, text: bytes, *, is_end: bool) -> list[int]:
         """Tokens of text that is certain to follow, as far as what comes after cannot change them.
 
         Args:
-            history: tokens so far; the boundary after the last one stands.
-            text: bytes that follow.
+            text: bytes that follow; the token boundary in front of them stands. (Where the whole
+                text has a boundary there, its tokens from there on are those of the rest, by how
+                byte-pair merging works.)
             is_end: whether nothing comes after them.
 
         Returns:
-            Ids that begin the tokenization of ``text`` and whatever follows it. Where the
-            history's last tokens would have merged with ``text``, as if it began there.
+            Ids that begin the tokenization of ``text`` and whatever follows it.
 
-        Cost: a few calls of ``encode`` on short texts; nothing at V-sized scale.
+        Cost: a few calls of ``encode``; short texts are remembered.
         """
-        text = _whole_characters(text)
-        if not text:
-            return []
-        before = self.bytes_of(history[-_CONTEXT_TOKENS:])
-        ids = self._after(before, text)
-        if ids is None:
-            before = b""
-            ids = self._after(before, text)
-        if ids is None or is_end:
-            return ids or []
-        for cut in self._open_cuts(text):
-            shorter = self._after(before, text[:cut]) if cut else []
-            ids = _common_prefix(ids, shorter or [])
-        return ids
+        find = self._remembered if len(text) <= _MAX_REMEMBERED else self._certain_tokens
+        return list(find(text, is_end))
 
-    def _after(self, before: bytes, text: bytes) -> list[int] | None:
-        """Tokens of ``text`` in the tokenization of both, or None if a token spans the two."""
-        ids = self.try_encode(before + text)
-        if ids is None:
-            return None
-        length = 0
-        for i, token_id in enumerate(ids):
-            if length == len(before):
-                return ids[i:]
-            length += len(self.tokens[token_id])
-        return None
+    def _certain_tokens(self, text: bytes, is_end: bool) -> list[int]:
+        text = _whole_characters(text)
+        ids = self.try_encode(text) or []
+        if is_end:
+            return ids
+        for cut in self._open_cuts(text):
+            ids = _common_prefix(ids, self.try_encode(text[:cut]) or [])
+        return ids
 
     def _open_cuts(self, text: bytes) -> list[int]:
         """Places in ``text`` where a token that reaches beyond its end might begin.

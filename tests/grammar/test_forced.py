@@ -124,8 +124,8 @@ def test_certain_tokens_never_differ_from_the_tokens_of_the_whole() -> None:
         whole = vocabulary.try_encode(data)
         assert whole is not None
         at = rng.randint(0, len(whole))
-        history, follows = whole[:at], data[len(vocabulary.bytes_of(whole[:at])) : cut]
-        certain = vocabulary.certain_tokens(history, follows, is_end=False)
+        follows = data[len(vocabulary.bytes_of(whole[:at])) : cut]
+        certain = vocabulary.certain_tokens(follows, is_end=False)
         assert certain == whole[at : at + len(certain)], (text, at, cut)
         num_tokens += len(certain)
     assert num_tokens > 300

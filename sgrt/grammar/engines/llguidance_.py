@@ -68,18 +68,18 @@ class LLGrammar:
             raise UnsupportedSchema("no text satisfies this constraint")
 
     def matcher(self) -> LLMatcher:
-        return LLMatcher(self, self._start.deep_copy(), [])
+        return LLMatcher(self, self._start.deep_copy())
 
 
 class LLMatcher:
     """`sgrt.grammar.matcher.Matcher` by llguidance."""
 
-    __slots__ = ("_engine", "_grammar", "_mask", "_tokens")
+    __slots__ = ("_engine", "_grammar", "_mask", "_num_tokens")
 
-    def __init__(self, grammar: LLGrammar, engine: Any, tokens: list[int]) -> None:
+    def __init__(self, grammar: LLGrammar, engine: Any, num_tokens: int = 0) -> None:
         self._grammar = grammar
         self._engine = engine
-        self._tokens = tokens
+        self._num_tokens = num_tokens
         self._mask: NDArray[np.uint32] | None = None  # [W], of this place, where it is known
 
     @property
@@ -131,7 +131,7 @@ class LLMatcher:
         num_ok = next((i for i, t in enumerate(ids) if t in special), len(ids))
         num_taken = self._engine.try_consume_tokens(ids[:num_ok])
         if num_taken == len(ids):
-            self._tokens += ids
+            self._num_tokens += len(ids)
             self._mask = None
             return
         self._check()
@@ -141,11 +141,11 @@ class LLMatcher:
         )
 
     def rollback(self, num_tokens: int) -> None:
-        if not 0 <= num_tokens <= len(self._tokens):
-            raise ConstraintError(f"cannot undo {num_tokens} of {len(self._tokens)} tokens")
+        if not 0 <= num_tokens <= self._num_tokens:
+            raise ConstraintError(f"cannot undo {num_tokens} of {self._num_tokens} tokens")
         if num_tokens:
             self._engine.rollback(num_tokens)
-            del self._tokens[-num_tokens:]
+            self._num_tokens -= num_tokens
             self._mask = None
 
     def forced(self) -> list[int]:
@@ -153,7 +153,7 @@ class LLMatcher:
         if not text:
             return []
         vocabulary = self._grammar.vocabulary
-        return vocabulary.certain_tokens(self._tokens, text, is_end=self._ends_with(text))
+        return vocabulary.certain_tokens(text, is_end=self._ends_with(text))
 
     def _ends_with(self, text: bytes) -> bool:
         """Whether the constraint is final after this text."""
@@ -176,12 +176,15 @@ class LLMatcher:
         # The engine does not always notice that nothing can follow; the mask says.
         if self._mask is None:
             mask = np.empty(self._grammar.vocabulary.num_words, np.uint32)
-            self.fill(mask)
+            try:
+                self.fill(mask)
+            except GrammarBudgetExceeded:
+                return False  # the next `fill` says it again
             self._mask = mask
         return not self._mask.any()
 
     def fork(self) -> LLMatcher:
-        copy = LLMatcher(self._grammar, self._engine.deep_copy(), self._tokens.copy())
+        copy = LLMatcher(self._grammar, self._engine.deep_copy(), self._num_tokens)
         copy._mask = self._mask
         return copy
 
