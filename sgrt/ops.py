@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from functools import cache
 
-import torch
-
 from sgrt.config import env
 from sgrt.errors import RequestError
 from sgrt_kernels.decoder import (
@@ -55,7 +53,6 @@ __all__ = [
     "dequantize",
     "head_sample",
     "native_library",
-    "pack_head",
 ]
 
 
@@ -73,12 +70,3 @@ def native_library() -> Library | None:
         return load(env("SGRT_CPU_ISA"))
     except ValueError as error:
         raise RequestError(f"SGRT_CPU_ISA: {error}") from error
-
-
-def pack_head(
-    raw: RawWeight, *, vocab_size: int, device: torch.device | str, dtype: torch.dtype
-) -> Head:
-    """The LM head for the best implementation on a device; see `Head.pack`."""
-    native = torch.device(device).type == "cpu" and dtype == torch.float32
-    library = native_library() if native else None
-    return Head.pack(raw, library, vocab_size=vocab_size, device=device, dtype=dtype)
