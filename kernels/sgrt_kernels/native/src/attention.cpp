@@ -166,6 +166,8 @@ class Worker {
     template <class T>
     void fold_group(const Span<T>& span, int first, State** states, int n);
     template <class T>
+    void prefetch(const int32_t* table, int kv_head, int first, int end) const;
+    template <class T>
     Span<T> in_place(const int32_t* table, int kv_head, int first, int end) const;
     template <class T>
     Span<float> copied(const int32_t* table, int kv_head, int first, int end);
@@ -196,6 +198,23 @@ void Worker::start(const AttentionUnit& unit, int kv_head, const float* q, int64
         state.best = kMinusInfinity;
         state.end = token.position + 1;
         state.begin = shape_.window > 0 ? std::max(0, state.end - shape_.window) : 0;
+    }
+}
+
+// Ask for the pages of the span that begins at `first`; positions from `end` on are not needed.
+template <class T>
+void Worker::prefetch(const int32_t* table, int kv_head, int first, int end) const {
+    constexpr int64_t kLine = 64;
+    const int64_t bytes = pages_.head_elements() * int64_t(sizeof(T));
+    end = std::min(end, first + kSpan);
+    for (int position = first; position < end; position += pages_.page_size) {
+        const int64_t at = pages_.offset(table[position / pages_.page_size], kv_head);
+        const char* k = reinterpret_cast<const char*>(static_cast<const T*>(pages_.k) + at);
+        const char* v = reinterpret_cast<const char*>(static_cast<const T*>(pages_.v) + at);
+        for (int64_t i = 0; i < bytes; i += kLine) {
+            __builtin_prefetch(k + i);
+            __builtin_prefetch(v + i);
+        }
     }
 }
 
@@ -291,6 +310,7 @@ void Worker::fold(int sequence, int kv_head, int span, int first_query, int last
     const int32_t* table = table_.row(sequence);
     // One group converts as it reads; for more it pays to convert once, into memory that stays hot.
     if (n <= kQueries && pages_.page_size % kLanes == 0 && pages_.head_dim % kLanes == 0) {
+        prefetch<T>(table, kv_head, first + kSpan, active_.back()->end);
         fold_group(in_place<T>(table, kv_head, first, end), first, active_.data(), n);
         return;
     }

@@ -10,8 +10,6 @@
 namespace sgrt {
 namespace {
 
-constexpr int kRowChunk = 64;  // rows of a linear that a task takes: results stay in the cache
-
 // y = x / sqrt(mean(x^2) + eps) * weight. x and y may be the same.
 void rms_norm(const float* x, const float* weight, int n, float eps, float* y) {
     V squares = vzero();
@@ -321,13 +319,13 @@ void Decoder::for_rows(Fn&& fn) const {
     });
 }
 
-// Calls fn(tile, rows, n) for every tile and chunk of wanted rows.
+// Calls fn(tile, rows, n) for every chunk of wanted rows and every tile.
 template <class Fn>
 void Decoder::for_tiles(int tiles, Fn&& fn) const {
     const int64_t count = int64_t(rows_.size()), chunks = round_up(count, kRowChunk) / kRowChunk;
     parallel_for(tiles * chunks, [&](int64_t task) {
-        const int64_t begin = task % chunks * kRowChunk;
-        fn(int(task / chunks), rows_.data() + begin, int(std::min<int64_t>(kRowChunk, count - begin)));
+        const int64_t begin = task / tiles * kRowChunk;
+        fn(int(task % tiles), rows_.data() + begin, int(std::min<int64_t>(kRowChunk, count - begin)));
     });
 }
 

@@ -138,7 +138,7 @@ auto weights(const uint8_t* quants, int step) {
 // M rows of activations times one tile. All M rows take a step of 4 columns before the next one,
 // so that M independent sums are in flight and each weight vector is unpacked once.
 template <class Kind, int M>
-void quantized_tile(const uint8_t* tile, size_t scale_bytes, int num_groups, const int8_t* const* q,
+void quantized_tile(const uint8_t* tile, size_t scale_bytes, int num_groups,
                     const ActivationGroup* const* groups, float* const* out) {
     using Scale = typename Kind::Scale;
     using Acc = decltype(start<Kind>(ActivationGroup{}, 0));
@@ -158,7 +158,7 @@ void quantized_tile(const uint8_t* tile, size_t scale_bytes, int num_groups, con
                 for (int c = steps * part; c < steps * (part + 1); ++c) {
                     const auto w = weights<Kind>(quants, c);
                     for (int r = 0; r < M; ++r) {
-                        acc[r] = dot::step(acc[r], w, q[r] + kGroup * g + 4 * c);
+                        acc[r] = dot::step(acc[r], w, groups[r][g].q + 4 * c);
                     }
                 }
                 const dot::Floats d = dot::load(scale + kTileRows * part);
@@ -213,17 +213,15 @@ void quantized_rows(const PackedLinear& w, const Activations& a, int tile, const
     const int num_groups = w.cols / kGroup;
     for (int begin = 0; begin < num_rows; begin += dot::kMaxRows) {
         const int m = std::min(dot::kMaxRows, num_rows - begin);
-        const int8_t* q[dot::kMaxRows];
         const ActivationGroup* groups[dot::kMaxRows];
         float* to[dot::kMaxRows];
         for (int r = 0; r < m; ++r) {
             const int64_t row = row_idx ? row_idx[begin + r] : begin + r;
-            q[r] = a.q + row * w.cols;
             groups[r] = a.groups + row * num_groups;
             to[r] = out + size_t(begin + r) * kTileRows;
         }
         with_count<dot::kMaxRows>(m, [&](auto rows) {
-            quantized_tile<Kind, rows.value>(w.tile(tile), w.scale_bytes, num_groups, q, groups, to);
+            quantized_tile<Kind, rows.value>(w.tile(tile), w.scale_bytes, num_groups, groups, to);
         });
     }
 }
@@ -293,23 +291,21 @@ PackedLinear pack_linear(Format format, int rows, int cols, const uint8_t* raw) 
     return w;
 }
 
-void quantize_group(const float* x, int8_t* q, ActivationGroup* group) {
-    uint32_t largest = 0;  // as representations: NaN and infinity are above every finite value
-    for (int i = 0; i < kGroup; ++i) largest = std::max(largest, float_to_bits(x[i]) & 0x7fffffffu);
-    const float amax = bits_to_float(largest);
-    const bool finite = largest < 0x7f800000u;
+void quantize_group(const float* x, ActivationGroup* group) {
+    const V halves[2] = {vload(x), vload(x + kLanes)};
+    const V magnitude = vmax(vmax(halves[0], vzero() - halves[0]), vmax(halves[1], vzero() - halves[1]));
+    const float amax = vmaximum(magnitude);
+    // Zero times anything but NaN and infinity is zero.
+    const bool finite = vsum(halves[0] * vzero() + halves[1] * vzero()) == 0.0f;
     const bool zero = !finite || amax < 1e-30f;
-    const float inverse = zero ? 0.0f : 127.0f / amax;
-    int32_t rounded[kGroup];
-    for (int i = 0; i < kGroup; ++i) {
-        // Adding 1.5 * 2^23 rounds half to even and leaves the integer in the low bits.
-        const float value = zero ? 0.0f : x[i] * inverse;
-        rounded[i] = int32_t(float_to_bits(value + 12582912.0f) - 0x4b400000u);
+    const V inverse = vset(zero ? 0.0f : 127.0f / amax);
+    const V shift = vset(12582912.0f);  // adding 1.5 * 2^23 rounds half to even
+    int32_t sum[2];
+    for (int i = 0; i < 2; ++i) {
+        const V shifted = (finite ? halves[i] : vzero()) * inverse + shift;
+        vstore_low_bytes(group->q + i * kLanes, shifted);
+        sum[i] = int32_t(vsum(shifted - shift));  // of small integers: exact in any order
     }
-    int32_t sum[2] = {0, 0};
-    for (int i = 0; i < kGroup / 2; ++i) sum[0] += rounded[i];
-    for (int i = kGroup / 2; i < kGroup; ++i) sum[1] += rounded[i];
-    for (int i = 0; i < kGroup; ++i) q[i] = int8_t(rounded[i]);
     group->scale = !finite ? bits_to_float(0x7fc00000u) : (zero ? 0.0f : amax / 127.0f);
     group->scaled_sum = group->scale * float(sum[0] + sum[1]);
     group->zero8 = -8 * (sum[0] + sum[1]);
@@ -320,14 +316,12 @@ void quantize_group(const float* x, int8_t* q, ActivationGroup* group) {
 void QuantizedRows::resize(int rows, int cols) {
     rows_ = rows;
     cols_ = cols;
-    const size_t values = size_t(rows) * size_t(cols);
-    if (q_.size() < values) q_.resize(values);
-    if (groups_.size() < values / kGroup) groups_.resize(values / kGroup);
+    const size_t groups = size_t(rows) * size_t(cols / kGroup);
+    if (groups_.size() < groups) groups_.resize(groups);
 }
 
 void QuantizedRows::set_group(int row, int group, const float* x) {
-    const size_t at = size_t(row) * size_t(cols_ / kGroup) + size_t(group);
-    quantize_group(x, q_.data() + at * kGroup, groups_.data() + at);
+    quantize_group(x, &groups_[size_t(row) * size_t(cols_ / kGroup) + size_t(group)]);
 }
 
 void QuantizedRows::set_row(int row, const float* x) {
@@ -340,7 +334,6 @@ Activations QuantizedRows::view(const float* x, int64_t x_stride) const {
     a.cols = cols_;
     a.x = x;
     a.x_stride = x_stride;
-    a.q = q_.data();
     a.groups = groups_.data();
     return a;
 }
@@ -371,12 +364,11 @@ void linear_tile(const PackedLinear& w, const Activations& a, int tile, const in
 }
 
 void linear(const PackedLinear& w, const Activations& a, float* out, int64_t out_stride) {
-    constexpr int kRows = 64;  // results of a chunk stay in the first-level cache
-    const int64_t chunks = round_up(a.rows, kRows) / kRows;
+    const int64_t chunks = round_up(a.rows, kRowChunk) / kRowChunk;
     parallel_for(w.tiles * chunks, [&](int64_t task) {
-        const int tile = int(task / chunks), begin = int(task % chunks) * kRows;
-        const int n = std::min(kRows, a.rows - begin);
-        alignas(64) float buffer[kRows * kTileRows];
+        const int tile = int(task % w.tiles), begin = int(task / w.tiles) * kRowChunk;
+        const int n = std::min(kRowChunk, a.rows - begin);
+        alignas(64) float buffer[kRowChunk * kTileRows];
         linear_tile(w, a.from(begin), tile, nullptr, n, buffer);
         for (int i = 0; i < n; ++i) {
             std::memcpy(out + (begin + i) * out_stride + tile * kTileRows, buffer + i * kTileRows,

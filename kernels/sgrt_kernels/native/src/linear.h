@@ -45,12 +45,13 @@ bool can_pack(int32_t format, int64_t rows, int64_t cols);
 // Copies a matrix out of its file bytes (row-major, rows one after another).
 PackedLinear pack_linear(Format format, int rows, int cols, const uint8_t* raw);
 
-// What a weight kernel needs to know of 32 activations of a row, beside their int8 values.
-struct ActivationGroup {
-    float scale;        // x = scale * q
-    float scaled_sum;   // scale * (sum of q)
-    int32_t zero8;      // -8 * sum of q: what a zero point of 8 adds to an integer product
-    int32_t zero128;    // -128 * sum of q
+// 32 activations of a row as int8, with what a weight kernel needs to know of them: one cache line.
+struct alignas(64) ActivationGroup {
+    int8_t q[kGroup];         // x = scale * q
+    float scale;
+    float scaled_sum;         // scale * (sum of q)
+    int32_t zero8;            // -8 * sum of q: what a zero point of 8 adds to an integer product
+    int32_t zero128;          // -128 * sum of q
     int32_t zero128_half[2];  // -128 * sum of each 16
 };
 
@@ -60,7 +61,7 @@ struct Activations {
     int cols = 0;
     const float* x = nullptr;  // [rows] of x_stride floats
     int64_t x_stride = 0;
-    const int8_t* q = nullptr;                // [rows, cols]
+    const int8_t* unused = nullptr;           // TRANSITION: sample_head.cpp initialises six fields
     const ActivationGroup* groups = nullptr;  // [rows, cols / 32]
 
     // The rows from `row` on.
@@ -68,14 +69,14 @@ struct Activations {
         Activations rest = *this;
         rest.rows -= row;
         if (x) rest.x += row * x_stride;
-        if (q) rest.q += int64_t(row) * cols, rest.groups += int64_t(row) * (cols / kGroup);
+        if (groups) rest.groups += int64_t(row) * (cols / kGroup);
         return rest;
     }
 };
 
 // Quantises 32 values (symmetric, scale = max / 127, half to even). A group whose largest value is
 // below 1e-30 becomes zeros; one that holds NaN or infinity gets the scale NaN.
-void quantize_group(const float* x, int8_t* q, ActivationGroup* group);
+void quantize_group(const float* x, ActivationGroup* group);
 
 // Owner of the int8 form of some rows; grows, never shrinks.
 class QuantizedRows {
@@ -89,7 +90,6 @@ class QuantizedRows {
 
   private:
     int rows_ = 0, cols_ = 0;
-    std::vector<int8_t> q_;
     std::vector<ActivationGroup> groups_;
 };
 
@@ -97,9 +97,13 @@ class QuantizedRows {
 void quantize_rows(const float* x, int n, int cols, int64_t stride, QuantizedRows* out);
 
 // Products of some rows with one tile: out[i][0..15] for rows row_idx[0..num_rows), or rows
-// 0..num_rows where row_idx is null. Activations need `q` for quantised and `x` for float formats.
+// 0..num_rows where row_idx is null. Activations need `groups` for quantised and `x` for float formats.
 void linear_tile(const PackedLinear& w, const Activations& a, int tile, const int32_t* row_idx,
                  int num_rows, float* out);
+
+// Rows that go through all tiles before the next ones do: their activations stay in a near cache
+// and the results of a tile in the nearest, while the weights of a tile pass through.
+constexpr int kRowChunk = 64;
 
 // The same for all rows and tiles, in parallel: out[row * out_stride + output]. Writes 16 * tiles
 // floats of each row.

@@ -93,6 +93,11 @@ inline V vpow2_low_bits(V a) {
     const __m512i shifted = _mm512_slli_epi32(_mm512_castps_si512(a.x), 23);
     return {_mm512_castsi512_ps(_mm512_add_epi32(shifted, _mm512_set1_epi32(127 << 23)))};
 }
+// The lowest byte of each lane's representation.
+inline void vstore_low_bytes(int8_t* p, V a) {
+    const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_castps_si512(a.x));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+}
 
 #elif defined(SGRT_ISA_AVX2)
 
@@ -141,6 +146,15 @@ inline __m256 pow2_low_bits(__m256 a) {
     return _mm256_castsi256_ps(_mm256_add_epi32(shifted, _mm256_set1_epi32(127 << 23)));
 }
 inline V vpow2_low_bits(V a) { return {pow2_low_bits(a.x), pow2_low_bits(a.y)}; }
+inline __m128i low_bytes(__m256 a) {  // eight bytes, in the first half
+    const __m256i select = _mm256_set1_epi64x(0x808080800c080400ll);  // per 128 bits: bytes 0 4 8 12
+    const __m256i bytes = _mm256_shuffle_epi8(_mm256_castps_si256(a), select);
+    return _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
+}
+inline void vstore_low_bytes(int8_t* p, V a) {
+    const __m128i bytes = _mm_unpacklo_epi64(low_bytes(a.x), low_bytes(a.y));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+}
 
 #elif defined(SGRT_ISA_NEON)
 
@@ -199,6 +213,12 @@ inline V vpow2_low_bits(V a) {
         const int32x4_t shifted = vshlq_n_s32(vreinterpretq_s32_f32(a.x[i]), 23);
         return vreinterpretq_f32_s32(vaddq_s32(shifted, vdupq_n_s32(127 << 23)));
     });
+}
+inline void vstore_low_bytes(int8_t* p, V a) {
+    const auto narrow = [&](int i) { return vmovn_s32(vreinterpretq_s32_f32(a.x[i])); };
+    const int8x8_t low = vmovn_s16(vcombine_s16(narrow(0), narrow(1)));
+    const int8x8_t high = vmovn_s16(vcombine_s16(narrow(2), narrow(3)));
+    vst1q_s8(p, vcombine_s8(low, high));
 }
 
 #else  // plain C++, left to the compiler
@@ -261,6 +281,9 @@ inline float vmaximum(V a) {
 }
 inline V vpow2_low_bits(V a) {
     return vmap([&](int i) { return bits_to_float((float_to_bits(a.x[i]) << 23) + (127u << 23)); });
+}
+inline void vstore_low_bytes(int8_t* p, V a) {
+    for (int i = 0; i < kLanes; ++i) p[i] = int8_t(float_to_bits(a.x[i]));
 }
 
 #endif
