@@ -59,7 +59,7 @@ WORKLOADS = {
 
 
 def serve(prompts: Prompts, page_size: int) -> float:
-    """Seconds that the life of these prompts takes in tree and pool, locks and all."""
+    """CPU seconds that the life of these prompts takes in tree and pool, locks and all."""
     pool = PagePool(sum(map(len, prompts)) // page_size, page_size)
     tree = RadixTree(pool)
     start = time.process_time()
@@ -133,7 +133,7 @@ def main() -> None:
         rows += [eviction(num, pages_per_node, repeats) for num in (1_000, 10_000, 100_000)]
     for row in rows:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
-    common.save("radix", rows, statistic=f"median of {repeats} runs")
+    common.save("radix", rows, statistic=f"median of {repeats} runs, CPU time of one thread")
 
 
 if __name__ == "__main__":
