@@ -87,7 +87,8 @@ setup(
         *find_packages("kernels", include=["sgrt_kernels", "sgrt_kernels.*"]),
         "sgrt_grammars",
     ],
-    package_data={"sgrt_grammars": ["*.lark"]},
+    include_package_data=False,  # C++ sources are no part of an installation
+    package_data={"": ["py.typed"], "sgrt_grammars": ["*.lark"]},
     ext_modules=extensions(),
     cmdclass={"build_ext": BuildLibraries, "bdist_wheel": WheelForAnyPython},
 )
