@@ -4,10 +4,10 @@ import sgrt
 
 
 @sgrt.function
-def capital(s, country):
-    s += sgrt.user(f"What is the capital of {country}?")
-    s += sgrt.assistant(sgrt.gen("answer", max_tokens=32, temperature=0))
+def explain(s, thing):
+    s += sgrt.user(f"Explain in one sentence what a {thing} does.")
+    s += sgrt.assistant(sgrt.gen("answer", max_tokens=48, temperature=0))
 
 
 if __name__ == "__main__":
-    print(capital.run(country="France")["answer"])
+    print(explain.run(thing="compiler")["answer"])
