@@ -84,7 +84,7 @@ def _check_extract(printed: str, num: int) -> None:
     """Every object is valid, and neither cache nor forced runs change one."""
     assert f"{num} texts, {num} valid objects." in printed
     assert printed.count(f"{num} of {num} the same") == 3
-    rows = [line for line in printed.splitlines() if "the same" in line]
+    rows = [line for line in printed.splitlines() if re.search(r"\d+ of \d+ the same", line)]
     (hit, forced), (no_hit, _), (_, no_forced) = (
         map(int, re.findall(r"(\d+)%", row)) for row in rows
     )
