@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -132,6 +133,25 @@ def test_native_linear_row_does_not_depend_on_batch_or_threads(
 
 @needs_native
 @pytest.mark.parametrize("fmt", QUANTIZED)
+def test_tile_registers_do_not_show(fmt: Format) -> None:
+    library = native.load()
+    assert library is not None
+    if not library.function("sgrt_has_amx", ctypes.c_int, [])():
+        pytest.skip("no AMX in this library, on this CPU or for this process")
+    switch = library.function("sgrt_set_amx", None, [ctypes.c_int])
+    x = torch.randn(150, 768)
+    for rows in (1, 16, 50):
+        linear = PackedLinear(library, random_weight(fmt, rows, 768))
+        with_tiles = linear(x)
+        switch(0)
+        try:
+            assert torch.equal(with_tiles, linear(x))
+        finally:
+            switch(1)
+
+
+@needs_native
+@pytest.mark.parametrize("fmt", QUANTIZED)
 def test_native_linear_extreme_bytes_do_not_saturate(library: native.Library, fmt: Format) -> None:
     for byte in (0x00, 0x7F, 0x80, 0xFF):
         raw = random_weight(fmt, 16, 512)
@@ -139,7 +159,7 @@ def test_native_linear_extreme_bytes_do_not_saturate(library: native.Library, fm
         quants = {Format.Q4_1: 4, Format.Q4_K: 16, Format.Q6_K: 0}.get(fmt, 2)
         data[..., quants : 192 if fmt is Format.Q6_K else None] = byte
         raw = RawWeight(data.view(-1), fmt, raw.shape)
-        x = torch.ones(3, 512) * torch.tensor([[1.0], [-1.0], [2.0]])
+        x = torch.ones(18, 512) * torch.tensor([1.0, -1.0, 2.0]).repeat(6).unsqueeze(1)
         want, magnitude = exact_product(x, raw)
         assert ((PackedLinear(library, raw)(x) - want).abs() <= 5e-7 * magnitude).all()
 

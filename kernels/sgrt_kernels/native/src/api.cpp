@@ -3,6 +3,7 @@
 
 #include <new>
 
+#include "amx.h"
 #include "format.h"
 #include "linear.h"
 #include "threads.h"
@@ -36,6 +37,10 @@ SGRT_API const char* sgrt_best_isa() {
 
 SGRT_API void sgrt_set_num_threads(int n) { set_num_threads(n); }
 SGRT_API int sgrt_num_threads() { return num_threads(); }
+
+// Whether tile registers do the work of 16 rows and more; on by default where there are any.
+SGRT_API int sgrt_has_amx() { return amx::available(); }
+SGRT_API void sgrt_set_amx(int enabled) { amx::set_enabled(enabled != 0); }
 
 // Null where the matrix cannot be packed or memory runs out.
 SGRT_API void* sgrt_linear_new(int format, int rows, int cols, const void* raw) {
