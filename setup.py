@@ -7,6 +7,7 @@ still succeeds, with a warning: torch then does the work.
 
 from __future__ import annotations
 
+import copy
 import os
 import platform
 from glob import glob
@@ -68,12 +69,11 @@ class BuildLibraries(build_ext):
         return []
 
     def build_extension(self, ext: Extension) -> None:
-        # Objects of one instruction set must not be taken for another's.
-        shared, self.build_temp = self.build_temp, os.path.join(self.build_temp, ext.name)
-        try:
-            super().build_extension(ext)
-        finally:
-            self.build_temp = shared
+        # Objects of one instruction set must not be taken for another's. Extensions are built in
+        # threads, so each gets a command of its own to say where its objects go.
+        own = copy.copy(self)
+        own.build_temp = os.path.join(self.build_temp, ext.name)
+        super(BuildLibraries, own).build_extension(ext)
 
 
 class WheelForAnyPython(bdist_wheel):
