@@ -172,7 +172,19 @@ class Choices:
     options: tuple[str, ...]
 
 
-Constraint = JsonSchema | Regex | Choices
+@dataclass(frozen=True)
+class Lark:
+    """The whole text is written by a grammar.
+
+    Args:
+        grammar: Lark text whose first rule is ``start``, or the name of a grammar that is
+            shipped with sgrt (``"sql_select"``). `sgrt.grammar.lark_` says what is read how.
+    """
+
+    grammar: str
+
+
+Constraint = JsonSchema | Regex | Choices | Lark
 
 
 @dataclass(frozen=True)

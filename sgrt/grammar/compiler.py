@@ -8,9 +8,9 @@ from collections import OrderedDict
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from sgrt.core import Choices, Constraint, JsonSchema, Regex
+from sgrt.core import Choices, Constraint, JsonSchema, Lark, Regex
 from sgrt.errors import ConstraintError
-from sgrt.grammar import json_schema, regex
+from sgrt.grammar import json_schema, lark_, regex
 from sgrt.grammar.audit import audit_choices
 from sgrt.grammar.engines import llguidance_
 from sgrt.grammar.engines.llguidance_ import LLGrammar
@@ -49,7 +49,7 @@ class GrammarCompiler:
 
         Raises:
             UnsupportedSchema: a schema that cannot be enforced exactly, or allows nothing.
-            GrammarSyntaxError: a regex that does not parse or has no single meaning.
+            GrammarSyntaxError: a regex or grammar that does not parse or has no single meaning.
             GrammarBudgetExceeded: larger than allowed.
             ConstraintError: choices that are empty or cannot be written.
 
@@ -100,4 +100,6 @@ def build(constraint: Constraint, vocabulary: Vocabulary) -> Grammar:
         return LLGrammar(vocabulary, llguidance_.regex_source(pattern))
     if isinstance(constraint, Choices):
         return TrieGrammar(vocabulary, audit_choices(constraint))
+    if isinstance(constraint, Lark):
+        return LLGrammar(vocabulary, lark_.rules_of(constraint.grammar).source())
     raise ConstraintError(f"{type(constraint).__name__} is not a constraint")

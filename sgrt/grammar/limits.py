@@ -23,6 +23,27 @@ MAX_REGEX_BYTES = 16 * 1024
 MAX_REGEX_DEPTH = 64
 MAX_REGEX_SIZE = 100_000
 """Characters of a regex with its counted repeats written out."""
+MAX_PATTERN_STATES = 4_000
+MAX_AUTOMATON_STATES = 500
+"""Of a pattern that is complemented or compared; most are below 50."""
+MAX_CLAUSES = 256
+"""Alternatives that one place of a schema may have for values of one type."""
+MAX_UNFOLDED = 20_000
+"""Places (schemas that meet in one value) that one schema may become."""
+MAX_CASES = 32
+"""Ways in which the parts of a schema with `unevaluated...` may hold or not."""
+MAX_SEARCHED = 6
+"""Items among which what `contains` asks for is placed."""
+MAX_ARRANGEMENTS = 64
+"""Ways to place it, and arrays of different items, for one array."""
+MAX_GRAMMAR_BYTES = 256 * 1024
+MAX_RULES = 2_000
+MAX_RULE_DEPTH = 1_024
+"""Rules, and groups in them, nested in one another as a walk meets them: engines recurse here."""
+MAX_GROUP_DEPTH = 64
+"""Groups in one another in one rule."""
+MAX_SYMBOLS = 100_000
+"""Symbols of all rules with their counted repeats written out."""
 MAX_CHOICES = 10_000
 MAX_CHOICES_BYTES = 1024 * 1024
 

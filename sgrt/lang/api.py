@@ -34,6 +34,7 @@ def gen(
     choices: Sequence[str] | None = None,
     output: type[Any] | None = None,
     n: int = 1,
+    grammar: str | Constraint | None = None,
 ) -> Gen:
     """Let the model continue, and keep what it writes under a name.
 
@@ -48,10 +49,12 @@ def gen(
         choices: the text is one of these, drawn token by token (`select` compares whole options).
         output: pydantic model; the value is a validated object. Undeclared keys are not
             written unless the model allows them.
+        grammar: the text is written by this grammar: Lark text, the name of a grammar shipped with
+            sgrt ("sql_select", "iso_date", ...), or any constraint of `sgrt.core`.
         n: draw this many; the value is a list, and the text goes on with the first.
 
     Raises:
-        RequestError: more than one of regex, json_schema, choices, output.
+        RequestError: more than one of regex, json_schema, choices, grammar, output.
         ConstraintError: choices or schema that nothing satisfies or that cannot be read.
         InvalidSamplingParams: n below 1. Other values are checked where the gen is appended.
     """
@@ -79,7 +82,11 @@ def gen(
         name=variable_name(name),
         sampling={key: value for key, value in given.items() if value is not None},
         constraint=types.constraint_of(
-            regex=regex, json_schema_=json_schema, choices_=choices, output=output
+            regex=regex,
+            json_schema_=json_schema,
+            choices_=choices,
+            grammar=grammar,
+            output=output,
         ),
         output=output,
         n=n,

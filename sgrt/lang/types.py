@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sgrt.core import Choices, Constraint, JsonSchema, Regex
+from sgrt.core import Choices, Constraint, JsonSchema, Lark, Regex
 from sgrt.errors import ConstraintError, GrammarSyntaxError, RequestError, UnsupportedSchema
 
 _SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
@@ -112,7 +112,7 @@ def choices(values: object) -> Choices:
 
 
 def constraint_of(
-    *, regex: object, json_schema_: object, choices_: object, output: object
+    *, regex: object, json_schema_: object, choices_: object, grammar: object, output: object
 ) -> Constraint | None:
     """The one constraint that was asked for, or None.
 
@@ -123,6 +123,7 @@ def constraint_of(
         "regex": regex,
         "json_schema": json_schema_,
         "choices": choices_,
+        "grammar": grammar,
         "output": output,
     }
     names = [name for name, value in given.items() if value is not None]
@@ -134,6 +135,8 @@ def constraint_of(
         return json_schema(json_schema_)
     if choices_ is not None:
         return choices(choices_)
+    if grammar is not None:
+        return _grammar(grammar)
     return None if output is None else _output(output)
 
 
@@ -141,6 +144,14 @@ def _regex(pattern: object) -> Regex:
     if not isinstance(pattern, str):
         raise TypeError(f"regex must be a string, not {pattern!r:.80}")
     return Regex(pattern)
+
+
+def _grammar(grammar: object) -> Constraint:
+    if isinstance(grammar, Constraint):
+        return grammar
+    if not isinstance(grammar, str):
+        raise TypeError(f"grammar must be Lark text, a name or a constraint, not {grammar!r:.80}")
+    return Lark(grammar)
 
 
 def _output(output: object) -> JsonSchema:

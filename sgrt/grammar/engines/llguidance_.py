@@ -6,6 +6,7 @@ Architecture invariant: only schemas that `json_schema.normalise` and patterns t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,6 +50,12 @@ def regex_source(pattern: str) -> str:
 
 class LLGrammar:
     """A compiled grammar; hands out matchers as copies of one that stands at the start.
+def json_part(normal_schema: str) -> str:
+    """A normal schema as a symbol of a grammar text; compact JSON."""
+    schema = json.loads(normal_schema)
+    return "%json " + json.dumps({**schema, "x-guidance": _COMPACT}, ensure_ascii=False)
+
+
 
     Raises:
         UnsupportedSchema: nothing satisfies it, or the engine does not know how to enforce it.

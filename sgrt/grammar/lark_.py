@@ -1,0 +1,525 @@
+r"""Lark grammar text: parsed and audited here, enforced by the engine.
+
+The dialect is what Lark and the engine's front end have in common:
+
+- rules in lower case, terminals in upper case, ``|``, ``( )``, ``[ ]`` (optional), ``* + ?``,
+  ``~n``, ``~n..m``, ``{n}``, ``{n,}``, ``{,m}``, ``{n,m}``; comments by ``//`` or ``#``;
+- ``"text"`` with the escapes of JSON, ``"text"i`` (ASCII letters in either case), ``"a".."z"``;
+- ``/pattern/`` in the dialect of `sgrt.grammar.regex`, flag ``s``;
+- ``%ignore``, ``%import`` from the grammars shipped with sgrt, ``%json {schema}`` in rules;
+- ``name[lazy]: TERMINALS``: as little text as possible.
+
+Names' prefixes ``?``, ``!`` and ``_`` and aliases ``-> name`` shape Lark's trees; there are no
+trees here, so they are read and mean nothing. Everything else is refused where it stands.
+
+A terminal takes the longest text that any terminal allowed at its place can take (Lark's
+``dynamic`` lexer). So ``/a+/ "a"`` can never end, as in Lark.
+"""
+
+from __future__ import annotations
+
+import bisect
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NoReturn
+
+from sgrt.errors import ConstraintError, GrammarSyntaxError, UnsupportedSchema
+from sgrt.grammar import charset, json_schema, library, limits, regex
+from sgrt.grammar.engines import llguidance_
+from sgrt.grammar.rules import (
+    EMPTY,
+    Alt,
+    Chars,
+    Lexeme,
+    Node,
+    Ref,
+    Rep,
+    RuleSet,
+    Seq,
+    children,
+    pattern,
+    quoted,
+    refs,
+)
+
+_TOKENS = re.compile(
+    r"""(?P<newline>\n[ \t\r\n]*)|(?P<space>[ \t\r]+|(?:\#|//)[^\n]*)
+    |(?P<rule>!?[_?]?[a-z][_a-z0-9]*)|(?P<terminal>_?[A-Z][_A-Z0-9]*)
+    |(?P<string>"(?:[^"\\\n]|\\.)*"i?)|(?P<regexp>/(?:[^/\\\n]|\\.)+/[a-z]*)
+    |(?P<keyword>%[a-z]+)|(?P<number>[0-9]+)
+    |(?P<op>->|\.\.|[|()\[\]{}*+?~:,.=])""",
+    re.VERBOSE,
+)
+_STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*"')
+_REFUSED = {
+    "%declare": "terminals without a definition cannot be enforced",
+    "%override": "importing and overriding is not supported; write the rule out",
+    "%extend": "importing and extending is not supported; write the rule out",
+    "%regex": "is the engine's own; substring_of= and Substring do that",
+    "%llguidance": "options of the engine cannot be set",
+    "%lark": "nested grammars are not supported; use rules",
+}
+_JSON_MARKS = re.compile(r'"(?:[^"\\]|\\.)*"|[{}]|[^\s{}"]+')
+_BIGGEST_COUNT = 10**6
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    kind: str
+    text: str
+    pos: int
+
+
+def parse(text: str) -> RuleSet:
+    """A grammar's rules.
+
+    Args:
+        text: Lark text.
+
+    Raises:
+        GrammarSyntaxError: it does not parse, or holds something that is not enforced.
+        UnsupportedSchema: a schema in it cannot be enforced.
+        GrammarBudgetExceeded: larger than `sgrt.grammar.limits` allow.
+    """
+    try:
+        size = len(text.encode("utf-8"))
+    except UnicodeEncodeError as error:
+        Place(text).fail("half a surrogate pair is not a character", error.start)
+    limits.check_limit("bytes of grammar", size, limits.MAX_GRAMMAR_BYTES)
+    return _Parser(text).parse()
+
+
+def rules_of(grammar: str) -> RuleSet:
+    """The rules of a grammar text, or of the shipped grammar of this name.
+
+    Raises:
+        ConstraintError: no grammar of this name is shipped; otherwise as `parse`.
+    """
+    if not library.is_name(grammar):
+        return parse(grammar)
+    try:
+        return parse(library.text(grammar))
+    except KeyError as error:
+        raise ConstraintError(
+            f"no grammar {grammar!r:.80} is shipped with sgrt",
+            hint="one of " + ", ".join(library.names()),
+        ) from error
+
+
+class Place:
+    """Lines and columns of a text."""
+
+    def __init__(self, text: str) -> None:
+        self._starts = [0, *(match.end() for match in re.finditer("\n", text))]
+
+    def of(self, pos: int) -> tuple[int, int]:
+        """1-based line and column of an offset."""
+        line = bisect.bisect_right(self._starts, pos)
+        return line, pos - self._starts[line - 1] + 1
+
+    def fail(self, reason: str, pos: int, hint: str | None = None) -> NoReturn:
+        line, column = self.of(pos)
+        raise GrammarSyntaxError(reason, line=line, column=column, hint=hint)
+
+
+def plain(name: str) -> str:
+    """A name without the prefixes that shape Lark's trees."""
+    return name.lstrip("!?")
+
+
+def is_terminal(name: str) -> bool:
+    return name.rpartition(".")[2].lstrip("_")[0].isupper()
+
+
+def schema(normal: str) -> Lexeme:
+    """A schema that `json_schema.normalise` wrote, as a part of a grammar."""
+    return Lexeme(llguidance_.json_part(normal), len(normal))
+
+
+def _renamed(node: Node, rename: Callable[[str], str]) -> Node:
+    match node:
+        case Ref(name):
+            return replace(node, name=rename(name))
+        case Seq(parts):
+            return Seq(tuple(_renamed(part, rename) for part in parts))
+        case Alt(options):
+            return Alt(tuple(_renamed(option, rename) for option in options))
+        case Rep(body, low, high):
+            return Rep(_renamed(body, rename), low, high)
+    return node
+
+
+def _json_end(text: str) -> int:
+    """Where the JSON object that the text begins with ends; 0 where there is none."""
+    depth = 0
+    for found in _JSON_MARKS.finditer(text):
+        mark = found[0]
+        depth += {"{": 1, "}": -1}.get(mark, 0)
+        if depth == 0:
+            return found.end() if mark == "}" else 0
+    return 0
+
+
+class _Parser:
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.place = Place(text)
+        self.pos = 0
+        self.token = self._scan()
+        self.depth = 0
+        self.out = RuleSet({})
+        self.places: dict[str, int] = {}
+        self.schema_at: int | None = None
+
+    def parse(self) -> RuleSet:
+        while self._skip_newlines().kind != "end":
+            self._item()
+        for name, node in self.out.terminals.items():
+            self._check_terminal(name, node)
+        for name in self.out.options:
+            self._check_terminal(name, self.out.rules[name])
+        for node in self.out.ignored:
+            self._check_terminal("%ignore", node)
+        if self.schema_at is not None and self.out.ignored:
+            self.place.fail("%json cannot be used together with %ignore", self.schema_at)
+        return self.out
+
+    # tokens
+
+    def _scan(self) -> _Token:
+        while True:
+            if self.pos == len(self.text):
+                return _Token("end", "", self.pos)
+            found = _TOKENS.match(self.text, self.pos)
+            if found is None:
+                self._unknown()
+            start, self.pos = self.pos, found.end()
+            if found.lastgroup != "space":
+                return _Token(found.lastgroup or "", found[0], start)
+
+    def _unknown(self) -> NoReturn:
+        char = self.text[self.pos]
+        reasons = {
+            "<": "special tokens cannot be written by a constraint",
+            "@": "references to other grammars are not supported",
+            "&": "intersection of terminals is not supported",
+            '"': "string is never closed",
+            "/": "pattern is never closed",
+        }
+        self.place.fail(reasons.get(char, f"unexpected character {char!r}"), self.pos)
+
+    def _next(self) -> _Token:
+        token, self.token = self.token, self._scan()
+        return token
+
+    def _is(self, *texts: str) -> bool:
+        return self.token.kind in ("op", "keyword") and self.token.text in texts
+
+    def _take(self, text: str) -> bool:
+        found = self._is(text)
+        if found:
+            self._next()
+        return found
+
+    def _expect(self, text: str) -> _Token:
+        if not self._is(text):
+            self._fail(f"{text!r} expected")
+        return self._next()
+
+    def _expect_kind(self, *kinds: str) -> _Token:
+        if self.token.kind not in kinds:
+            self._fail(f"{' or '.join(kinds)} expected")
+        return self._next()
+
+    def _fail(self, reason: str, at: _Token | None = None, hint: str | None = None) -> NoReturn:
+        token = at or self.token
+        if at is None:
+            shown = {"end": "the end", "newline": "the end of the line"}.get(token.kind)
+            reason += f", found {shown or repr(token.text[:40])}"
+        self.place.fail(reason, token.pos, hint)
+
+    def _skip_newlines(self) -> _Token:
+        while self.token.kind == "newline":
+            self._next()
+        return self.token
+
+    def _end_of_line(self) -> None:
+        if self.token.kind != "end":
+            self._expect_kind("newline")
+
+    # definitions
+
+    def _item(self) -> None:
+        token = self.token
+        if token.kind in ("rule", "terminal"):
+            self._definition(self._next())
+        elif self._take("%ignore"):
+            self.out.ignored.append(self._expansions())
+        elif self._take("%import"):
+            self._import()
+        elif token.kind == "keyword" and token.text in _REFUSED:
+            self._fail(f"{token.text}: {_REFUSED[token.text]}", token)
+        else:
+            self._fail("a rule, a terminal, %ignore or %import expected")
+        self._end_of_line()
+
+    def _definition(self, token: _Token) -> None:
+        name = plain(token.text)
+        if self._is("{"):
+            self._fail("templates are not supported", self.token)
+        if self._is("."):
+            self._fail("priorities are not supported", self.token)
+        if self._is("["):
+            self._options(token, name)
+        self._expect(":")
+        self._define(name, token, self._expansions())
+
+    def _define(self, name: str, token: _Token, node: Node) -> None:
+        if name in self.places:
+            line, _ = self.place.of(self.places[name])
+            self._fail(f"{name!r} is already defined in line {line}", token)
+        self.places[name] = token.pos
+        (self.out.terminals if is_terminal(name) else self.out.rules)[name] = node
+
+    def _options(self, token: _Token, name: str) -> None:
+        self._expect("[")
+        if is_terminal(name):
+            self._fail("options belong to rules", token)
+        option = self._expect_kind("rule")
+        if option.text != "lazy" or not self._is("]"):
+            self._fail(f"option {option.text!r} is not supported", option, "only [lazy] is")
+        self._expect("]")
+        self.out.options[name] = "[lazy]"
+
+    def _import(self) -> None:
+        at = self.token
+        path = [plain(self._expect_kind("rule").text)]
+        while self._take("."):
+            path.append(plain(self._expect_kind("rule", "terminal").text))
+        if self._is("("):
+            names = self._import_list()
+        elif len(path) < 2:
+            self._fail("'%import grammar.name' expected", at)
+        else:
+            names = [(path.pop(), None)]
+            if self._take("->"):
+                names = [(names[0][0], plain(self._expect_kind("rule", "terminal").text))]
+        if len(path) != 1:
+            self._fail("'%import grammar.name' expected", at)
+        self._import_names(path[0], names, at)
+
+    def _import_list(self) -> list[tuple[str, str | None]]:
+        self._expect("(")
+        names: list[tuple[str, str | None]] = []
+        while not names or self._take(","):
+            names.append((plain(self._expect_kind("rule", "terminal").text), None))
+        self._expect(")")
+        return names
+
+    def _import_names(self, grammar: str, names: list[tuple[str, str | None]], at: _Token) -> None:
+        try:
+            text = library.text(grammar)
+        except KeyError:
+            hint = "one of " + ", ".join(library.names())
+            self._fail(f"no grammar {grammar!r} is shipped with sgrt", at, hint)
+        # A shipped grammar imports from shipped grammars, never in a circle.
+        other = _Parser(text).parse()
+        for name, alias in names:
+            if name not in other.definitions():
+                self._fail(f"grammar {grammar!r} has no {name!r}", at)
+            local = alias or name
+            if is_terminal(local) != is_terminal(name):
+                self._fail(f"{name!r} cannot become {local!r}: rule and terminal differ", at)
+            self._define(local, at, Ref(self._adopt(grammar, name, other)))
+
+    def _adopt(self, grammar: str, name: str, other: RuleSet) -> str:
+        """Take over a definition and all it needs, under names that users cannot write."""
+        todo = [name]
+        while todo:
+            name_ = todo.pop()
+            own = f"{grammar}.{name_}"
+            target = self.out.rules if name_ in other.rules else self.out.terminals
+            if own not in target:
+                node = other.definitions()[name_]
+                target[own] = _renamed(node, lambda n: f"{grammar}.{n}")
+                if name_ in other.options:
+                    self.out.options[own] = other.options[name_]
+                todo += [ref.name for ref in refs(node)]
+        return f"{grammar}.{name}"
+
+    # expressions
+
+    def _expansions(self) -> Node:
+        limits.check_limit("nested groups", self.depth, limits.MAX_GROUP_DEPTH)
+        self.depth += 1
+        options = [self._sequence()]
+        while self._bar():
+            options.append(self._sequence())
+        self.depth -= 1
+        return options[0] if len(options) == 1 else Alt(tuple(options))
+
+    def _bar(self) -> bool:
+        """``|``, also at the start of the next line."""
+        if self.token.kind == "newline":
+            pos, token = self.pos, self.token
+            self._next()
+            while self.token.kind == "newline":
+                self._next()
+            if not self._is("|"):
+                self.pos, self.token = pos, token
+        return self._take("|")
+
+    def _sequence(self) -> Node:
+        parts = []
+        while self.token.kind not in ("newline", "end") and not self._is("|", ")", "]", "->"):
+            parts.append(self._repeated())
+        if self._take("->"):
+            self._expect_kind("rule")
+        return parts[0] if len(parts) == 1 else Seq(tuple(parts))
+
+    def _repeated(self) -> Node:
+        node = self._atom()
+        at = self.token
+        if self._is("*", "+", "?"):
+            low, high = {"*": (0, None), "+": (1, None), "?": (0, 1)}[self._next().text]
+        elif self._take("~"):
+            low = self._count()
+            high = self._count() if self._take("..") else low
+        elif self._is("{"):
+            low, high = self._braces()
+        else:
+            return node
+        if high is not None and high < low:
+            self._fail(f"repeat bounds {low} and {high} are the wrong way round", at)
+        if self._is("*", "+", "?", "~", "{"):
+            self._fail("a repeat of a repeat", self.token, "put the inner one in parentheses")
+        return EMPTY if high == 0 else Rep(node, low, high)
+
+    def _braces(self) -> tuple[int, int | None]:
+        at = self._expect("{")
+        if self.token.kind in ("rule", "terminal", "string"):
+            self._fail("templates are not supported", at)
+        low = None if self._is(",") else self._count()
+        high = low
+        if self._take(","):
+            high = None if self._is("}") else self._count()
+        if low is None and high is None:
+            self._fail("'{,}' has no bound", at)
+        self._expect("}")
+        return low or 0, high
+
+    def _count(self) -> int:
+        token = self._expect_kind("number")
+        limits.check_limit("digits of a repeat count", len(token.text), 7)
+        limits.check_limit("repeats", int(token.text), _BIGGEST_COUNT)
+        return int(token.text)
+
+    def _atom(self) -> Node:
+        token = self.token
+        if self._is("(", "["):
+            return self._group()
+        if self._is("%json"):
+            return self._schema(self._next())
+        if token.text in _REFUSED:
+            self._fail(f"{token.text}: {_REFUSED[token.text]}", token)
+        if self._is("~"):
+            self._fail("complement of terminals is not supported", token)
+        handler = _ATOMS.get(token.kind)
+        if handler is None:
+            self._fail("a name, a string, a pattern or a group expected")
+        return handler(self, self._next())
+
+    def _group(self) -> Node:
+        opening = self._next()
+        body = self._expansions()
+        self._expect(")" if opening.text == "(" else "]")
+        return body if opening.text == "(" else Rep(body, 0, 1)
+
+    def _name(self, token: _Token) -> Node:
+        return Ref(plain(token.text), *self.place.of(token.pos))
+
+    def _string(self, token: _Token) -> Node:
+        if self._take(".."):
+            low, high = self._value(token), self._value(self._expect_kind("string"))
+            if len(low) != 1 or len(high) != 1 or high < low or token.text.endswith("i"):
+                self._fail("a range is two single characters in order", token)
+            return Chars(charset.charset([(ord(low), ord(high))]))
+        text = self._value(token)
+        if token.text.endswith("i"):
+            return self._any_case(text, token)
+        return quoted(text) if text else EMPTY
+
+    def _any_case(self, text: str, token: _Token) -> Node:
+        for char in text:
+            if not char.isascii() and char.lower() != char.upper():
+                self._fail(f"{char!r} in a string with flag i: only ASCII letters may", token)
+        sets = (charset.to_regex(charset.of(char.lower() + char.upper())) for char in text)
+        return pattern("(?:" + "".join(sets) + ")") if text else EMPTY
+
+    def _value(self, token: _Token) -> str:
+        body = token.text.removesuffix("i")
+        if not _STRING.fullmatch(body):
+            self._fail("strings have the escapes of JSON, and no others", token)
+        value = str(json.loads(body))
+        if any("\ud800" <= char <= "\udfff" for char in value):
+            self._fail("half a surrogate pair is not a character", token)
+        return value
+
+    def _regexp(self, token: _Token) -> Node:
+        body, _, flags = token.text[1:].rpartition("/")
+        if flags not in ("", "s"):
+            self._fail(f"flags {flags!r} are not supported", token, "only s is")
+        prefix = f"(?{flags})" if flags else ""
+        try:
+            rewritten = regex.rewrite(prefix + body, regex.PYTHON)
+        except GrammarSyntaxError as error:
+            inside = (error.column or 1) - 1 - len(prefix)
+            self.place.fail(error.reason, token.pos + 1 + max(inside, 0), error.hint)
+        if charset.to_regex(()) in rewritten:
+            self._fail("the pattern holds a class that matches nothing", token)
+        return pattern(rewritten)
+
+    def _schema(self, token: _Token) -> Node:
+        if self.schema_at is None:
+            self.schema_at = token.pos
+        start = token.pos + len(token.text)
+        end = start + _json_end(self.text[start:])
+        if end == start:
+            self._fail("a schema in braces expected after %json", token)
+        try:
+            normal = json_schema.normalise(self.text[start:end])
+        except UnsupportedSchema as error:
+            line, column = self.place.of(token.pos)
+            raise UnsupportedSchema(
+                f"{error.reason} (in %json at line {line}, column {column})",
+                pointer=error.pointer,
+                keyword=error.keyword,
+            ) from error
+        self.pos = end
+        self.token = self._scan()
+        return schema(normal)
+
+    def _check_terminal(self, name: str, node: Node) -> None:
+        pos = self.places.get(name, 0)
+        todo = [node]
+        while todo:
+            node = todo.pop()
+            todo += children(node)
+            if isinstance(node, Ref) and not is_terminal(node.name):
+                raise GrammarSyntaxError(
+                    f"{name!r} is a terminal and cannot hold the rule {node.name!r}",
+                    line=node.line,
+                    column=node.column,
+                )
+            if isinstance(node, Lexeme) and node.source.startswith("%json"):
+                self.place.fail(f"{name!r} is a terminal and cannot hold %json", pos)
+
+
+_ATOMS = {
+    "rule": _Parser._name,
+    "terminal": _Parser._name,
+    "string": _Parser._string,
+    "regexp": _Parser._regexp,
+}

@@ -1,0 +1,229 @@
+"""The Lark dialect: what is read is enforced, all else refused where it stands."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from grammar_support import accepts, bpe_vocabulary, byte_vocabulary, compiler, grammar, walk
+
+from sgrt.core import Lark
+from sgrt.errors import (
+    ConstraintError,
+    GrammarBudgetExceeded,
+    GrammarSyntaxError,
+    UnsupportedSchema,
+)
+
+_TEXTS = ["".join(t) for n in range(5) for t in itertools.product("ab ", repeat=n)]
+
+# Grammar and the regex that says the same.
+_SAME = [
+    ('start: "a" | "b" "a"', "a|ba"),
+    ('start: "a"* "b"', "a*b"),
+    ('start: ("a" "b")+', "(ab)+"),
+    ('start: ["a"] "b"', "a?b"),
+    ('start: "a"~2 "b"~0..1', "aab?"),
+    ('start: "a"{2} "b"{,1}', "aab?"),
+    ('start: "a"{1,2} "b"{2,}', "a{1,2}bb+"),
+    ('start: "a"{0} "b"', "b"),
+    ("start: A? B\nA: /a+/\nB: \"b\"", "a*b"),
+    ('start: "a".."b" X\nX: " " | Y Y\nY: "a"', "[ab]( |aa)"),
+    ('start: "A"i "b"', "ab"),
+    ("start:\n", ""),
+    ('start: | "a"', "a?"),
+    ("start: /a.b/s", "a[ab ]b"),
+    ('?start: x // one\n  | y -> two  # two\n\n\n!x: "a"\n_y: "b"\ny: _y', "a|b"),
+    ('start: "a" start | ', "a*"),
+    ('start: start "b" | "a"', "ab*"),
+    ('start: x\nx: x | y | "a"\ny: x', "a"),
+    ('start: "a" | "b" loop\nloop: "a" loop', "a"),
+    ('start: "a" | "b" (loop | "b")\nloop: "a" loop', "a|bb"),
+    ('start: "a" loop? loop*\nloop: "a" loop', "a"),
+    ('start: "a" "b"\n%ignore " "', "a *b"),
+    ('start: t "a"\nt[lazy]: /[ab ]*bb/', "(?:(?!bb)[ab ])*bba"),
+    ('start: "\\u0061" /\\x62/', "ab"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "same"), _SAME, ids=lambda value: repr(value)[:30])
+def test_lark_construct_accepts_what_its_regex_does(text: str, same: str) -> None:
+    compiled = grammar(Lark(text))
+    for sample in _TEXTS:
+        assert accepts(compiled, sample) == bool(re.fullmatch(same, sample)), sample
+
+
+def test_lark_terminal_takes_the_longest_text() -> None:
+    compiled = grammar(Lark('start: "a" "bc" | "ab" "d"'))
+    assert accepts(compiled, "abd") and not accepts(compiled, "abc")
+
+
+def test_lark_recursion_balances() -> None:
+    compiled = grammar(Lark('start: "(" start ")" | /[0-9]/'))
+    assert accepts(compiled, "((7))") and accepts(compiled, "(" * 60 + "1" + ")" * 60)
+    assert not accepts(compiled, "((7)")
+
+
+def test_lark_json_part_is_compact_and_enforced() -> None:
+    schema = '{"type":"object","properties":{"s":{"type":"string"},"n":{"type":"integer"}},"required":["n"],"additionalProperties":false}'
+    compiled = grammar(Lark(f'start: "<" call ">"\ncall: %json {schema}\n  | "none"'))
+    for good in ('<{"n":1}>', '<{"s":"}>\\"","n":-20}>', "<none>"):
+        assert accepts(compiled, good)
+    for bad in ("<{}>", '<{"n": 1}>', '<{"n":1.5}>', '<{"n":1}', '<{"s":"\\u0061","n":1}>'):
+        assert not accepts(compiled, bad)
+
+
+@pytest.mark.parametrize("name", ["bytes", "bpe"])
+def test_lark_random_walks_end_in_texts_of_the_grammar(name: str) -> None:
+    text = 'start: pair ("," pair)*\npair: KEY ":" value\nKEY: /[a-c]+/\nvalue: KEY | "[" value "]"'
+    vocabulary = compiler(name).vocabulary
+    compiled, rng, ended = grammar(Lark(text), name), random.Random(3), 0
+    assert vocabulary in (byte_vocabulary(), bpe_vocabulary())
+    for _ in range(20):
+        ids = walk(compiled.matcher(), vocabulary, rng, closers=(b"]", b","))
+        if ids is not None:
+            ended += 1
+            found = vocabulary.bytes_of(ids).decode()
+            while "[" in found:
+                inner = re.sub(r"\[([a-c]+)\]", r"\1", found)
+                assert inner != found
+                found = inner
+            assert re.fullmatch(r"[a-c]+:[a-c]+(,[a-c]+:[a-c]+)*", found)
+    assert ended
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "column", "reason"),
+    [
+        ('start: x\nx: "a" foo', 2, 8, "'foo' is not defined"),
+        ('start: "a"\nunused: FOO', 2, 9, "'FOO' is not defined"),
+        ('start: "a"\n\nstart: "b"', 3, 1, "already defined in line 1"),
+        ('begin: "a"', 1, None, "no rule 'start'"),
+        ("", 1, None, "no rule 'start'"),
+        ('start: A\nA: "x" B\nB: A', 3, 4, "contains itself"),
+        ('start: A\nA: "x" b\nb: "c"', 2, 8, "terminal and cannot hold the rule"),
+        ("start: A\nA: %json {}", 2, 1, "cannot hold %json"),
+        ('start: t\nt[lazy]: u\nu: "c"', 2, 10, "cannot hold the rule"),
+        ('start: %json {} "a"\n%ignore " "', 1, 8, "together with %ignore"),
+        ("start: %json [1]", 1, 8, "schema in braces expected"),
+        ('start: "a', 1, 8, "never closed"),
+        ("start: /a", 1, 8, "never closed"),
+        ('start: ("a" "b"', 1, 16, "')' expected, found the end"),
+        ('start: "a")', 1, 11, "newline expected"),
+        ('start "a"', 1, 7, "':' expected"),
+        ('start: "a" | *', 1, 14, "expected, found '*'"),
+        ('start: "a"**', 1, 12, "repeat of a repeat"),
+        ('start: "a"~3..2', 1, 11, "wrong way round"),
+        ('start: "a"{,}', 1, 11, "no bound"),
+        (r'start: "\x41"', 1, 8, "escapes of JSON"),
+        (r'start: "\ud800"', 1, 8, "surrogate"),
+        ('start: "a\ud800"', 1, 10, "surrogate"),
+        ('start: "é"i', 1, 8, "only ASCII letters"),
+        ('start: "b".."a"', 1, 8, "in order"),
+        ('start: "ab".."c"', 1, 8, "single characters"),
+        ("start: /ab(?=c)/", 1, 11, "look-ahead"),
+        ("start: /ab(?=c)/s", 1, 11, "look-ahead"),
+        ("start: /a/i", 1, 8, "flags 'i'"),
+        (r"start: /a[^\s\S]/", 1, 8, "matches nothing"),
+        ("start: 'a'", 1, 8, 'unexpected character "\'"'),
+        ("start: <|end|>", 1, 8, "special tokens"),
+        ("start: @other", 1, 8, "references to other grammars"),
+        ("start: A & B", 1, 10, "intersection"),
+        ("start: ~A", 1, 8, "complement"),
+        ('start.2: "a"', 1, 6, "priorities"),
+        ('start: a{"x"}', 1, 9, "templates"),
+        ('start{x}: "a"', 1, 6, "templates"),
+        ('start[max_tokens=3]: "a"', 1, 7, "option 'max_tokens'"),
+        ('start[capture]: "a"', 1, 7, "option 'capture'"),
+        ('start: "a"\nA[lazy]: "a"', 2, 1, "belong to rules"),
+        ("%declare A", 1, 1, "%declare"),
+        ('%override start: "a"', 1, 1, "%override"),
+        ("start: %regex {}", 1, 8, "%regex"),
+        ("%llguidance {}", 1, 1, "%llguidance"),
+        ("%import nowhere.X\nstart: X", 1, 9, "no grammar 'nowhere'"),
+        ("%import json\nstart: X", 1, 9, "'%import grammar.name'"),
+    ],
+)
+def test_lark_unsupported_is_refused_where_it_stands(
+    text: str, line: int, column: int | None, reason: str
+) -> None:
+    with pytest.raises(GrammarSyntaxError) as caught:
+        grammar(Lark(text))
+    assert reason in str(caught.value)
+    assert (caught.value.line, caught.value.column) == (line, column)
+
+
+def test_lark_schema_that_cannot_be_enforced_is_refused_with_both_places() -> None:
+    with pytest.raises(UnsupportedSchema, match=r"line 2, column 6") as caught:
+        grammar(Lark('start: "a" x\nx:   %json {"properties":{"a":{"frob":1}}}'))
+    assert caught.value.pointer == "/properties/a" and caught.value.keyword == "frob"
+
+
+@pytest.mark.parametrize(
+    "text", ['start: "a" start', 'start: x\nx: "a" y\ny: x', 'start: ("a" start){2}']
+)
+def test_lark_grammar_without_a_finite_text_is_refused(text: str) -> None:
+    with pytest.raises(ConstraintError, match="no text"):
+        grammar(Lark(text))
+
+
+def test_lark_unknown_name_is_refused_with_the_names_there_are() -> None:
+    with pytest.raises(ConstraintError, match="no grammar 'sql_selec' is shipped"):
+        grammar(Lark("sql_selec"))
+
+
+def _chain(num_rules: int, last: str) -> str:
+    rules = [f"r{i}: r{i + 1}" for i in range(num_rules)]
+    return "\n".join(["start: r0", *rules, f"r{num_rules}: {last}"])
+
+
+_HOSTILE = {
+    "long chain": _chain(1_500, '"a"'),
+    "chain of groups": _chain(200, "(" * 40 + '"a"' + ")" * 40).replace(": r", ": (((((r").replace(
+        "\n", ")))))\n"
+    ),
+    "many rules": 'start: "a"\n' + "".join(f'r{i}: "a"\n' for i in range(2_001)),
+    "many groups": "start: " + "(" * 5_000 + '"a"' + ")" * 5_000,
+    "deep JSON": "start: %json " + '{"items":' * 5_000 + "{}" + "}" * 5_000,
+    "too long": "start: " + '"aaaaaaaa" ' * 30_000,
+    "big repeat": 'start: (("a"{1000}){1000}){1000}',
+    "big count": 'start: "a"{99999999999999999999}',
+    "big terminal": "start: A0\n" + "".join(f"A{i}: A{i + 1} A{i + 1}\n" for i in range(60)) + 'A60: "a"',
+    "long terminal chain": "start: A0\n" + "".join(f"A{i}: A{i + 1}\n" for i in range(1_500)) + 'A1500: "a"',
+    "exponential": 'start: x x\nx: x x | x x x | "a" | ',
+    "wave": "start: " + " ".join(f"w{i}" for i in range(1_900)) + "\n"
+    + "".join(f"w{i}: w{i + 1}?\n" for i in range(1_900)) + 'w1900: "a"',
+    "open quotes": 'start: ' + '"' * 9_999,
+    "braces": "start: %json " + "{" * 100_000,
+    "newlines": "start: " + "\n" * 200_000 + "|",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", _HOSTILE)
+def test_lark_hostile_text_costs_little(name: str) -> None:
+    start = time.perf_counter()
+    try:
+        matcher = grammar(Lark(_HOSTILE[name])).matcher()
+        for _ in range(5):
+            matcher.accept([ord("a")])
+    except ConstraintError as error:
+        assert str(error)
+    assert time.perf_counter() - start < 2
+
+
+def test_lark_limits_name_what_ran_out() -> None:
+    for name, resource in (("long chain", "nested rules"), ("many rules", "rules"),
+                           ("big terminal", "terminal"), ("too long", "bytes")):  # fmt: skip
+        with pytest.raises(GrammarBudgetExceeded, match=resource):
+            grammar(Lark(_HOSTILE[name]))
+
+
+@pytest.mark.parametrize("text", [_chain(1_000, '"a"'), _chain(20, "(" * 45 + '"a"' + ")" * 45)])
+def test_lark_as_deep_as_allowed_is_enforced_in_any_thread(text: str) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        compiled = pool.submit(grammar, Lark(text)).result(10)
+    assert accepts(compiled, "a") and not accepts(compiled, "")
