@@ -17,16 +17,18 @@ Run = Callable[[str, int, dict[str, Any] | None, bool], int]
 """(prompt, max_tokens, schema, fresh) → tokens: of the prompt if ``fresh``, else of the answer."""
 
 FREE_TOKENS = 128
+CHARACTERS = 2150
+"""Of a prompt: about 512 tokens of this text."""
 REPEATS = 1
 """In one process; the processes are repeated."""
 
 
 def document() -> list[str]:
-    """Prompts of about 512 tokens that differ from the first word on."""
+    """Prompts of about 512 tokens (exact counts are reported) that differ from the first word on."""
     texts = [p["text"] for p in passages()]
     return [
-        f"Collection {start + 1}.\n" + "\n".join(texts[start : start + 4])
-        for start in range(0, 4 * (REPEATS + 1), 4)
+        (f"Collection {index + 1}.\n" + "\n".join(texts[5 * index : 5 * index + 5]))[:CHARACTERS]
+        for index in range(REPEATS + 1)
     ]
 
 
