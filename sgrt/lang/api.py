@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from sgrt.core import Constraint
 from sgrt.errors import InvalidSamplingParams
 from sgrt.lang import types
 from sgrt.lang.ir import Gen, Normalize, Role, RoleBegin, RoleEnd, Select, as_node
