@@ -17,7 +17,7 @@ Run = Callable[[str, int, dict[str, Any] | None, bool], int]
 """(prompt, max_tokens, schema, fresh) → tokens: of the prompt if ``fresh``, else of the answer."""
 
 FREE_TOKENS = 128
-CHARACTERS = 2150
+CHARACTERS = 2000
 """Of a prompt: about 512 tokens of this text."""
 REPEATS = 1
 """In one process; the processes are repeated."""
