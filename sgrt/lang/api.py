@@ -33,9 +33,9 @@ def gen(
     regex: str | None = None,
     json_schema: Mapping[str, Any] | str | type[Any] | None = None,
     choices: Sequence[str] | None = None,
+    grammar: str | Constraint | None = None,
     output: type[Any] | None = None,
     n: int = 1,
-    grammar: str | Constraint | None = None,
 ) -> Gen:
     """Let the model continue, and keep what it writes under a name.
 
@@ -48,10 +48,10 @@ def gen(
         json_schema: the text is JSON of this schema (dict, JSON text, or pydantic model);
             the value stays text.
         choices: the text is one of these, drawn token by token (`select` compares whole options).
-        output: pydantic model; the value is a validated object. Undeclared keys are not
-            written unless the model allows them.
         grammar: the text is written by this grammar: Lark text, the name of a grammar shipped with
             sgrt ("sql_select", "iso_date", ...), or any constraint of `sgrt.core`.
+        output: pydantic model; the value is a validated object. Undeclared keys are not
+            written unless the model allows them.
         n: draw this many; the value is a list, and the text goes on with the first.
 
     Raises:
