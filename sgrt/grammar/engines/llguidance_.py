@@ -48,8 +48,6 @@ def regex_source(pattern: str) -> str:
     return str(llguidance.LLMatcher.grammar_from_regex(pattern))
 
 
-class LLGrammar:
-    """A compiled grammar; hands out matchers as copies of one that stands at the start.
 def json_part(normal_schema: str) -> str:
     """A normal schema as a symbol of a grammar text; compact JSON."""
     schema = json.loads(normal_schema)
@@ -66,7 +64,6 @@ class LLGrammar:
 
     def __init__(self, vocabulary: Vocabulary, source: str) -> None:
         self.vocabulary = vocabulary
-        self._source = source
         self._start = llguidance.LLMatcher(vocabulary.engine, source, log_level=0, limits=_LIMITS)
         if self._start.is_error():
             raise _compile_error(self._start.get_error())
@@ -79,17 +76,6 @@ class LLGrammar:
 
     def matcher(self) -> LLMatcher:
         return LLMatcher(self, self._start.deep_copy())
-
-    @cached_property
-    def bytewise(self) -> Any:
-        """The same grammar over bytes, at the start of the text; copied, never moved."""
-        tokenizer = bytewise.byte_vocabulary().engine
-        return llguidance.LLMatcher(tokenizer, self._source, log_level=0, limits=_LIMITS)
-
-    @cached_property
-    def start_completion(self) -> tuple[int, ...] | None:
-        """A short text, in tokens."""
-        return self.matcher().find_completion(thorough=True)
 
 
 class LLMatcher:
