@@ -20,6 +20,7 @@ SOURCES = "kernels/sgrt_kernels/native/src"
 FLAGS = [
     "-std=c++17",
     "-O3",
+    "-g0",  # Python's own flags would add debug information, most of the library
     "-fno-math-errno",
     "-ffp-contract=off",  # fused where the source says so, so that results do not depend on luck
     "-fvisibility=hidden",

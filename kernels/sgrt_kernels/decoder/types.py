@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from sgrt_kernels.quant import RawWeight
@@ -175,11 +176,11 @@ class PagedKV:
         dtype: torch.dtype = torch.float16,
         device: torch.device | str = "cpu",
     ) -> PagedKV:
-        """Zeroed pages for a model."""
+        """Zeroed pages for a model; main memory is taken only as pages are written."""
         lead = (spec.num_layers, num_pages, spec.num_kv_heads)
         return cls(
-            torch.zeros(*lead, spec.head_dim, page_size, dtype=dtype, device=device),
-            torch.zeros(*lead, page_size, spec.head_dim, dtype=dtype, device=device),
+            _zeros((*lead, spec.head_dim, page_size), dtype, device),
+            _zeros((*lead, page_size, spec.head_dim), dtype, device),
         )
 
     @staticmethod
@@ -274,6 +275,15 @@ class DecoderBatch:
     @property
     def num_tokens(self) -> int:
         return self.token_ids.numel()
+
+
+def _zeros(
+    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str
+) -> torch.Tensor:
+    if torch.device(device).type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    # numpy asks the system for zeroed memory; torch would write the zeros, gigabytes of them
+    return torch.from_numpy(np.zeros(shape, {torch.float16: "f2", torch.float32: "f4"}[dtype]))
 
 
 def _int32(values: object) -> torch.Tensor:
