@@ -277,9 +277,7 @@ class DecoderBatch:
         return self.token_ids.numel()
 
 
-def _zeros(
-    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str
-) -> torch.Tensor:
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> torch.Tensor:
     if torch.device(device).type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
     # numpy asks the system for zeroed memory; torch would write the zeros, gigabytes of them
