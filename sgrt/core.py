@@ -59,6 +59,11 @@ class SamplingParams:
         logprobs: None for none, else how many alternatives to report beside the token taken.
         logprobs_mode: "masked" normalises over the allowed tokens, "unmasked" over all.
             Both are taken from the model's own logits, before penalties and temperature.
+        finish: what becomes of a constrained text that does not end by itself in time. "cut"
+            leaves it unfinished where max_tokens or the context ends. "close" ends it with its
+            shortest completion before that, so that it satisfies the constraint; a request for
+            which even the shortest text found is too long is refused. Either way finish_reason is
+            "length". Text without a constraint is always complete. A stop string still cuts.
 
     Raises:
         InvalidSamplingParams: a value outside its range.
@@ -80,6 +85,7 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: int | None = None
     logprobs_mode: Literal["masked", "unmasked"] = "masked"
+    finish: Literal["cut", "close"] = "cut"
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -91,6 +97,11 @@ class SamplingParams:
         if self.min_tokens > self.max_tokens:
             raise InvalidSamplingParams(
                 "min_tokens", self.min_tokens, f"must not exceed max_tokens={self.max_tokens}"
+            )
+        scored = self.logprobs is not None and self.logprobs_mode == "unmasked"
+        if self.finish == "close" and scored:
+            raise InvalidSamplingParams(
+                "finish", self.finish, "cannot give the unmasked logprobs of tokens it appends"
             )
 
     def override(self, **changes: Any) -> SamplingParams:
@@ -148,6 +159,7 @@ _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
         lambda v: v is None or (_is_int(v) and 0 <= v <= 100),
     ),
     ("logprobs_mode", "must be 'masked' or 'unmasked'", lambda v: v in ("masked", "unmasked")),
+    ("finish", "must be 'cut' or 'close'", lambda v: v in ("cut", "close")),
 )
 
 
@@ -237,7 +249,8 @@ class TokenEvent:
         token_ids: one sampled token, or a forced run.
         text: what can be shown now; bytes of an unfinished character and the start of a
             possible stop string are held back, so this may be "".
-        forced: the constraint left no other text, so the model was not asked.
+        forced: the constraint left no other text, or none that fits (``finish="close"``), so
+            the model was not asked.
     """
 
     token_ids: tuple[int, ...]

@@ -30,6 +30,7 @@ def gen(
     ignore_eos: bool | None = None,
     logprobs: int | None = None,
     logprobs_mode: Literal["masked", "unmasked"] | None = None,
+    finish: Literal["cut", "close"] | None = None,
     regex: str | None = None,
     json_schema: Mapping[str, Any] | str | type[Any] | None = None,
     choices: Sequence[str] | None = None,
@@ -76,6 +77,7 @@ def gen(
         "ignore_eos": ignore_eos,
         "logprobs": logprobs,
         "logprobs_mode": logprobs_mode,
+        "finish": finish,
     }
     if not isinstance(n, int) or isinstance(n, bool) or n < 1:
         raise InvalidSamplingParams("n", n, "must be an integer >= 1")

@@ -26,6 +26,7 @@ from sgrt.core import (
     Usage,
 )
 from sgrt.errors import ConstraintError, RequestError, SgrtError
+from sgrt.grammar.closing import Closing
 from sgrt.grammar.matcher import Grammar
 from sgrt.runtime.detokenizer import Detokenizer
 from sgrt.runtime.sampler import Row
@@ -63,7 +64,8 @@ class GenerateTask:
     """One generation: draws tokens until something ends it.
 
     The order of endings, after each token: stop string, complete constraint, max_tokens,
-    context. End-of-text and stop tokens end it without joining the text.
+    context. End-of-text and stop tokens end it without joining the text. Asked to close, it ends
+    with the shortest completion as soon as what was drawn leaves no room for one.
 
     Args:
         request: as the user gave it; its seed is set.
@@ -88,6 +90,8 @@ class GenerateTask:
         self.handle = handle
         self.matcher = None if grammar is None else grammar.matcher()
         self._grammar = grammar
+        to_close = None if params.finish == "cut" else self.matcher
+        self._closing = None if to_close is None else Closing(to_close)
         self.counts = Counts()
         self.deadline = (
             None if request.deadline_s is None else time.monotonic() + request.deadline_s
@@ -130,8 +134,8 @@ class GenerateTask:
         """Look at the prompt.
 
         Raises:
-            RequestError: there is nothing to continue, or a parameter names a token that the
-                vocabulary does not have.
+            RequestError: there is nothing to continue, a parameter names a token that the
+                vocabulary does not have, or the shortest text does not fit (finish="close").
         """
         self.counts.prompt = len(token_ids)
         if not token_ids:
@@ -140,6 +144,8 @@ class GenerateTask:
         size = self._vocabulary.vocab_size
         if any(i >= size for i in named):
             raise RequestError(f"token {max(named)} does not exist: the vocabulary has {size}")
+        if self._closing is not None:
+            self._closing.check_room(self._room())
         self._last_prompt_id = token_ids[-1]
         if self._penalised:
             self._prompt_counts.update(token_ids)
@@ -185,8 +191,8 @@ class GenerateTask:
         if token_id in self._end_ids:
             stop = token_id if token_id in self.params.stop_token_ids else None
             return Ending("stop", stop)
-        if self.matcher is not None:
-            self.matcher.accept((token_id,))
+        if self.matcher is not None and not self._accept((token_id,)):
+            return self._close()
         if logprob is not None:
             self._logprobs.append(logprob)
         ending = self._append((token_id,), () if logprob is None else (logprob,))
@@ -197,19 +203,39 @@ class GenerateTask:
             return None
         if self._forced_runs:
             run = self.matcher.forced()[: self._room()]
-            if run:
-                self.matcher.accept(run)
-                logprobs: tuple[TokenLogprob, ...] = ()
-                if self.params.logprobs is not None:
-                    logprobs = tuple(TokenLogprob(i, 0.0, ((i, 0.0),)) for i in run)
-                    self._logprobs += logprobs
-                self.counts.forced += len(run)
-                ending = self._append(run, logprobs, forced=True)
-                if ending:
-                    return ending
+            if run and not self._accept(run):
+                return self._close()
+            ending = self._append_unsampled(run) if run else None
+            if ending:
+                return ending
         if self.matcher.is_final:
             return Ending("stop")
         return None if self._room() > 0 else Ending("length")
+
+    def _accept(self, run: Seq[int]) -> bool:
+        """Move the matcher over tokens; False, and it stays, where no completion would fit."""
+        assert self.matcher is not None
+        self.matcher.accept(run)
+        if self._closing is None or self._closing.follow(run, self._room() - len(run)):
+            return True
+        self.matcher.rollback(len(run))
+        return False
+
+    def _close(self) -> Ending:
+        """Complete the text with the tokens that were kept for that."""
+        assert self.matcher is not None and self._closing is not None
+        run = self._closing.completion
+        self.matcher.accept(run)
+        ending = self._append_unsampled(run) if run else None
+        return ending or Ending("length")
+
+    def _append_unsampled(self, run: Seq[int]) -> Ending | None:
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if self.params.logprobs is not None:
+            logprobs = tuple(TokenLogprob(i, 0.0, ((i, 0.0),)) for i in run)
+            self._logprobs += logprobs
+        self.counts.forced += len(run)
+        return self._append(run, logprobs, forced=True)
 
     def _room(self) -> int:
         """Tokens that may still be appended."""

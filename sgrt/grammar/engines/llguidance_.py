@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import llguidance
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgrt.errors import ConstraintError, GrammarBudgetExceeded, UnsupportedSchema
+from sgrt.grammar.engines import bytewise
 from sgrt.grammar.vocabulary import Vocabulary
 
 _FUEL = 1_000_000  # some 20 ms of building
@@ -64,6 +66,7 @@ class LLGrammar:
 
     def __init__(self, vocabulary: Vocabulary, source: str) -> None:
         self.vocabulary = vocabulary
+        self._source = source
         self._start = llguidance.LLMatcher(vocabulary.engine, source, log_level=0, limits=_LIMITS)
         if self._start.is_error():
             raise _compile_error(self._start.get_error())
@@ -77,16 +80,29 @@ class LLGrammar:
     def matcher(self) -> LLMatcher:
         return LLMatcher(self, self._start.deep_copy())
 
+    @cached_property
+    def bytewise(self) -> Any:
+        """The same grammar over bytes, at the start of the text; copied, never moved."""
+        tokenizer = bytewise.byte_vocabulary().engine
+        return llguidance.LLMatcher(tokenizer, self._source, log_level=0, limits=_LIMITS)
+
+    @cached_property
+    def start_completion(self) -> tuple[int, ...] | None:
+        """A short text, in tokens."""
+        return self.matcher().find_completion(thorough=True)
+
 
 class LLMatcher:
     """`sgrt.grammar.matcher.Matcher` by llguidance."""
 
-    __slots__ = ("_engine", "_grammar", "_mask", "_num_tokens")
+    __slots__ = ("_byte_engine", "_engine", "_grammar", "_mask", "_num_fed", "_token_ids")
 
-    def __init__(self, grammar: LLGrammar, engine: Any, num_tokens: int = 0) -> None:
+    def __init__(self, grammar: LLGrammar, engine: Any, token_ids: Sequence[int] = ()) -> None:
         self._grammar = grammar
         self._engine = engine
-        self._num_tokens = num_tokens
+        self._token_ids = list(token_ids)
+        self._byte_engine: Any = None  # has read the first `_num_fed` tokens
+        self._num_fed = 0
         self._mask: NDArray[np.uint32] | None = None  # [W], of this place, where it is known
 
     @property
@@ -138,7 +154,7 @@ class LLMatcher:
         num_ok = next((i for i, t in enumerate(ids) if t in special), len(ids))
         num_taken = self._engine.try_consume_tokens(ids[:num_ok])
         if num_taken == len(ids):
-            self._num_tokens += len(ids)
+            self._token_ids += ids
             self._mask = None
             return
         self._check()
@@ -148,11 +164,13 @@ class LLMatcher:
         )
 
     def rollback(self, num_tokens: int) -> None:
-        if not 0 <= num_tokens <= self._num_tokens:
-            raise ConstraintError(f"cannot undo {num_tokens} of {self._num_tokens} tokens")
+        if not 0 <= num_tokens <= len(self._token_ids):
+            raise ConstraintError(f"cannot undo {num_tokens} of {len(self._token_ids)} tokens")
         if num_tokens:
             self._engine.rollback(num_tokens)
-            self._num_tokens -= num_tokens
+            del self._token_ids[-num_tokens:]
+            if len(self._token_ids) < self._num_fed:
+                self._byte_engine = None
             self._mask = None
 
     def forced(self) -> list[int]:
@@ -191,9 +209,76 @@ class LLMatcher:
         return not self._mask.any()
 
     def fork(self) -> LLMatcher:
-        copy = LLMatcher(self._grammar, self._engine.deep_copy(), self._num_tokens)
+        copy = LLMatcher(self._grammar, self._engine.deep_copy(), self._token_ids)
         copy._mask = self._mask
         return copy
+
+    def completes(self, token_ids: Sequence[int]) -> bool:
+        if not token_ids or self._engine.is_stopped():
+            return not token_ids and self.is_complete
+        # The engine takes an end of text exactly where the text is complete.
+        ids = [*token_ids, self._grammar.vocabulary.eos_id]
+        if not self._grammar.vocabulary.special_ids.isdisjoint(token_ids):
+            return False
+        return int(self._engine.validate_tokens(ids)) == len(ids)
+
+    def shortest_completion(self, *, thorough: bool = True) -> list[int] | None:
+        if self.is_complete:
+            return []
+        if self._token_ids:
+            found = self.find_completion(thorough=thorough)
+        else:
+            found = self._grammar.start_completion
+        return None if found is None else list(found)
+
+    def find_completion(self, *, thorough: bool) -> tuple[int, ...] | None:
+        """The fewest tokens among the texts that a search over bytes finds."""
+        engine = self._bytewise()
+        best: list[int] | None = None
+        texts = [] if engine is None else bytewise.completions(engine, thorough=thorough)
+        for text in texts:
+            ids = bytewise.spell(self._grammar.vocabulary, text)
+            if ids is not None and self.completes(ids) and not (best and len(best) <= len(ids)):
+                best = ids
+        return None if best is None else tuple(best)
+
+    def _bytewise(self) -> Any | None:
+        """The grammar over bytes, where this text stands; None where it has no such place."""
+        if self._byte_engine is None:
+            self._byte_engine, self._num_fed = self._grammar.bytewise.deep_copy(), 0
+        text = list(self._grammar.vocabulary.bytes_of(self._token_ids[self._num_fed :]))
+        self._num_fed = len(self._token_ids)
+        engine = self._byte_engine
+        if engine.is_error() or engine.try_consume_tokens(text) < len(text):
+            self._byte_engine = None
+        return self._byte_engine
+
+    def explain(self, token_id: int) -> str | None:
+        vocabulary = self._grammar.vocabulary
+        if not 0 <= token_id < len(vocabulary):
+            return f"token {token_id} does not exist: the vocabulary has {len(vocabulary)}"
+        if token_id in vocabulary.special_ids:
+            return f"token {token_id} is a special token, which is no text"
+        if not self._engine.is_stopped() and self._engine.validate_tokens([token_id]) == 1:
+            return None
+        engine = self._bytewise()
+        if engine is None:
+            return "the constraint does not allow it here"
+        return _why_not(engine.deep_copy(), vocabulary.tokens[token_id])
+
+
+def _why_not(engine: Any, token: bytes) -> str:
+    """What breaks in a token that is not allowed."""
+    num_ok = 0 if engine.is_stopped() else int(engine.validate_tokens(list(token)))
+    engine.try_consume_tokens(list(token[:num_ok]))
+    after = f" after {token[:num_ok]!r:.80}" if num_ok else ""
+    what = f"{token[num_ok : num_ok + 1]!r} cannot follow{after}" if token else "it is no text"
+    allowed = bytewise.allowed_bytes(engine)
+    can_end = engine.is_accepting()
+    if not allowed:
+        return f"{what}: the text is complete" if can_end else f"{what}: nothing can"
+    end = ", or the text ends" if can_end else ""
+    return f"{what}; allowed: {bytewise.describe(allowed)}{end}"
 
 
 def _compile_error(message: str) -> ConstraintError:

@@ -21,6 +21,7 @@ class _Node:
     children: dict[int, _Node] = field(default_factory=dict)
     is_option: bool = False
     allowed: tuple[int, ...] = ()
+    to_end: int = 0  # tokens to the nearest option
 
 
 class TrieGrammar:
@@ -49,8 +50,10 @@ class TrieGrammar:
                     nodes.append(node.children[token_id])
                 node = node.children[token_id]
             node.is_option = True
-        for node in nodes:
+        for node in reversed(nodes):  # children before their parents
             node.allowed = tuple(sorted(node.children))
+            if not node.is_option:
+                node.to_end = 1 + min(child.to_end for child in node.children.values())
 
     def matcher(self) -> TrieMatcher:
         return TrieMatcher(self, [self.root])
@@ -114,3 +117,36 @@ class TrieMatcher:
 
     def fork(self) -> TrieMatcher:
         return TrieMatcher(self._grammar, self._path.copy())
+
+    def completes(self, token_ids: Sequence[int]) -> bool:
+        node: _Node | None = self._path[-1]
+        for token_id in token_ids:
+            node = None if node is None else node.children.get(token_id)
+        return node is not None and node.is_option
+
+    def shortest_completion(self, *, thorough: bool = True) -> list[int] | None:
+        ids: list[int] = []
+        node = self._path[-1]
+        while node.to_end:
+            ids.append(_nearest(node))
+            node = node.children[ids[-1]]
+        return ids
+
+    def explain(self, token_id: int) -> str | None:
+        node = self._path[-1]
+        if token_id in node.children:
+            return None
+        vocabulary = self._grammar.vocabulary
+        if not 0 <= token_id < len(vocabulary):
+            return f"token {token_id} does not exist: the vocabulary has {len(vocabulary)}"
+        if not node.children:
+            return "the option is complete: nothing can follow"
+        what = f"{vocabulary.tokens[token_id]!r:.80} begins no option that is left"
+        shown = [repr(vocabulary.tokens[i])[:40] for i in node.allowed[:8]]
+        more = ", ..." if len(node.allowed) > len(shown) else ""
+        end = "; the text may also end" if node.is_option else ""
+        return f"{what}; next is one of {', '.join(shown)}{more}{end}"
+
+
+def _nearest(node: _Node) -> int:
+    return min(node.allowed, key=lambda token_id: node.children[token_id].to_end)
