@@ -93,7 +93,7 @@ class Engine:
     def open(self, *, seed: int | None = None, priority: int = 0) -> Session:
         """A new session; see `core.Backend.open`."""
         chosen = self._seeds.getrandbits(64) if seed is None else seed
-        return Session(self._loop, self._parts, self._loop.new_live(priority=priority), chosen)
+        return Session(self, self._loop.new_live(priority=priority), chosen)
 
     def compile(self, constraint: Constraint) -> None:
         """See `core.Backend.compile`."""
@@ -123,6 +123,10 @@ class Engine:
     def close(self) -> None:
         """Stop the loop; unfinished work fails with `EngineClosed`. Idempotent."""
         self._loop.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_loop"):
+            self._loop.stop()
 
     def __enter__(self) -> Engine:
         return self
@@ -258,9 +262,10 @@ class Session:
     spans the border between the two (a plain tokenization of the whole text might merge there).
     """
 
-    def __init__(self, loop: Loop, parts: Parts, live: Live, seed: int) -> None:
-        self._loop = loop
-        self._parts = parts
+    def __init__(self, engine: Engine, live: Live, seed: int) -> None:
+        self._engine = engine  # stays open while a session of it is in use
+        self._loop = engine._loop
+        self._parts = engine._parts
         self._live = live
         self._seed = seed
         self._index = itertools.count()
@@ -342,7 +347,7 @@ class Session:
         for i in range(num):
             live = self._loop.new_live(group=self._live.seq.group, priority=self._live.seq.priority)
             live.unborn = True
-            child = Session(self._loop, self._parts, live, _mix(_mix(self._seed, index), i))
+            child = Session(self._engine, live, _mix(_mix(self._seed, index), i))
             child._is_new = self._is_new
             child._after_id = self._after_id
             child._error = self._error

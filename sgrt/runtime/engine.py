@@ -137,11 +137,15 @@ class Engine:
         if not self._closing:
             self.post(lambda: self._discard(live))
 
-    def close(self) -> None:
-        """Stop after the current step; everything unfinished fails. Idempotent."""
+    def stop(self) -> None:
+        """End the loop after its current step; everything unfinished fails. Idempotent."""
         if not self._closing:
             self._closing = True
             self._inbox.put(lambda: None)
+
+    def close(self) -> None:
+        """`stop`, and wait for the loop to end."""
+        self.stop()
         if threading.current_thread() is not self._thread:
             self._thread.join()
 

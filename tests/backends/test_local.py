@@ -273,3 +273,15 @@ def test_token_outside_the_vocabulary_is_refused(engine: Engine, options: dict) 
         session.extend_ids([1, 5000])
     with pytest.raises(RequestError, match="non-empty"):
         session.score([]).result(5)
+
+
+def test_engine_that_nobody_holds_any_more_ends_its_thread() -> None:
+    engine = Engine.from_parts(integer_parts())
+    thread = engine._loop._thread
+    handle = engine.open().generate([Text("abc"), Generate(params=SamplingParams(max_tokens=3))])[0]
+    del engine
+    assert handle.result(10).finish_reason in ("stop", "length")  # a session keeps it open
+    del handle
+    gc.collect()
+    thread.join(10)
+    assert not thread.is_alive()
