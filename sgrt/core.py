@@ -196,7 +196,63 @@ class Lark:
     grammar: str
 
 
-Constraint = JsonSchema | Regex | Choices | Lark
+@dataclass(frozen=True)
+class Substring:
+    """The text is a contiguous, non-empty part of another: a quotation.
+
+    Args:
+        text: what is quoted from.
+        by: "characters" takes any part; "words" takes parts that begin and end at the edge of a
+            word (letters, digits and ``_`` stay together).
+    """
+
+    text: str
+    by: Literal["characters", "words"] = "characters"
+
+
+@dataclass(frozen=True)
+class SequenceOf:
+    """One after the other, nothing between.
+
+    Args:
+        parts: constraints, and strings that stand for themselves.
+    """
+
+    parts: tuple[Constraint | str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", tuple(self.parts))
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of these constraints, or of these strings."""
+
+    options: tuple[Constraint | str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", tuple(self.options))
+
+
+@dataclass(frozen=True)
+class RepeatOf:
+    """The same constraint several times.
+
+    Args:
+        at_least: how often, 0 or more.
+        at_most: None for no limit.
+        separator: stands between two of them.
+    """
+
+    part: Constraint | str
+    at_least: int = 0
+    at_most: int | None = None
+    separator: str = ""
+
+
+Constraint = JsonSchema | Regex | Choices | Lark | Substring | SequenceOf | OneOf | RepeatOf
+"""What a text can be held to. A composition is exact as a whole (the parts of ``SequenceOf``
+divide the text in any way that fits); one that the engine would read otherwise is refused."""
 
 
 @dataclass(frozen=True)

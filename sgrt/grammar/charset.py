@@ -45,6 +45,10 @@ def complement(chars: Charset) -> Charset:
     return tuple(gaps)
 
 
+def intersection(one: Charset, other: Charset) -> Charset:
+    return complement(union(complement(one), complement(other)))
+
+
 def to_regex(chars: Charset) -> str:
     """A character class in the engine's syntax; surrogates drop out."""
     scalars = complement(complement(chars))

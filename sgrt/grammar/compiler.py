@@ -8,9 +8,19 @@ from collections import OrderedDict
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from sgrt.core import Choices, Constraint, JsonSchema, Lark, Regex
+from sgrt.core import (
+    Choices,
+    Constraint,
+    JsonSchema,
+    Lark,
+    OneOf,
+    Regex,
+    RepeatOf,
+    SequenceOf,
+    Substring,
+)
 from sgrt.errors import ConstraintError
-from sgrt.grammar import json_schema, lark_, regex
+from sgrt.grammar import compose, json_schema, lark_, regex
 from sgrt.grammar.audit import audit_choices
 from sgrt.grammar.engines import llguidance_
 from sgrt.grammar.engines.llguidance_ import LLGrammar
@@ -102,4 +112,6 @@ def build(constraint: Constraint, vocabulary: Vocabulary) -> Grammar:
         return TrieGrammar(vocabulary, audit_choices(constraint))
     if isinstance(constraint, Lark):
         return LLGrammar(vocabulary, lark_.rules_of(constraint.grammar).source())
+    if isinstance(constraint, (SequenceOf, OneOf, RepeatOf, Substring)):
+        return LLGrammar(vocabulary, compose.source(constraint))
     raise ConstraintError(f"{type(constraint).__name__} is not a constraint")

@@ -21,7 +21,6 @@ from __future__ import annotations
 import bisect
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
@@ -39,6 +38,7 @@ from sgrt.grammar.rules import (
     RuleSet,
     Seq,
     children,
+    mapped,
     pattern,
     quoted,
     refs,
@@ -138,17 +138,13 @@ def schema(normal: str) -> Lexeme:
     return Lexeme(llguidance_.json_part(normal), len(normal))
 
 
-def _renamed(node: Node, rename: Callable[[str], str]) -> Node:
-    match node:
-        case Ref(name):
-            return replace(node, name=rename(name))
-        case Seq(parts):
-            return Seq(tuple(_renamed(part, rename) for part in parts))
-        case Alt(options):
-            return Alt(tuple(_renamed(option, rename) for option in options))
-        case Rep(body, low, high):
-            return Rep(_renamed(body, rename), low, high)
-    return node
+def _qualified(grammar: str, node: Node) -> Node:
+    """The node with the names that it has outside of its own grammar."""
+
+    def leaf(node: Node) -> Node:
+        return replace(node, name=f"{grammar}.{node.name}") if isinstance(node, Ref) else node
+
+    return mapped(node, leaf)
 
 
 def _json_end(text: str) -> int:
@@ -343,7 +339,7 @@ class _Parser:
             target = self.out.rules if name_ in other.rules else self.out.terminals
             if own not in target:
                 node = other.definitions()[name_]
-                target[own] = _renamed(node, lambda n: f"{grammar}.{n}")
+                target[own] = _qualified(grammar, node)
                 if name_ in other.options:
                     self.out.options[own] = other.options[name_]
                 todo += [ref.name for ref in refs(node)]

@@ -44,6 +44,11 @@ MAX_GROUP_DEPTH = 64
 """Groups in one another in one rule."""
 MAX_SYMBOLS = 100_000
 """Symbols of all rules with their counted repeats written out."""
+MAX_SUBSTRING_BYTES = 64 * 1024
+MAX_COMPOSED_DEPTH = 32
+MAX_COMPOSED_PLACES = 20_000
+"""Of a composition with its repeats written out."""
+MAX_COMPOSED_STATES = 2_000
 MAX_CHOICES = 10_000
 MAX_CHOICES_BYTES = 1024 * 1024
 

@@ -144,9 +144,14 @@ class RuleSet:
                 sizes[name],
                 limits.MAX_REGEX_SIZE,
             )
-        names = dict.fromkeys(self.rules, 1) | dict.fromkeys(self.terminals, 1)
-        total = sum(_size(node, names) for node in self.rules.values())
-        limits.check_limit("symbols of rules with repeats written out", total, limits.MAX_SYMBOLS)
+        limits.check_limit(
+            "symbols of rules with repeats written out", self.size(), limits.MAX_SYMBOLS
+        )
+
+    def size(self) -> int:
+        """Symbols of all rules, with counted repeats written out."""
+        names = dict.fromkeys(self.definitions(), 1)
+        return sum(_size(node, names) for node in self.rules.values())
 
 
 def refs(node: Node) -> Iterator[Ref]:
@@ -168,6 +173,18 @@ def children(node: Node) -> tuple[Node, ...]:
         case Rep(body):
             return (body,)
     return ()
+
+
+def mapped(node: Node, leaf: Callable[[Node], Node]) -> Node:
+    """The node with its leaves (characters, terminals, references) replaced."""
+    match node:
+        case Seq(parts):
+            return Seq(tuple(mapped(part, leaf) for part in parts))
+        case Alt(options):
+            return Alt(tuple(mapped(option, leaf) for option in options))
+        case Rep(body, low, high):
+            return Rep(mapped(body, leaf), low, high)
+    return leaf(node)
 
 
 def _size(node: Node, sizes: dict[str, int]) -> int:
