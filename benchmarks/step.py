@@ -21,11 +21,18 @@ from sgrt.core import Constraint, Generate, JsonSchema, SamplingParams, Text
 
 SCHEMA = JsonSchema(
     json.dumps(
-        {
-            "type": "object",
-            "properties": {"notes": {"type": "array", "items": {"type": "string"}}},
-            "required": ["notes"],
-            "additionalProperties": False,
+        {  # long enough to outlast the steps, with wide masks as well as narrow ones
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "day": {"enum": ["Monday", "Friday"]},
+                    "note": {"type": "string", "minLength": 20, "maxLength": 60},
+                },
+                "required": ["day", "note"],
+                "additionalProperties": False,
+            },
+            "minItems": 20,
         }
     )
 )
