@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from ctypes import POINTER, Structure, byref, c_float, c_int, c_int32, c_int64, c_void_p
 
+import numpy as np
 import torch
 
 from sgrt_kernels.decoder.types import (
@@ -201,7 +202,8 @@ class NativeDecoder:
         reason = _mismatch(self.spec, batch, kv)
         if reason is not None:
             raise ValueError(reason)
-        out = torch.empty(batch.out_rows.numel(), self.spec.hidden)
+        # numpy keeps the interpreter lock; torch.empty would hand it to another thread and wait
+        out = torch.from_numpy(np.empty((batch.out_rows.numel(), self.spec.hidden), np.float32))
         complaint = (c_int64 * 2)()
         fault = self._forward(
             self._handle,

@@ -61,7 +61,6 @@ struct Activations {
     int cols = 0;
     const float* x = nullptr;  // [rows] of x_stride floats
     int64_t x_stride = 0;
-    const int8_t* unused = nullptr;           // TRANSITION: sample_head.cpp initialises six fields
     const ActivationGroup* groups = nullptr;  // [rows, cols / 32]
 
     // The rows from `row` on.

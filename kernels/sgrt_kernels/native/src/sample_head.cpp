@@ -150,7 +150,7 @@ class Chunk {
 Activations activations(const PackedLinear& head, const float* hidden, int64_t num_hidden,
                         QuantizedRows& quantized) {
     const int n = int(num_hidden), cols = head.cols;
-    if (!head.quantized()) return {n, cols, hidden, cols, nullptr, nullptr};
+    if (!head.quantized()) return {n, cols, hidden, cols, nullptr};
     quantized.resize(n, cols);
     quantize_rows(hidden, n, cols, cols, &quantized);
     return quantized.view(hidden, cols);
