@@ -10,6 +10,7 @@ breaks this is refused; it would be enforced wrongly.
 from __future__ import annotations
 
 import json
+from itertools import groupby
 from typing import Any
 
 from sgrt.core import (
@@ -37,8 +38,10 @@ from sgrt.grammar.rules import (
     Rep,
     RuleSet,
     Seq,
+    children,
     literal,
     mapped,
+    pattern,
     prune,
 )
 
@@ -86,7 +89,35 @@ def _rules(node: Node) -> RuleSet:
         terminals[name] = node
         return Ref(name)
 
-    return RuleSet({"start": mapped(node, leaf)}, terminals)
+    return RuleSet({"start": mapped(_joined(node), leaf)}, terminals)
+
+
+def _joined(node: Node) -> Node:
+    """A plain sequence with all that stands between two schemas or quotations as one terminal.
+
+    It is read as written: `_Composer.check` found that no text which may end there can go on
+    with what comes next. Anywhere else greed could take too much, so characters stay single.
+    """
+    if not isinstance(node, Seq) or not all(_is_whole(part) for part in node.parts):
+        return node
+    parts: list[Node] = []
+    for is_lexeme, run in groupby(node.parts, lambda part: isinstance(part, Lexeme)):
+        same = tuple(run)
+        parts += same if is_lexeme else [pattern(regular.to_pattern(Seq(same)))]
+    return Seq(tuple(parts))
+
+
+def _is_whole(node: Node) -> bool:
+    """Whether this is a schema or quotation, or holds none."""
+    if isinstance(node, Lexeme):
+        return True
+    todo: list[Node] = [node]
+    while todo:
+        found = todo.pop()
+        if isinstance(found, Lexeme):
+            return False
+        todo += children(found)
+    return True
 
 
 def _written_size(node: Node) -> int:
@@ -116,8 +147,8 @@ class _Composer:
         match part:
             case str():
                 return _literal(part)
-            case Regex(pattern):
-                return regular.parse(regex.rewrite(pattern, regex.PYTHON))
+            case Regex(text):
+                return regular.parse(regex.rewrite(text, regex.PYTHON))
             case Choices():
                 return Alt(tuple(literal(option) for option in audit_choices(part)))
             case JsonSchema(schema):

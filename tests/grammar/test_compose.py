@@ -100,6 +100,11 @@ _MIXED: list[tuple[Constraint, list[str], list[str]]] = [
         ["0", "12", "none", "x 3"],
         ["-1", "01", "1.5", "non", "3 x", '"x"'],
     ),
+    (
+        SequenceOf((Regex("[^{]{0,9}"), "", RECORD, Regex("a*"), Regex("a|ab"), RECORD, "a")),
+        ['I say {"a":""}aaa{"a":""}a', '{"a":""}aab{"a":""}a'],
+        ['0123456789{"a":""}a{"a":""}a', '{"a":""}{"a":""}a', '{"a":""}b{"a":""}a'],
+    ),
     (SequenceOf((NUMBER, " of ", NUMBER)), ["3 of 14"], ["3 of", "3of 14", "3 of 14 "]),
     (RepeatOf(NUMBER, separator=", "), ["", "1", "1, 2, 3"], ["1,2", "1, ", ", 1"]),
     (
