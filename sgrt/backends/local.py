@@ -123,6 +123,7 @@ class Engine:
     def close(self) -> None:
         """Stop the loop; unfinished work fails with `EngineClosed`. Idempotent."""
         self._loop.close()
+        self._parts.grammars.close()
 
     def __del__(self) -> None:
         if hasattr(self, "_loop"):

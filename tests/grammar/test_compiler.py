@@ -50,12 +50,38 @@ def test_compile_keeps_the_most_recently_used() -> None:
     assert compiler.stats.num_compiled == 4
 
 
-def test_compile_refusal_is_not_remembered() -> None:
-    compiler = GrammarCompiler(byte_vocabulary())
-    for _ in range(2):
+def test_compile_refusal_is_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler, now = GrammarCompiler(byte_vocabulary()), [1000.0]
+    monkeypatch.setattr(compiler_module.time, "monotonic", lambda: now[0])
+    for seconds, num_refused, num_cached in ((0, 1, 0), (59, 1, 1), (2, 2, 1)):
+        now[0] += seconds
         with pytest.raises(UnsupportedSchema):
-            compiler.compile(JsonSchema('{"not":{}}'))
-    assert compiler.stats.num_refused == 2 and compiler.stats.num_cached == 0
+            compiler.compile(JsonSchema('{"type":"nothing"}'))
+        assert (compiler.stats.num_refused, compiler.stats.num_cached) == (num_refused, num_cached)
+
+
+def test_compile_that_breaks_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no verdict on the constraint says nothing about the next time."""
+    compiler = GrammarCompiler(byte_vocabulary())
+    with monkeypatch.context() as patch:
+        patch.setattr(compiler_module, "build", lambda constraint, vocabulary: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            compiler.compile(Regex("a"))
+    assert compiler.compile(Regex("a")).matcher().forced() == [ord("a")]
+
+
+def test_compile_forgets_the_least_recently_used_when_bytes_run_out() -> None:
+    compiler = GrammarCompiler(byte_vocabulary(), max_bytes=900_000)
+    large = Choices(("a" * 5_000,))  # counts as some 390 kB
+    first = compiler.compile(large)
+    for letter in "bcd":
+        compiler.compile(Regex(letter))  # some 70 kB each
+    assert compiler.compile(large) is first
+    compiler.compile(Choices(("e" * 5_000,)))
+    assert compiler.compile(large) is first
+    for letter in "bcd":
+        compiler.compile(Regex(letter))
+    assert compiler.stats.num_compiled == 8
 
 
 def test_compile_of_something_else_is_refused() -> None:
