@@ -197,6 +197,20 @@ class Lark:
 
 
 @dataclass(frozen=True)
+class Ebnf:
+    """The whole text is written by an EBNF grammar, a plain context-free one.
+
+    Args:
+        grammar: EBNF text; text begins with the rule ``root``. `sgrt.grammar.ebnf` says what is
+            read.
+        dialect: "gbnf", that of llama.cpp.
+    """
+
+    grammar: str
+    dialect: Literal["gbnf"] = "gbnf"
+
+
+@dataclass(frozen=True)
 class Substring:
     """The text is a contiguous, non-empty part of another: a quotation.
 
@@ -250,7 +264,9 @@ class RepeatOf:
     separator: str = ""
 
 
-Constraint = JsonSchema | Regex | Choices | Lark | Substring | SequenceOf | OneOf | RepeatOf
+Constraint = (
+    JsonSchema | Regex | Choices | Lark | Ebnf | Substring | SequenceOf | OneOf | RepeatOf
+)
 """What a text can be held to. A composition is exact as a whole (the parts of ``SequenceOf``
 divide the text in any way that fits); one that the engine would read otherwise is refused."""
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from sgrt.core import (
     Choices,
     Constraint,
+    Ebnf,
     JsonSchema,
     Lark,
     OneOf,
@@ -22,7 +23,7 @@ from sgrt.core import (
     Substring,
 )
 from sgrt.errors import ConstraintError
-from sgrt.grammar import compose, json_schema, lark_, regex
+from sgrt.grammar import compose, ebnf, json_schema, lark_, regex
 from sgrt.grammar.audit import audit_choices
 from sgrt.grammar.engines import llguidance_
 from sgrt.grammar.engines.llguidance_ import LLGrammar
@@ -191,6 +192,8 @@ def build(constraint: Constraint, vocabulary: Vocabulary) -> Grammar:
         return TrieGrammar(vocabulary, audit_choices(constraint))
     if isinstance(constraint, Lark):
         return LLGrammar(vocabulary, lark_.rules_of(constraint.grammar).source())
+    if isinstance(constraint, Ebnf):
+        return LLGrammar(vocabulary, ebnf.rules_of(constraint).source())
     if isinstance(constraint, (SequenceOf, OneOf, RepeatOf, Substring)):
         return LLGrammar(vocabulary, compose.source(constraint))
     raise ConstraintError(f"{type(constraint).__name__} is not a constraint")

@@ -16,6 +16,7 @@ from typing import Any
 from sgrt.core import (
     Choices,
     Constraint,
+    Ebnf,
     JsonSchema,
     OneOf,
     Regex,
@@ -24,7 +25,7 @@ from sgrt.core import (
     Substring,
 )
 from sgrt.errors import ConstraintError
-from sgrt.grammar import charset, json_schema, limits, regex, regular, substring
+from sgrt.grammar import charset, ebnf, json_schema, limits, regex, regular, substring
 from sgrt.grammar.audit import audit_choices
 from sgrt.grammar.charset import Charset
 from sgrt.grammar.engines import llguidance_
@@ -151,6 +152,8 @@ class _Composer:
                 return regular.parse(regex.rewrite(text, regex.PYTHON))
             case Choices():
                 return Alt(tuple(literal(option) for option in audit_choices(part)))
+            case Ebnf():
+                return ebnf.inlined(part)
             case JsonSchema(schema):
                 return self._schema(schema)
             case Substring(text):

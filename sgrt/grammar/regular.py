@@ -79,7 +79,7 @@ def to_pattern(node: Node) -> str:
             return "(?:" + "|".join(map(to_pattern, options)) + ")"
         case Rep(body, low, high):
             upper = "" if high is None else str(high)
-            return f"{to_pattern(body)}{{{low},{upper}}}"
+            return f"(?:{to_pattern(body)}){{{low},{upper}}}"
     raise TypeError(f"{node!r:.80} is no pattern")
 
 

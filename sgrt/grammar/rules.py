@@ -111,14 +111,18 @@ class RuleSet:
             GrammarBudgetExceeded: larger than `sgrt.grammar.limits` allow.
             ConstraintError: no text can be written.
         """
+        self.check()
+        pruned = _Pruned(self)
+        _check_depth(pruned.nodes, START)
+        return pruned.write()
+
+    def check(self) -> None:
+        """Names and sizes; raises as `source`."""
         limits.check_limit(
             "rules and terminals", len(self.rules) + len(self.terminals), limits.MAX_RULES
         )
         self._check_names()
         self._check_sizes()
-        pruned = _Pruned(self)
-        _check_depth(pruned.nodes, START)
-        return pruned.write()
 
     def definitions(self) -> dict[str, Node]:
         return self.rules | self.terminals
@@ -137,13 +141,21 @@ class RuleSet:
     def _check_sizes(self) -> None:
         """Bound every terminal with the terminals in it written out, and all rules together."""
         sizes: dict[str, int] = {}
-        for name in _inner_first(self.terminals):
-            sizes[name] = _size(self.terminals[name], sizes)
-            limits.check_limit(
-                "characters of a terminal with repeats written out",
-                sizes[name],
-                limits.MAX_REGEX_SIZE,
-            )
+        try:
+            for name in inner_first(self.terminals):
+                sizes[name] = _size(self.terminals[name], sizes)
+                limits.check_limit(
+                    "characters of a terminal with repeats written out",
+                    sizes[name],
+                    limits.MAX_REGEX_SIZE,
+                )
+        except _Cycle as cycle:
+            raise GrammarSyntaxError(
+                f"terminal {cycle.ref.name!r} contains itself",
+                line=cycle.ref.line,
+                column=cycle.ref.column,
+                hint="only rules (lower case) may be recursive",
+            ) from None
         limits.check_limit(
             "symbols of rules with repeats written out", self.size(), limits.MAX_SYMBOLS
         )
@@ -199,35 +211,48 @@ def _size(node: Node, sizes: dict[str, int]) -> int:
     return 1 + sum(_size(child, sizes) for child in children(node))
 
 
-def _inner_first(terminals: dict[str, Node]) -> Iterator[str]:
-    """Names of terminals, those they refer to before them.
+class _Cycle(Exception):
+    """A definition that contains itself, at this reference."""
+
+    def __init__(self, ref: Ref) -> None:
+        self.ref = ref
+
+
+def is_recursive(nodes: dict[str, Node]) -> bool:
+    """Whether some definition contains itself; names without a definition are no matter."""
+    try:
+        for _ in inner_first(nodes):
+            pass
+    except _Cycle:
+        return True
+    return False
+
+
+def inner_first(nodes: dict[str, Node]) -> Iterator[str]:
+    """Names of definitions, those they refer to before them.
 
     Raises:
-        GrammarSyntaxError: a terminal contains itself.
+        _Cycle: a definition contains itself.
     """
     done: set[str] = set()
-    for start in terminals:
-        path: list[tuple[str, Iterator[Ref]]] = []
+    for start in nodes:
+        path: dict[str, Iterator[Ref]] = {}
         entering: Ref | None = Ref(start)
         while entering or path:
-            if entering:
-                if entering.name not in done:
-                    if any(entering.name == name for name, _ in path):
-                        raise GrammarSyntaxError(
-                            f"terminal {entering.name!r} contains itself",
-                            line=entering.line,
-                            column=entering.column,
-                            hint="only rules (lower case) may be recursive",
-                        )
-                    path.append((entering.name, refs(terminals[entering.name])))
-                    limits.check_limit("nested terminals", len(path), limits.MAX_RULE_DEPTH)
-                entering = None
-            else:
-                entering = next(path[-1][1], None)
+            if entering is None:
+                name = next(reversed(path))
+                entering = next(path[name], None)
                 if entering is None:
-                    name = path.pop()[0]
+                    del path[name]
                     done.add(name)
                     yield name
+                continue
+            if entering.name in path:
+                raise _Cycle(entering)
+            if entering.name in nodes and entering.name not in done:
+                path[entering.name] = refs(nodes[entering.name])
+                limits.check_limit("nested definitions", len(path), limits.MAX_RULE_DEPTH)
+            entering = None
 
 
 def _check_depth(nodes: dict[str, Node], start: str) -> None:
@@ -287,7 +312,7 @@ class _Pruned:
             case Alt(options):
                 return "(" + " | ".join(map(self._text, options)) + ")"
             case Rep(body, low, high):
-                return self._text(body) + _suffix(low, high)
+                return f"({self._text(body)}){_suffix(low, high)}"
 
 
 def _suffix(low: int, high: int | None) -> str:

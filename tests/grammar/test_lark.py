@@ -31,6 +31,7 @@ _SAME = [
     ('start: "a"{2} "b"{,1}', "aab?"),
     ('start: "a"{1,2} "b"{2,}', "a{1,2}bb+"),
     ('start: "a"{0} "b"', "b"),
+    ('start: ("a"{1,2})* ("b"?)+', "(a{1,2})*b*"),
     ("start: A? B\nA: /a+/\nB: \"b\"", "a*b"),
     ('start: "a".."b" X\nX: " " | Y Y\nY: "a"', "[ab]( |aa)"),
     ('start: "A"i "b"', "ab"),

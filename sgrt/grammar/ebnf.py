@@ -1,0 +1,307 @@
+r"""EBNF grammar text in the GBNF dialect: what llama.cpp reads and xgrammar reads alike.
+
+- ``name ::= …``; text begins with ``root``; ``|``, ``( )``, ``* + ?``, ``{n}``, ``{n,}``,
+  ``{n,m}``; comments by ``#``. A rule goes on over lines inside parentheses, after ``::=`` and
+  around ``|``.
+- ``"text"`` and ``[classes]`` with the escapes ``\n \r \t \\ \" \[ \] \- \^ \xHH \uHHHH
+  \UHHHHHHHH``; ``.`` is any character.
+
+A plain context-free grammar over characters: a text belongs to it if there is any way to derive
+it. Rules that are not recursive become one pattern, the others are read character by character.
+Tokens (``<…>``), look-ahead and macros are refused.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import NoReturn
+
+from sgrt.core import Ebnf
+from sgrt.errors import ConstraintError, GrammarSyntaxError
+from sgrt.grammar import charset, limits
+from sgrt.grammar.charset import Charset
+from sgrt.grammar.lark_ import Place
+from sgrt.grammar.rules import (
+    ANY_CHAR,
+    EMPTY,
+    START,
+    Alt,
+    Chars,
+    Node,
+    Ref,
+    Rep,
+    RuleSet,
+    Seq,
+    inner_first,
+    is_recursive,
+    literal,
+    mapped,
+)
+
+ROOT = "root"
+_TOKENS = re.compile(
+    r"""(?P<newline>\r?\n)|(?P<space>[ \t]+|\#[^\n]*)
+    |(?P<name>[a-zA-Z_][a-zA-Z0-9_-]*)
+    |(?P<string>"(?:[^"\\\n]|\\.)*")|(?P<set>\[(?:[^\]\\\n]|\\.)*\])
+    |(?P<count>\{[ ]*(?P<low>[0-9]+)[ ]*(?P<comma>,?)[ ]*(?P<high>[0-9]*)[ ]*\})
+    |(?P<op>::=|[|()*+?.])""",
+    re.VERBOSE,
+)
+_ESCAPE = re.compile(
+    r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([nrt\\\"\[\]^-]))|([^\\])"
+)
+_CONTROLS = {"n": "\n", "r": "\r", "t": "\t"}
+_OPS: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    kind: str
+    found: re.Match[str] | None
+    pos: int
+
+    @property
+    def text(self) -> str:
+        return self.found[0] if self.found else ""
+
+
+def rules_of(constraint: Ebnf) -> RuleSet:
+    """The rules of a grammar, as one terminal where they are not recursive.
+
+    Raises:
+        GrammarSyntaxError: it does not parse, or holds something that is not enforced.
+        GrammarBudgetExceeded: larger than `sgrt.grammar.limits` allow.
+        ConstraintError: another dialect.
+    """
+    rules = parse(constraint)
+    start: dict[str, Node] = {START: Ref(ROOT)}
+    return RuleSet(start | rules) if is_recursive(rules) else RuleSet(start, rules)
+
+
+def inlined(constraint: Ebnf) -> Node:
+    """A grammar that is not recursive as one node; raises as `rules_of`."""
+    rules = parse(constraint)
+    if is_recursive(rules):
+        raise ConstraintError("a recursive grammar cannot be part of a composition")
+    RuleSet({START: Ref(ROOT)}, rules).check()
+    nodes: dict[str, Node] = {}
+
+    def leaf(node: Node) -> Node:
+        return nodes[node.name] if isinstance(node, Ref) else node
+
+    for name in inner_first(rules):
+        nodes[name] = mapped(rules[name], leaf)
+    return nodes[ROOT]
+
+
+def parse(constraint: Ebnf) -> dict[str, Node]:
+    """Rules by name, as nodes over characters; raises as `rules_of`."""
+    if constraint.dialect != "gbnf":
+        raise ConstraintError(f"Ebnf: dialect={constraint.dialect!r:.80} must be 'gbnf'")
+    text = constraint.grammar
+    try:
+        size = len(text.encode("utf-8"))
+    except UnicodeEncodeError as error:
+        Place(text).fail("half a surrogate pair is not a character", error.start)
+    limits.check_limit("bytes of grammar", size, limits.MAX_GRAMMAR_BYTES)
+    return _Parser(text).parse()
+
+
+def _own(name: str) -> str:
+    """A rule's name here, where ``start`` is another's."""
+    return f"{START} of the user" if name == START else name
+
+
+class _Parser:
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.place = Place(text)
+        self.pos = 0
+        self.depth = 0
+        self.rules: dict[str, Node] = {}
+        self.places: dict[str, int] = {}
+        self.token = self._scan()
+
+    def parse(self) -> dict[str, Node]:
+        while self._skip_newlines().kind != "end":
+            self._rule()
+        if ROOT not in self.rules:
+            raise GrammarSyntaxError(f"no rule {ROOT!r}", hint=f"text begins with {ROOT!r}")
+        return self.rules
+
+    # tokens
+
+    def _scan(self) -> _Token:
+        while self.pos < len(self.text):
+            found = _TOKENS.match(self.text, self.pos)
+            if found is None:
+                self._unknown()
+            start, self.pos = self.pos, found.end()
+            kind = next(k for k in _KINDS if found[k] is not None)
+            if kind != "space":
+                return _Token(kind, found, start)
+        return _Token("end", None, self.pos)
+
+    def _unknown(self) -> NoReturn:
+        char = self.text[self.pos]
+        reasons = {
+            "<": "tokens cannot be written by a constraint",
+            "!": "tokens cannot be written by a constraint",
+            '"': "string is never closed",
+            "[": "class is never closed",
+            "{": "a repeat is {n}, {n,} or {n,m}",
+            "=": "look-ahead is not supported",
+        }
+        self.place.fail(reasons.get(char, f"unexpected character {char!r}"), self.pos)
+
+    def _next(self) -> _Token:
+        token, self.token = self.token, self._scan()
+        return token
+
+    def _take(self, *texts: str) -> _Token | None:
+        return self._next() if self.token.kind == "op" and self.token.text in texts else None
+
+    def _skip_newlines(self) -> _Token:
+        while self.token.kind == "newline":
+            self._next()
+        return self.token
+
+    def _fail(self, reason: str, at: _Token | None = None) -> NoReturn:
+        token = at or self.token
+        if at is None:
+            shown = {"end": "the end", "newline": "the end of the line"}.get(token.kind)
+            reason += f", found {shown or repr(token.text[:40])}"
+        self.place.fail(reason, token.pos)
+
+    # rules
+
+    def _rule(self) -> None:
+        name = self.token
+        if name.kind != "name":
+            self._fail("a rule expected")
+        self._next()
+        if not self._take("::="):
+            self._fail("'::=' expected")
+        if name.text in self.places:
+            line, _ = self.place.of(self.places[name.text])
+            self._fail(f"{name.text!r} is already defined in line {line}", name)
+        self.places[name.text] = name.pos
+        self._skip_newlines()
+        self.rules[_own(name.text)] = self._alternatives(nested=False)
+        if self.token.kind not in ("newline", "end"):
+            self._fail("the end of the line expected")
+
+    def _alternatives(self, *, nested: bool) -> Node:
+        limits.check_limit("nested groups", self.depth, limits.MAX_GROUP_DEPTH)
+        self.depth += 1
+        options = [self._sequence(nested)]
+        while self._bar():
+            self._skip_newlines()
+            options.append(self._sequence(nested))
+        self.depth -= 1
+        return options[0] if len(options) == 1 else Alt(tuple(options))
+
+    def _bar(self) -> bool:
+        """``|``, also at the start of a later line."""
+        pos, token = self.pos, self.token
+        self._skip_newlines()
+        if self._take("|"):
+            return True
+        self.pos, self.token = pos, token
+        return False
+
+    def _sequence(self, nested: bool) -> Node:
+        parts: list[Node] = []
+        while True:
+            if nested:
+                self._skip_newlines()
+            handler = _ATOMS.get(self.token.kind)
+            if self.token.kind == "op" and self.token.text in "(.":
+                handler = _Parser._group_or_any
+            if handler is None:
+                return parts[0] if len(parts) == 1 else Seq(tuple(parts))
+            parts.append(self._repeated(handler(self, self._next())))
+
+    def _repeated(self, node: Node) -> Node:
+        at = self.token
+        if op := self._take("*", "+", "?"):
+            low, high = _OPS[op.text]
+        elif at.kind == "count":
+            low, high = self._count(self._next())
+        else:
+            return node
+        if self.token.kind == "count" or self.token.text in ("*", "+", "?"):
+            self._fail("a repeat of a repeat: put the inner one in parentheses", self.token)
+        return EMPTY if high == 0 else Rep(node, low, high)
+
+    def _count(self, token: _Token) -> tuple[int, int | None]:
+        assert token.found is not None
+        digits = token.found["low"], token.found["high"]
+        for number in digits:
+            limits.check_limit("digits of a repeat count", len(number), 7)
+        low = int(digits[0])
+        high = (int(digits[1]) if digits[1] else None) if token.found["comma"] else low
+        if not token.found["comma"] and digits[1]:
+            self._fail("a repeat is {n}, {n,} or {n,m}", token)
+        if high is not None and high < low:
+            self._fail(f"repeat bounds {low} and {high} are the wrong way round", token)
+        return low, high
+
+    # atoms
+
+    def _group_or_any(self, token: _Token) -> Node:
+        if token.text == ".":
+            return ANY_CHAR
+        body = self._alternatives(nested=True)
+        self._skip_newlines()
+        if not self._take(")"):
+            self._fail("')' expected")
+        return body
+
+    def _name(self, token: _Token) -> Node:
+        if self.token.kind == "op" and self.token.text == "::=":
+            self._fail("a rule begins on a line of its own", token)
+        return Ref(_own(token.text), *self.place.of(token.pos))
+
+    def _string(self, token: _Token) -> Node:
+        return literal("".join(chr(code) for code, _ in self._codes(token, token.text[1:-1], 1)))
+
+    def _set(self, token: _Token) -> Node:
+        body = token.text[1:-1]
+        negated = body.startswith("^")
+        codes = self._codes(token, body[negated:], 1 + negated)
+        ranges: list[tuple[int, int]] = []
+        i = 0
+        while i < len(codes):
+            low = codes[i][0]
+            is_range = i + 2 < len(codes) and codes[i + 1] == (ord("-"), False)
+            high = codes[i + 2][0] if is_range else low
+            if high < low:
+                self._fail("range is the wrong way round", token)
+            ranges.append((low, high))
+            i += 3 if is_range else 1
+        chars: Charset = charset.charset(ranges)
+        scalars = charset.complement(chars) if negated else charset.intersection(chars, chars)
+        return Chars(scalars)
+
+    def _codes(self, token: _Token, body: str, offset: int) -> list[tuple[int, bool]]:
+        """Code points of a string or class, each with whether it was escaped."""
+        codes: list[tuple[int, bool]] = []
+        pos = 0
+        while pos < len(body):
+            found = _ESCAPE.match(body, pos)
+            at = token.pos + offset + pos
+            if found is None:
+                self.place.fail(f"escape {body[pos : pos + 2]!r} is not supported", at)
+            digits = found[1] or found[2] or found[3]
+            code = int(digits, 16) if digits else ord(_CONTROLS.get(found[4], found[4] or found[5]))
+            if code > charset.MAX_CODE_POINT or 0xD800 <= code <= 0xDFFF:
+                self.place.fail(f"U+{code:04X} is not a character", at)
+            codes.append((code, found[5] is None))
+            pos = found.end()
+        return codes
+
+
+_KINDS = ("newline", "space", "name", "string", "set", "count", "op")
+_ATOMS = {"name": _Parser._name, "string": _Parser._string, "set": _Parser._set}
