@@ -12,6 +12,7 @@ from sgrt.errors import SgrtError
 VERBS = {
     "pull": "fetch a model into the cache",
     "models": "list models: size, where they are, state",
+    "schema": "check what of a JSON Schema is enforced",
 }
 """Verbs with their one-line help; each is a module here with `add_arguments` and `run`."""
 

@@ -24,17 +24,19 @@ MAX_REGEX_DEPTH = 64
 MAX_REGEX_SIZE = 100_000
 """Characters of a regex with its counted repeats written out."""
 MAX_PATTERN_STATES = 4_000
-MAX_AUTOMATON_STATES = 500
+MAX_AUTOMATON_STATES = 1_000
 """Of a pattern that is complemented or compared; most are below 50."""
-MAX_CLAUSES = 256
+MAX_CLAUSES = 600
 """Alternatives that one place of a schema may have for values of one type."""
+MAX_ASSERTIONS = 50_000
+"""Of one value, with every schema that must hold for it written out."""
 MAX_UNFOLDED = 20_000
 """Places (schemas that meet in one value) that one schema may become."""
-MAX_CASES = 32
+MAX_CASES = 64
 """Ways in which the parts of a schema with `unevaluated...` may hold or not."""
 MAX_SEARCHED = 6
 """Items among which what `contains` asks for is placed."""
-MAX_ARRANGEMENTS = 64
+MAX_ARRANGEMENTS = 256
 """Ways to place it, and arrays of different items, for one array."""
 MAX_GRAMMAR_BYTES = 256 * 1024
 MAX_RULES = 2_000
@@ -45,6 +47,10 @@ MAX_GROUP_DEPTH = 64
 MAX_SYMBOLS = 100_000
 """Symbols of all rules with their counted repeats written out."""
 MAX_SUBSTRING_BYTES = 64 * 1024
+MAX_STRUCTURES = 256
+MAX_TRIGGERS = 64
+MAX_TAG_CHARS = 1_000
+"""Of a trigger, and of the begin and the end of a structure."""
 MAX_COMPOSED_DEPTH = 32
 MAX_COMPOSED_PLACES = 20_000
 """Of a composition with its repeats written out."""

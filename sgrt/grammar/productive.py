@@ -39,7 +39,7 @@ class Graph:
         """
         heights, edges = self._trees()
         total: dict[int, int] = {}
-        for component in _components(edges):
+        for component in components(edges):
             own = sum(heights[tree] for tree in component)
             below = [total[t] for tree in component for t in edges[tree] if t not in component]
             deepest = own + max(below, default=0)
@@ -59,7 +59,7 @@ class Graph:
             edges.setdefault(tree, set())
             if isinstance(target, dict):
                 edges[tree].add(id(target))
-            for child in _children(node):
+            for child in children(node):
                 owner[id(child)] = tree
         return heights, edges
 
@@ -76,7 +76,7 @@ class Graph:
             for key, node in nodes.items()
         }
         num_patterns: dict[int, int] = {}
-        for component in _components(edges):
+        for component in components(edges):
             key = next(iter(component))
             if len(component) > 1 or key in edges.get(key, ()):
                 reason = "leads back to itself without a value in between"
@@ -125,6 +125,8 @@ class Graph:
             return False
         if not all(ok(c) for c in node.get("allOf", ())):
             return False
+        if node.get("enum") == []:
+            return False
         if "anyOf" in node and not any(ok(c) for c in node["anyOf"]):
             return False
         types = node.get("type")
@@ -143,7 +145,7 @@ def _needed(node: Node, type_name: str | None) -> list[Any]:
     return []
 
 
-def _children(node: Node) -> list[Any]:
+def children(node: Node) -> list[Any]:
     """Sub-schemas of a normal schema, the definitions left out."""
     children: list[Any] = [node.get("items"), node.get("additionalProperties")]
     for keyword in ("properties", "patternProperties"):
@@ -168,7 +170,7 @@ def _replace(node: Node, alive: set[int]) -> None:
             node[keyword] = [keep(child) for child in node[keyword]]
 
 
-def _components(edges: dict[int, set[int]]) -> list[set[int]]:
+def components(edges: dict[int, set[int]]) -> list[set[int]]:
     """Strongly connected components, those referred to first (Tarjan, without recursion)."""
     index: dict[int, int] = {}
     low: dict[int, int] = {}

@@ -63,7 +63,12 @@ def _dump_untrusted(schema: dict[str, Any]) -> str:
         raise UnsupportedSchema(f"is not JSON: {error}") from error
 
 
-_COMBINED = ("$ref", "allOf", "unevaluatedProperties", "patternProperties", "propertyNames")
+_CONDITIONS = ("not", "if", "then", "else", "dependentSchemas", "dependencies")
+"""Closing a schema in one of these would change when it holds, not what is generated."""
+_COMBINED = (
+    "$ref", "allOf", "unevaluatedProperties", "patternProperties", "propertyNames",
+    "if", "then", "else", "dependentSchemas", "dependencies",
+)  # fmt: skip
 
 
 def _close_inplace(schema: Any) -> None:
@@ -79,7 +84,13 @@ def _close_inplace(schema: Any) -> None:
                 node.setdefault("additionalProperties", False)
             parts = node.get("allOf")
             alone = isinstance(parts, list) and len(parts) == 1
-            todo += [v for k, v in node.items() if k not in _DATA and (k != "allOf" or alone)]
+            left = _DATA.union(_CONDITIONS, () if alone else ("allOf",))
+            for keyword, value in node.items():
+                if keyword in _MAPS and isinstance(value, dict):
+                    todo += value.values()
+                elif keyword not in left:
+                    todo.append(value)
 
 
+_MAPS = frozenset(("properties", "patternProperties", "$defs", "definitions"))
 _DATA = frozenset(("default", "example", "examples", "const", "enum"))

@@ -68,6 +68,8 @@ def _schema(rng: random.Random, depth: int, refs: list[str]) -> Any:
     elif depth < 3 and kind < 0.4:
         keyword = rng.choice(["anyOf", "allOf", "oneOf"])
         node[keyword] = [_schema(rng, depth + 1, refs) for _ in range(rng.randint(1, 3))]
+    if depth < 3 and rng.random() < 0.25:
+        _logic(rng, node, depth + 1, refs)
     if node and rng.random() < 0.5:
         return node
     main = rng.choice(TYPES if depth < 3 else TYPES[:5])
@@ -77,6 +79,16 @@ def _schema(rng: random.Random, depth: int, refs: list[str]) -> Any:
     for name in types:
         _KEYWORDS_OF.get(name, _plain)(rng, node, depth + 1, refs)
     return node
+
+
+def _logic(rng: random.Random, node: dict[str, Any], depth: int, refs: list[str]) -> None:
+    """Keywords that say when another schema holds."""
+    if rng.random() < 0.5:
+        node["not"] = _schema(rng, depth, refs)
+        return
+    for keyword, share in (("if", 1.0), ("then", 0.7), ("else", 0.7)):
+        if rng.random() < share:
+            node[keyword] = _schema(rng, depth, refs)
 
 
 def _plain(rng: random.Random, node: dict[str, Any], depth: int, refs: list[str]) -> None:
@@ -112,6 +124,13 @@ def _array(rng: random.Random, node: dict[str, Any], depth: int, refs: list[str]
             node[keyword] = rng.randint(0, 3)
     if rng.random() < 0.05:
         node["uniqueItems"] = rng.random() < 0.5
+    if rng.random() < 0.15:
+        node["contains"] = _schema(rng, depth, refs)
+        for keyword in ("minContains", "maxContains"):
+            if rng.random() < 0.3:
+                node[keyword] = rng.randint(0, 2)
+    if rng.random() < 0.15:
+        node["unevaluatedItems"] = rng.random() > 0.6 and _schema(rng, depth, refs)
 
 
 def _object(rng: random.Random, node: dict[str, Any], depth: int, refs: list[str]) -> None:
@@ -122,14 +141,22 @@ def _object(rng: random.Random, node: dict[str, Any], depth: int, refs: list[str
         node["required"] = rng.sample(NAMES, rng.randint(0, 2))
     if rng.random() < 0.6:
         node["additionalProperties"] = rng.random() > 0.6 and _schema(rng, depth, refs)
-    if rng.random() < 0.1:
-        node["patternProperties"] = {rng.choice(PATTERNS): _schema(rng, depth, refs)}
+    if rng.random() < 0.2:
+        chosen = rng.sample(PATTERNS, rng.choice([1, 1, 2]))
+        node["patternProperties"] = {p: _schema(rng, depth, refs) for p in chosen}
     if rng.random() < 0.1:
         node["minProperties"] = rng.randint(0, 2)
     if rng.random() < 0.1:
         node["maxProperties"] = rng.randint(0, 3)
-    if rng.random() < 0.05:
-        node["propertyNames"] = {"enum": ["a", "b"]}
+    if rng.random() < 0.1:
+        names = [{"enum": ["a", "b"]}, {"maxLength": 2}, {"pattern": rng.choice(PATTERNS)}]
+        node["propertyNames"] = rng.choice([*names, {"not": {"const": "b"}}])
+    if rng.random() < 0.1:
+        node["dependentRequired"] = {rng.choice(NAMES): rng.sample(NAMES, rng.randint(0, 2))}
+    if rng.random() < 0.1:
+        node["dependentSchemas"] = {rng.choice(NAMES): _schema(rng, depth, refs)}
+    if rng.random() < 0.15:
+        node["unevaluatedProperties"] = rng.random() > 0.6 and _schema(rng, depth, refs)
 
 
 _KEYWORDS_OF = {

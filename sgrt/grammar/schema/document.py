@@ -1,0 +1,220 @@
+"""One schema document: where its resources and anchors are, and what each reference means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NoReturn
+from urllib.parse import unquote, urljoin, urlsplit
+
+from sgrt.errors import UnsupportedSchema
+
+_BASE = "https://schema.invalid/root"  # of a document without `$id`
+
+Bindings = tuple[tuple[str, "Location"], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A schema in the text: its JSON pointer and the URI of the resource it belongs to."""
+
+    pointer: str
+    resource: str
+
+
+@dataclass(eq=False, slots=True)
+class Schema:
+    """A schema and the dynamic scope it is reached in; one object for each such pair.
+
+    Attributes:
+        bindings: what each dynamic anchor means here: its first place on the way.
+    """
+
+    node: Any
+    at: Location
+    bindings: Bindings
+
+    @property
+    def pointer(self) -> str:
+        return self.at.pointer
+
+    def refuse(self, reason: str, keyword: str | None, hint: str | None = None) -> NoReturn:
+        raise UnsupportedSchema(reason, pointer=self.pointer, keyword=keyword, hint=hint)
+
+
+class Document:
+    """The schemas of one JSON text.
+
+    Raises:
+        UnsupportedSchema: two schemas with the same name.
+    """
+
+    def __init__(self, root: Any) -> None:
+        self._nodes: dict[Location, Any] = {}
+        self._resources: dict[str, Location] = {}
+        self._anchors: dict[tuple[str, str], Location] = {}
+        self._dynamic: dict[str, dict[str, Location]] = {}
+        self._schemas: dict[tuple[Location, Bindings], Schema] = {}
+        self._index(root)
+        self.root = self._enter(self._resources[""], ())
+
+    # names
+
+    def _index(self, root: Any) -> None:
+        start = Location("", self._resource_of(root, _BASE))
+        self._resources[""] = start
+        self._resources[start.resource] = start
+        todo = [(root, start)]
+        while todo:
+            node, at = todo.pop()
+            self._nodes[at] = node
+            if isinstance(node, dict):
+                self._register(node, at)
+                for path, child in _children(node):
+                    pointer = at.pointer + "".join("/" + escape(part) for part in path)
+                    todo.append((child, Location(pointer, self._resource_of(child, at.resource))))
+
+    def _resource_of(self, node: Any, base: str) -> str:
+        name = node.get("$id") if isinstance(node, dict) else None
+        if not isinstance(name, str) or name.startswith("#"):
+            return base
+        return _join(base, name).rstrip("#")
+
+    def _register(self, node: dict[str, Any], at: Location) -> None:
+        name = node.get("$id")
+        if isinstance(name, str) and name.startswith("#"):  # draft 7's anchors
+            self._name(self._anchors, (at.resource, name[1:]), at, "$id")
+        elif isinstance(name, str):
+            self._name(self._resources, at.resource, at, "$id")
+        anchor = node.get("$anchor")
+        if isinstance(anchor, str):
+            self._name(self._anchors, (at.resource, anchor), at, "$anchor")
+        anchor = node.get("$dynamicAnchor")
+        if isinstance(anchor, str):
+            self._name(self._dynamic.setdefault(at.resource, {}), anchor, at, "$dynamicAnchor")
+
+    @staticmethod
+    def _name(table: dict[Any, Location], key: Any, at: Location, keyword: str) -> None:
+        if table.setdefault(key, at) != at:
+            raise UnsupportedSchema(
+                f"gives a name that {table[key].pointer or '/'} has already",
+                pointer=at.pointer,
+                keyword=keyword,
+            )
+
+    # schemas
+
+    def _enter(self, at: Location, bindings: Bindings) -> Schema:
+        known = {name for name, _ in bindings}
+        own = self._dynamic.get(at.resource, {})
+        bindings += tuple((name, to) for name, to in own.items() if name not in known)
+        key = (at, bindings)
+        if key not in self._schemas:
+            self._schemas[key] = Schema(self._nodes[at], at, bindings)
+        return self._schemas[key]
+
+    def child(self, schema: Schema, value: Any, *path: str) -> Schema:
+        """The sub-schema at a path below a schema.
+
+        Raises:
+            UnsupportedSchema: it is no schema.
+        """
+        pointer = schema.pointer + "".join("/" + escape(part) for part in path)
+        if not isinstance(value, (dict, bool)):
+            raise UnsupportedSchema("must be a schema (object, true or false)", pointer=pointer)
+        at = Location(pointer, self._resource_of(value, schema.at.resource))
+        self._nodes.setdefault(at, value)
+        return self._enter(at, schema.bindings)
+
+    def refer(self, schema: Schema, keyword: str, ref: Any) -> Schema:
+        """What a `$ref` or `$dynamicRef` leads to.
+
+        Raises:
+            UnsupportedSchema: nowhere in this document.
+        """
+        if not isinstance(ref, str):
+            schema.refuse("must be a string", keyword)
+        uri, _, fragment = _join(schema.at.resource, ref).partition("#")
+        start = self._resources.get(uri)
+        if start is None:
+            schema.refuse(f"{ref!r:.80} does not point into this schema", keyword)
+        if not fragment or fragment.startswith("/"):
+            return self._enter(self._walk(schema, keyword, ref, start, fragment), schema.bindings)
+        name = unquote(fragment)
+        dynamic = self._dynamic.get(start.resource, {}).get(name)
+        target = dynamic or self._anchors.get((start.resource, name))
+        if target is None:
+            schema.refuse(f"{ref!r:.80} leads nowhere", keyword)
+        if dynamic and keyword == "$dynamicRef":
+            target = dict(schema.bindings).get(name, dynamic)
+        return self._enter(target, schema.bindings)
+
+    def _walk(
+        self, schema: Schema, keyword: str, ref: str, start: Location, fragment: str
+    ) -> Location:
+        """Follow a JSON pointer through keywords that hold schemas."""
+        path = [unquote(p).replace("~1", "/").replace("~0", "~") for p in fragment.split("/")[1:]]
+        node, at = self._nodes[start], start
+        while path:
+            part = path.pop(0)
+            if not isinstance(node, dict) or part not in SCHEMA_PLACES or part not in node:
+                schema.refuse(f"{ref!r:.80} does not lead to a schema", keyword)
+            keys = [part]
+            node = node[part]
+            if part in SCHEMA_MAPS or isinstance(node, list):
+                keys.append(path.pop(0) if path else "")
+                node = _step(node, keys[1]) if len(keys[1]) or part in SCHEMA_MAPS else None
+            pointer = at.pointer + "".join("/" + escape(key) for key in keys)
+            at = Location(pointer, self._resource_of(node, at.resource))
+        if not isinstance(node, (dict, bool)):
+            schema.refuse(f"{ref!r:.80} leads nowhere", keyword)
+        self._nodes.setdefault(at, node)
+        return at
+
+
+def _join(base: str, ref: str) -> str:
+    if ref.startswith("#") or not ref:
+        return base + ref
+    return ref if urlsplit(ref).scheme else urljoin(base, ref)
+
+
+def _children(node: dict[str, Any]) -> list[tuple[tuple[str, ...], Any]]:
+    """Sub-schemas with their paths; what is malformed is left to the reader."""
+    found: list[tuple[tuple[str, ...], Any]] = []
+    for keyword in SCHEMA_PLACES & node.keys():
+        value = node[keyword]
+        if keyword in SCHEMA_MAPS:
+            pairs = value.items() if isinstance(value, dict) else ()
+            found += [((keyword, name), child) for name, child in pairs]
+        elif isinstance(value, list):
+            found += [((keyword, str(i)), child) for i, child in enumerate(value)]
+        else:
+            found.append(((keyword,), value))
+    return found
+
+
+def _step(node: Any, key: str) -> Any:
+    if isinstance(node, dict):
+        return node.get(key)
+    if isinstance(node, list) and key.isascii() and key.isdigit() and len(key) < 9:
+        return node[int(key)] if int(key) < len(node) else None
+    return None
+
+
+def escape(part: str) -> str:
+    """One part of a JSON pointer."""
+    return part.replace("~", "~0").replace("/", "~1")
+
+
+SCHEMA_MAPS = frozenset(
+    (
+        "$defs", "definitions", "properties", "patternProperties", "dependentSchemas",
+        "dependencies",
+    )
+)  # fmt: skip
+"""Keywords that hold schemas by name."""
+SCHEMA_PLACES = SCHEMA_MAPS | {
+    "allOf", "anyOf", "oneOf", "not", "if", "then", "else", "prefixItems", "items", "contains",
+    "additionalItems", "additionalProperties", "propertyNames", "unevaluatedItems",
+    "unevaluatedProperties",
+}  # fmt: skip
+"""Keywords that hold schemas: by name (maps), by index (lists), or one."""

@@ -1,0 +1,381 @@
+"""What a schema says, as formulas: and, or, other schemas, and assertions about one kind of value.
+
+An assertion about other kinds of values than the one at hand is true, as in JSON Schema; its
+negation (`negate`) says that the value is of that kind and different.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from sgrt.errors import UnsupportedSchema
+from sgrt.grammar import json_text, limits
+from sgrt.grammar.schema.document import Schema
+
+KINDS = ("null", "boolean", "integer", "fraction", "string", "array", "object")
+"""Kinds of values: JSON's, but numbers told apart by whether they are integers."""
+NUMERIC = frozenset(("integer", "fraction"))
+STRING = frozenset(("string",))
+ARRAY = frozenset(("array",))
+OBJECT = frozenset(("object",))
+
+
+def kind_of(value: Any) -> str:
+    name = json_text.type_of(value)
+    return "fraction" if name == "number" else name
+
+
+class Formula:
+    """Base of all formulas."""
+
+    __slots__ = ()
+
+
+class _Many(Formula):
+    """Several formulas; counts them, so that no schema makes more of them than can be handled."""
+
+    __slots__ = ("_hash", "parts", "size")
+    __match_args__ = ("parts",)
+
+    def __init__(self, parts: tuple[Formula, ...]) -> None:
+        self.parts = parts
+        self.size: int = 1 + sum(part.size if isinstance(part, _Many) else 1 for part in parts)
+        limits.check_limit("assertions about one value", self.size, limits.MAX_ASSERTIONS)
+        self._hash = hash((type(self), parts))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Many) or type(other) is not type(self):
+            return False
+        return self._hash == other._hash and self.parts == other.parts
+
+
+class And(_Many):
+    __slots__ = ()
+
+
+class Or(_Many):
+    __slots__ = ()
+
+
+TRUE: Formula = And(())
+FALSE: Formula = Or(())
+
+
+@dataclass(frozen=True)
+class Satisfies(Formula):
+    """The value satisfies a schema, or does not."""
+
+    schema: Schema
+    positive: bool = True
+
+
+@dataclass(frozen=True)
+class IsKind(Formula):
+    kinds: frozenset[str]
+
+
+@dataclass(frozen=True, eq=False)
+class OneOf(Formula):
+    """The value is one of these."""
+
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class NoneOf(Formula):
+    """The value is none of these, which are null, booleans or strings."""
+
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Atom(Formula):
+    """An assertion about values of some kinds."""
+
+    pointer: str = field(compare=False)
+
+    kinds = frozenset[str]()
+
+    def inverse(self) -> Formula:
+        """The opposite, for a value of one of these kinds."""
+        raise UnsupportedSchema("cannot be negated", pointer=self.pointer)
+
+
+@dataclass(frozen=True)
+class Bound(Atom):
+    """A number above or below another: sign +1 for minimum, -1 for maximum."""
+
+    sign: int
+    value: int | float
+    exclusive: bool
+    kinds = NUMERIC
+
+    def inverse(self) -> Formula:
+        return Bound(self.pointer, -self.sign, self.value, not self.exclusive)
+
+
+@dataclass(frozen=True)
+class Multiple(Atom):
+    step: Fraction
+    positive: bool = True
+    kinds = NUMERIC
+
+    def inverse(self) -> Formula:
+        return Multiple(self.pointer, self.step, not self.positive)
+
+
+@dataclass(frozen=True)
+class Differs(Atom):
+    """A number is not this one."""
+
+    value: int | float
+    kinds = NUMERIC
+
+    def inverse(self) -> Formula:
+        return OneOf((self.value,))
+
+
+@dataclass(frozen=True)
+class Matches(Atom):
+    """A string matches a pattern (in the engine's syntax, whole text).
+
+    Attributes:
+        pattern: what every reader of the user's pattern matches.
+        widest: what some reader matches; None where that is not known.
+    """
+
+    pattern: str
+    widest: str | None
+    positive: bool = True
+    kinds = STRING
+
+    def inverse(self) -> Formula:
+        if self.widest is None:
+            raise UnsupportedSchema(
+                "cannot be negated: only a part of it is enforced",
+                pointer=self.pointer,
+                keyword="format",
+            )
+        return Matches(self.pointer, self.pattern, self.widest, not self.positive)
+
+
+@dataclass(frozen=True)
+class Size(Atom):
+    """Characters of a string, items of an array or keys of an object: at least or at most."""
+
+    kind: str
+    is_least: bool
+    count: int
+
+    @property
+    def kinds(self) -> frozenset[str]:  # type: ignore[override]
+        return frozenset((self.kind,))
+
+    def inverse(self) -> Formula:
+        if self.is_least:
+            return Size(self.pointer, self.kind, False, self.count - 1) if self.count else FALSE
+        return Size(self.pointer, self.kind, True, self.count + 1)
+
+
+# arrays
+
+
+@dataclass(frozen=True)
+class ItemAt(Atom):
+    """The item at an index satisfies a formula, where there is one."""
+
+    index: int
+    item: Formula
+    kinds = ARRAY
+
+    def inverse(self) -> Formula:
+        there = Size(self.pointer, "array", True, self.index + 1)
+        return And((there, ItemAt(self.pointer, self.index, negate(self.item))))
+
+
+@dataclass(frozen=True)
+class ItemsFrom(Atom):
+    """All items from an index on satisfy a formula."""
+
+    start: int
+    item: Formula
+    kinds = ARRAY
+
+    def inverse(self) -> Formula:
+        return Contains(self.pointer, self.start, negate(self.item), 1, None)
+
+
+@dataclass(frozen=True)
+class Contains(Atom):
+    """So many items from an index on satisfy a formula."""
+
+    start: int
+    item: Formula
+    least: int
+    most: int | None
+    kinds = ARRAY
+
+    def inverse(self) -> Formula:
+        if (self.least, self.most) == (1, None):
+            return ItemsFrom(self.pointer, self.start, negate(self.item))
+        other = []
+        if self.least:
+            other.append(Contains(self.pointer, self.start, self.item, 0, self.least - 1))
+        if self.most is not None:
+            other.append(Contains(self.pointer, self.start, self.item, self.most + 1, None))
+        return Or(tuple(other))
+
+
+@dataclass(frozen=True)
+class Unique(Atom):
+    kinds = ARRAY
+
+    def inverse(self) -> Formula:
+        raise UnsupportedSchema("cannot be negated", pointer=self.pointer, keyword="uniqueItems")
+
+
+# objects
+
+
+@dataclass(frozen=True)
+class Keys:
+    """A set of keys.
+
+    Attributes:
+        names: keys, with ``others`` those that are not in the set.
+        patterns: the same for keys that match one of these (pattern, widest) pairs.
+        failing: instead of all that: the keys that do not satisfy this formula.
+    """
+
+    names: frozenset[str] = frozenset()
+    patterns: tuple[tuple[str, str], ...] = ()
+    others: bool = False
+    failing: Formula | None = None
+
+
+@dataclass(frozen=True)
+class Has(Atom):
+    """An object has a key, or has it not."""
+
+    name: str
+    present: bool = True
+    kinds = OBJECT
+
+    def inverse(self) -> Formula:
+        return Has(self.pointer, self.name, not self.present)
+
+
+@dataclass(frozen=True)
+class Property(Atom):
+    """The value of a key satisfies a formula, where the key is there."""
+
+    name: str
+    value: Formula
+    kinds = OBJECT
+
+    def inverse(self) -> Formula:
+        there = Has(self.pointer, self.name)
+        return And((there, Property(self.pointer, self.name, negate(self.value))))
+
+
+@dataclass(frozen=True)
+class Properties(Atom):
+    """The values of all keys in a set satisfy a formula."""
+
+    keys: Keys
+    value: Formula
+    kinds = OBJECT
+
+    def inverse(self) -> Formula:
+        if self.keys == Keys(others=True) and self.value == FALSE:
+            return Size(self.pointer, "object", True, 1)
+        return SomeProperty(self.pointer, self.keys, negate(self.value))
+
+
+@dataclass(frozen=True)
+class SomeProperty(Atom):
+    """The value of some key in a set satisfies a formula."""
+
+    keys: Keys
+    value: Formula
+    kinds = OBJECT
+
+    def inverse(self) -> Formula:
+        return Properties(self.pointer, self.keys, negate(self.value))
+
+
+# operations
+
+
+def satisfies(schema: Schema, positive: bool = True) -> Formula:
+    """The value satisfies a schema, or does not."""
+    if isinstance(schema.node, bool) or not schema.node:
+        return TRUE if (schema.node is not False) == positive else FALSE
+    return Satisfies(schema, positive)
+
+
+def both(parts: Iterable[Formula]) -> Formula:
+    """All of these hold."""
+    flat: dict[Formula, None] = {}
+    for part in parts:
+        flat.update(dict.fromkeys(part.parts if isinstance(part, And) else (part,)))
+    if FALSE in flat:
+        return FALSE
+    return next(iter(flat)) if len(flat) == 1 else And(tuple(flat))
+
+
+def either(parts: Iterable[Formula]) -> Formula:
+    """At least one of these holds."""
+    flat: dict[Formula, None] = {}
+    for part in parts:
+        flat.update(dict.fromkeys(part.parts if isinstance(part, Or) else (part,)))
+    if TRUE in flat:
+        return TRUE
+    return next(iter(flat)) if len(flat) == 1 else Or(tuple(flat))
+
+
+def negate(formula: Formula) -> Formula:
+    """The opposite.
+
+    Raises:
+        UnsupportedSchema: it cannot be said.
+    """
+    match formula:
+        case And(parts):
+            return either(negate(part) for part in parts)
+        case Or(parts):
+            return both(negate(part) for part in parts)
+        case Satisfies(schema, positive):
+            return Satisfies(schema, not positive)
+        case IsKind(kinds):
+            return IsKind(frozenset(KINDS) - kinds)
+        case OneOf(values):
+            plain = tuple(v for v in values if kind_of(v) in ("null", "boolean", "string"))
+            rest = (differs(v) for v in values if kind_of(v) not in ("null", "boolean", "string"))
+            return both((*((NoneOf(plain),) if plain else ()), *rest))
+        case NoneOf(values):
+            return OneOf(values)
+        case Atom():
+            return both((IsKind(formula.kinds), formula.inverse()))
+    raise TypeError(f"{formula!r} is not a formula")
+
+
+def differs(value: Any) -> Formula:
+    """The value at hand is not this one."""
+    if isinstance(value, list):
+        same: list[Formula] = [IsKind(ARRAY)]
+        same += (Size("", "array", least, len(value)) for least in (True, False))
+        same += (ItemAt("", i, OneOf((item,))) for i, item in enumerate(value))
+        return negate(both(same))
+    if isinstance(value, dict):
+        same = [IsKind(OBJECT), Properties("", Keys(frozenset(value), others=True), FALSE)]
+        same += (Has("", name) for name in value)
+        same += (Property("", name, OneOf((item,))) for name, item in value.items())
+        return negate(both(same))
+    return Differs("", value) if kind_of(value) in NUMERIC else NoneOf((value,))

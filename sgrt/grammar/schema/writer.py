@@ -1,0 +1,248 @@
+"""Formulas written as a schema that holds only what the engine enforces exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sgrt.errors import ConstraintError, UnsupportedSchema
+from sgrt.grammar import json_text, limits, productive
+from sgrt.grammar.schema import arrays, numbers, objects, strings
+from sgrt.grammar.schema.expand import Clause, Expander, check_clauses
+from sgrt.grammar.schema.formula import (
+    FALSE,
+    KINDS,
+    TRUE,
+    And,
+    Contains,
+    Formula,
+    OneOf,
+    Unique,
+)
+from sgrt.grammar.schema.reader import Reader
+
+Node = dict[str, Any]
+
+_MAX_INLINE = 12
+"""Schemas written inside one another; deeper ones are referred to."""
+
+
+class Writer:
+    """Writes the schema of one document, place by place.
+
+    A *place* is what meets in one value: a formula. Each becomes one schema, however many
+    others lead to it.
+    """
+
+    def __init__(self, reader: Reader, *, collect: bool = False) -> None:
+        self._reader = reader
+        self._expander = Expander(reader)
+        self._collect = collect
+        self._places: dict[frozenset[Formula], int] = {}
+        self._nodes: list[Node] = []
+        self._todo: list[tuple[Formula, int]] = []
+        self._refs: list[list[tuple[Node, int]]] = []
+        self._current = 0
+
+    def write(self, root: Formula) -> Node:
+        """The whole schema, what nothing satisfies pruned away.
+
+        Raises:
+            UnsupportedSchema: something cannot be enforced, or nothing satisfies the root.
+            GrammarBudgetExceeded: it becomes larger than allowed.
+        """
+        start = self._place(root)
+        while self._todo:
+            formula, self._current = self._todo.pop()
+            self._nodes[self._current].update(self._write_place(formula))
+        return self._finish(start)
+
+    # places
+
+    def child(self, formula: Formula) -> Node | bool:
+        """What stands for the values of a formula inside another schema."""
+        if formula in (TRUE, FALSE):
+            return formula == TRUE
+        ref: Node = {}
+        number = self._place(formula)
+        self._refs[number].append((ref, self._current))
+        return ref
+
+    def _place(self, formula: Formula) -> int:
+        key = frozenset(formula.parts if isinstance(formula, And) else (formula,))
+        number = self._places.setdefault(key, len(self._nodes))
+        if number == len(self._nodes):
+            limits.check_limit("schemas", number, limits.MAX_UNFOLDED)
+            self._nodes.append({})
+            self._refs.append([])
+            self._todo.append((formula, number))
+        return number
+
+    def _write_place(self, formula: Formula) -> Node:
+        clauses = {}
+        for kind in KINDS:
+            try:
+                clauses[kind] = self._expander.clauses(formula, kind)
+            except ConstraintError as error:
+                self._refuse(error)
+                clauses[kind] = [()]
+        free = [kind for kind in KINDS if () in clauses[kind]]
+        if "fraction" in free and "integer" not in free:
+            free.remove("fraction")
+            self._note_fractions()
+        values = [v for k in KINDS if k not in free for v in self._listed(clauses[k], k)]
+        parts: list[Node] = []
+        if free:
+            parts.append(_of_types(free))
+        if values:
+            unique = {json_text.equality_key(v): v for v in values}
+            parts.append({"enum": list(unique.values())})
+        open_clauses = {
+            kind: [c for c in clauses[kind] if not any(isinstance(a, OneOf) for a in c)]
+            for kind in KINDS
+            if () not in clauses[kind]
+        }
+        parts += self._numbers(clauses, open_clauses)
+        for kind, write in (
+            ("string", self._string),
+            ("array", self._array),
+            ("object", self._object),
+        ):
+            for clause in open_clauses.get(kind, ()):
+                parts += [{"type": kind, **shape} for shape in self._shapes(write, clause)]
+                check_clauses(len(parts))
+        return _any_of(parts)
+
+    def _shapes(self, write: Any, clause: Clause) -> list[Node]:
+        try:
+            return list(write(clause))
+        except ConstraintError as error:
+            self._refuse(error)
+            return []
+
+    def _refuse(self, error: ConstraintError) -> None:
+        if not self._collect:
+            raise error
+        self._reader.note_error(error)
+
+    def _listed(self, clauses: Iterable[Clause], kind: str) -> list[Any]:
+        """Values that clauses list, or leave where a kind has few."""
+        few: dict[str, tuple[Any, ...]] = {"null": (None,), "boolean": (True, False)}
+        found: list[Any] = []
+        for clause in clauses:
+            listed = next((a.values for a in clause if isinstance(a, OneOf)), few.get(kind, ()))
+            rest = tuple(a for a in clause if not isinstance(a, OneOf) or a.values is not listed)
+            found += (v for v in listed if all(self._expander.holds(v, a) for a in rest))
+        return found
+
+    # kinds
+
+    def _numbers(
+        self, clauses: dict[str, list[Clause]], open_: dict[str, list[Clause]]
+    ) -> list[Node]:
+        """Numbers: the engine has no type for those that are not integers."""
+        integers = {frozenset(c) for c in clauses["integer"]}
+        parts = []
+        for clause in open_.get("fraction", ()):
+            # A number type allows integers too, so they have to be allowed here as well.
+            if not any(integer <= frozenset(clause) for integer in integers):
+                self._note_fractions()
+                continue
+            parts += [{"type": "number", **s} for s in numbers.shapes(clause, "fraction")]
+        for clause in open_.get("integer", ()):
+            if clause not in open_.get("fraction", ()):
+                parts += [{"type": "integer", **s} for s in numbers.shapes(clause, "integer")]
+        return parts
+
+    def _note_fractions(self) -> None:
+        why = "numbers that are not integers are not generated where integers are not allowed"
+        self._reader.note("", "type", "subset", why)
+
+    def _string(self, clause: Clause) -> list[Node]:
+        shape = strings.shape(clause)
+        return [] if shape is None else [shape]
+
+    def _array(self, clause: Clause) -> list[Node]:
+        if any(isinstance(a, Unique) for a in clause) and strings.lengths(clause)[1] not in (0, 1):
+            rest = tuple(a for a in clause if not isinstance(a, Unique))
+            found = arrays.different(clause, self._values_of)
+            values = [v for v in found if all(self._expander.holds(v, a) for a in rest)]
+            return [{"enum": values}] if values else []
+        clause = tuple(a for a in clause if not isinstance(a, Unique))
+        if not arrays.is_whole(clause):
+            pointer = next(a.pointer for a in clause if isinstance(a, Contains))
+            why = f"what is searched for stands among the first {limits.MAX_SEARCHED} items"
+            self._reader.note(pointer, "contains", "subset", why)
+        tuples = (arrays.Tuple.of(part) for part in arrays.arrange(clause))
+        return [array.shape(self.child) for array in tuples if array is not None]
+
+    def _values_of(self, formula: Formula) -> list[Any] | None:
+        """All values of a formula where they are finitely many scalars."""
+        clauses = {kind: self._expander.clauses(formula, kind) for kind in KINDS}
+        for kind in KINDS[2:]:
+            for clause in clauses[kind]:
+                if kind in ("array", "object") or not any(isinstance(a, OneOf) for a in clause):
+                    return None
+        return [value for kind in KINDS for value in self._listed(clauses[kind], kind)]
+
+    def _object(self, clause: Clause) -> list[Node]:
+        chosen = objects.choose(clause, self._expander)
+        shapes = (objects.Object(part, self._expander).shape(self.child) for part in chosen)
+        return [shape for shape in shapes if shape is not None]
+
+    # the whole
+
+    def _finish(self, start: int) -> Node:
+        """Write places where they are referred to once, name the others, prune."""
+        root = self._nodes[start]
+        definitions: dict[str, Node] = {}
+        targets: list[tuple[Node, Node]] = []
+        heights = [1] * len(self._nodes)
+        for number in reversed(range(len(self._nodes))):
+            node, refs = self._nodes[number], self._refs[number]
+            if len(refs) == 1 and heights[number] < _MAX_INLINE and number != start:
+                ref, owner = refs[0]
+                ref.update(node)
+                heights[owner] = max(heights[owner], heights[number] + 1)
+            elif refs:
+                name = "#" if number == start else f"d{number}"
+                definitions |= {} if number == start else {name: node}
+                targets += [(ref, node) for ref, _ in refs]
+                for ref, _ in refs:
+                    ref["$ref"] = name if name == "#" else f"#/$defs/{name}"
+        _check(root, definitions, targets)
+        return {**root, "$defs": definitions} if definitions else root
+
+
+def _check(root: Node, definitions: dict[str, Node], targets: list[tuple[Node, Node]]) -> None:
+    """Bound the nesting, and prune what nothing satisfies."""
+    graph = productive.Graph(root)
+    for start in (root, *definitions.values()):
+        todo = [(start, 1)]
+        for node, depth in todo:
+            graph.add(node, depth)
+            todo += [(child, depth + 1) for child in productive.children(node)]
+    for ref, target in targets:
+        graph.refer(ref, target)
+    graph.check_depth()
+    graph.check_same_value()
+    if not graph.prune():
+        raise UnsupportedSchema(
+            "no value satisfies this schema",
+            hint="something is required of a value that excludes it",
+        )
+
+
+def _of_types(kinds: list[str]) -> Node:
+    names = ["number" if k == "fraction" else k for k in kinds]
+    if "number" in names and "integer" in names:
+        names.remove("integer")
+    if len(kinds) == len(KINDS):
+        return {}
+    return {"type": names[0] if len(names) == 1 else names}
+
+
+def _any_of(parts: list[Node]) -> Node:
+    if not parts:
+        return {"enum": []}
+    return parts[0] if len(parts) == 1 else {"anyOf": parts}

@@ -1,0 +1,69 @@
+"""Automata against `re` on enumerated strings."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import pytest
+
+from sgrt.errors import GrammarBudgetExceeded
+from sgrt.grammar import automaton, formats, regex
+from sgrt.grammar.automaton import Automaton
+
+PATTERNS = [
+    "a", "^a+$", "b$", "[^a]", "a|^b$", "^(?:a|bc)*$", "(ab)+", "a{2,3}", "^$", "x?y*", "^a.c$",
+    "(^a|b$)", "^(a?b){1,2}c*$", "[a-b]{2}|c",
+]  # fmt: skip
+TEXTS = ["".join(letters) for n in range(5) for letters in itertools.product("abcx", repeat=n)]
+
+
+def _compile(pattern: str) -> Automaton:
+    return automaton.compile(regex.rewrite(pattern, regex.JSON_PATTERN))
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_automaton_of_a_pattern_matches_what_re_finds(pattern: str) -> None:
+    compiled = _compile(pattern)
+    for text in TEXTS:
+        assert compiled.matches(text) == bool(re.search(pattern, text)), text
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_automaton_complement_written_back_is_the_complement(pattern: str) -> None:
+    compiled = _compile(pattern)
+    again = automaton.compile(automaton.to_pattern(~compiled))
+    assert all(compiled.matches(t) != again.matches(t) for t in [*TEXTS, "é", "😀", "\n"])
+    assert (compiled & again).is_empty()
+
+
+def test_automaton_of_two_patterns_is_the_set_operation() -> None:
+    for left, right in itertools.combinations(PATTERNS, 2):
+        a, b = _compile(left), _compile(right)
+        meet, join = a & b, a | b
+        for text in TEXTS[::7]:
+            assert meet.matches(text) == (a.matches(text) and b.matches(text))
+            assert join.matches(text) == (a.matches(text) or b.matches(text))
+        assert meet.is_empty() <= (not any(meet.matches(t) for t in TEXTS))
+
+
+def test_automaton_of_texts_and_lengths_holds_exactly_them() -> None:
+    texts = automaton.of_texts(["ab", "", "a.c"])
+    assert [t for t in TEXTS if texts.matches(t)] == ["", "ab"]
+    assert texts.matches("a.c")
+    lengths = automaton.of_length(1, 2)
+    assert [n for n in range(5) if lengths.matches("😀" * n)] == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["date", "time", "duration", "uuid", "ipv4"])
+def test_automaton_of_a_format_matches_what_its_regex_does(name: str) -> None:
+    pattern = formats.REGULAR_FORMATS[name]
+    compiled = automaton.compile(pattern)
+    for text in ["2024-02-29", "2023-02-29", "23:59:59Z", "PT1H", "P", "1.2.3.4", "1.2.3.256"]:
+        assert compiled.matches(text) == bool(re.fullmatch(pattern, text))
+
+
+@pytest.mark.parametrize("pattern", ["(a|b)*a(a|b){30}", "(?:a{1000}){30}", "a.{12}b"])
+def test_automaton_too_large_is_refused(pattern: str) -> None:
+    with pytest.raises(GrammarBudgetExceeded):
+        automaton.to_pattern(~_compile(pattern))
