@@ -5,7 +5,8 @@ is extended with text, continued by the model, scored against options, and forke
 session is asked to do is queued and answered through a handle, so a program never waits unless
 it reads a value.
 
-Architecture invariant: this module imports nothing of sgrt but `errors`; both sides import it.
+Architecture invariant: this module imports nothing of sgrt but `errors` and `constraints`; both
+sides import it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
+from sgrt.constraints import Choices as Choices
+from sgrt.constraints import Constraint as Constraint
+from sgrt.constraints import Ebnf as Ebnf
+from sgrt.constraints import JsonSchema as JsonSchema
+from sgrt.constraints import Lark as Lark
+from sgrt.constraints import OneOf as OneOf
+from sgrt.constraints import Regex as Regex
+from sgrt.constraints import RepeatOf as RepeatOf
+from sgrt.constraints import SequenceOf as SequenceOf
+from sgrt.constraints import StructuralTag as StructuralTag
+from sgrt.constraints import Structure as Structure
+from sgrt.constraints import Substring as Substring
 from sgrt.errors import Cancelled, InvalidSamplingParams, SgrtError
 
 log = logging.getLogger("sgrt.core")
@@ -161,114 +174,6 @@ _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("logprobs_mode", "must be 'masked' or 'unmasked'", lambda v: v in ("masked", "unmasked")),
     ("finish", "must be 'cut' or 'close'", lambda v: v in ("cut", "close")),
 )
-
-
-@dataclass(frozen=True)
-class JsonSchema:
-    """Text is compact JSON that satisfies a schema (canonical JSON text, draft 2020-12)."""
-
-    schema: str
-
-
-@dataclass(frozen=True)
-class Regex:
-    """The whole text matches a pattern (anchored at both ends)."""
-
-    pattern: str
-
-
-@dataclass(frozen=True)
-class Choices:
-    """The whole text is one of these strings."""
-
-    options: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Lark:
-    """The whole text is written by a grammar.
-
-    Args:
-        grammar: Lark text whose first rule is ``start``, or the name of a grammar that is
-            shipped with sgrt (``"sql_select"``). `sgrt.grammar.lark_` says what is read how.
-    """
-
-    grammar: str
-
-
-@dataclass(frozen=True)
-class Ebnf:
-    """The whole text is written by an EBNF grammar, a plain context-free one.
-
-    Args:
-        grammar: EBNF text; text begins with the rule ``root``. `sgrt.grammar.ebnf` says what is
-            read.
-        dialect: "gbnf", that of llama.cpp.
-    """
-
-    grammar: str
-    dialect: Literal["gbnf"] = "gbnf"
-
-
-@dataclass(frozen=True)
-class Substring:
-    """The text is a contiguous, non-empty part of another: a quotation.
-
-    Args:
-        text: what is quoted from.
-        by: "characters" takes any part; "words" takes parts that begin and end at the edge of a
-            word (letters, digits and ``_`` stay together).
-    """
-
-    text: str
-    by: Literal["characters", "words"] = "characters"
-
-
-@dataclass(frozen=True)
-class SequenceOf:
-    """One after the other, nothing between.
-
-    Args:
-        parts: constraints, and strings that stand for themselves.
-    """
-
-    parts: tuple[Constraint | str, ...]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "parts", tuple(self.parts))
-
-
-@dataclass(frozen=True)
-class OneOf:
-    """One of these constraints, or of these strings."""
-
-    options: tuple[Constraint | str, ...]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "options", tuple(self.options))
-
-
-@dataclass(frozen=True)
-class RepeatOf:
-    """The same constraint several times.
-
-    Args:
-        at_least: how often, 0 or more.
-        at_most: None for no limit.
-        separator: stands between two of them.
-    """
-
-    part: Constraint | str
-    at_least: int = 0
-    at_most: int | None = None
-    separator: str = ""
-
-
-Constraint = (
-    JsonSchema | Regex | Choices | Lark | Ebnf | Substring | SequenceOf | OneOf | RepeatOf
-)
-"""What a text can be held to. A composition is exact as a whole (the parts of ``SequenceOf``
-divide the text in any way that fits); one that the engine would read otherwise is refused."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ ROOMS: dict[str, set[str]] = {
     "sgrt": {"sgrt.lang", "sgrt.backends", "sgrt.backends.local", "sgrt.core", "sgrt.config"}
     | {"sgrt.errors"},
     "sgrt.errors": set(),
-    "sgrt.core": {"sgrt.errors"},
+    "sgrt.constraints": {"sgrt.errors"},
+    "sgrt.core": {"sgrt.constraints", "sgrt.errors"},
     "sgrt.config": {"sgrt.errors"},
     "sgrt.lang": {"sgrt.core", "sgrt.errors"},
     "sgrt.grammar": {"sgrt.core", "sgrt.errors"},

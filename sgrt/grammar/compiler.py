@@ -20,10 +20,11 @@ from sgrt.core import (
     Regex,
     RepeatOf,
     SequenceOf,
+    StructuralTag,
     Substring,
 )
 from sgrt.errors import ConstraintError
-from sgrt.grammar import compose, ebnf, json_schema, lark_, regex
+from sgrt.grammar import compose, ebnf, json_schema, lark_, regex, structural
 from sgrt.grammar.audit import audit_choices
 from sgrt.grammar.engines import llguidance_
 from sgrt.grammar.engines.llguidance_ import LLGrammar
@@ -194,6 +195,8 @@ def build(constraint: Constraint, vocabulary: Vocabulary) -> Grammar:
         return LLGrammar(vocabulary, lark_.rules_of(constraint.grammar).source())
     if isinstance(constraint, Ebnf):
         return LLGrammar(vocabulary, ebnf.rules_of(constraint).source())
+    if isinstance(constraint, StructuralTag):
+        return LLGrammar(vocabulary, structural.rules_of(constraint).source())
     if isinstance(constraint, (SequenceOf, OneOf, RepeatOf, Substring)):
         return LLGrammar(vocabulary, compose.source(constraint))
     raise ConstraintError(f"{type(constraint).__name__} is not a constraint")

@@ -67,7 +67,7 @@ def source(constraint: SequenceOf | OneOf | RepeatOf | Substring) -> str:
             text satisfies it; and whatever its parts are refused for.
         GrammarBudgetExceeded: larger than `sgrt.grammar.limits` allow.
     """
-    composer = _Composer()
+    composer = Composer()
     node = prune(composer.node(constraint), lambda name: True)
     if node == NOTHING:
         raise ConstraintError("no text satisfies this constraint")
@@ -96,7 +96,7 @@ def _rules(node: Node) -> RuleSet:
 def _joined(node: Node) -> Node:
     """A plain sequence with all that stands between two schemas or quotations as one terminal.
 
-    It is read as written: `_Composer.check` found that no text which may end there can go on
+    It is read as written: `Composer.check` found that no text which may end there can go on
     with what comes next. Anywhere else greed could take too much, so characters stay single.
     """
     if not isinstance(node, Seq) or not all(_is_whole(part) for part in node.parts):
@@ -125,7 +125,7 @@ def _written_size(node: Node) -> int:
     return RuleSet({"start": node}).size()
 
 
-class _Composer:
+class Composer:
     """Builds nodes of constraints.
 
     Attributes:

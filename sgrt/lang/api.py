@@ -35,6 +35,9 @@ def gen(
     json_schema: Mapping[str, Any] | str | type[Any] | None = None,
     choices: Sequence[str] | None = None,
     grammar: str | Constraint | None = None,
+    ebnf: str | None = None,
+    substring_of: str | None = None,
+    structural_tag: Mapping[str, Any] | None = None,
     output: type[Any] | None = None,
     n: int = 1,
 ) -> Gen:
@@ -51,12 +54,17 @@ def gen(
         choices: the text is one of these, drawn token by token (`select` compares whole options).
         grammar: the text is written by this grammar: Lark text, the name of a grammar shipped with
             sgrt ("sql_select", "iso_date", ...), or any constraint of `sgrt.core`.
+        ebnf: the text is written by this grammar in llama.cpp's GBNF.
+        substring_of: the text is a part of this one, at least a character: a quotation.
+        structural_tag: free text in which triggers begin structures with a JSON body, as servers
+            take it (`core.StructuralTag.from_dict`).
         output: pydantic model; the value is a validated object. Undeclared keys are not
             written unless the model allows them.
         n: draw this many; the value is a list, and the text goes on with the first.
 
     Raises:
-        RequestError: more than one of regex, json_schema, choices, grammar, output.
+        RequestError: more than one of regex, json_schema, choices, grammar, ebnf, substring_of,
+            structural_tag, output.
         ConstraintError: choices or schema that nothing satisfies or that cannot be read.
         InvalidSamplingParams: n below 1. Other values are checked where the gen is appended.
     """
@@ -89,6 +97,9 @@ def gen(
             json_schema_=json_schema,
             choices_=choices,
             grammar=grammar,
+            ebnf=ebnf,
+            substring_of=substring_of,
+            structural_tag=structural_tag,
             output=output,
         ),
         output=output,

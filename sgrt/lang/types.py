@@ -9,7 +9,16 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sgrt.core import Choices, Constraint, JsonSchema, Lark, Regex
+from sgrt.core import (
+    Choices,
+    Constraint,
+    Ebnf,
+    JsonSchema,
+    Lark,
+    Regex,
+    StructuralTag,
+    Substring,
+)
 from sgrt.errors import ConstraintError, GrammarSyntaxError, RequestError, UnsupportedSchema
 
 _SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
@@ -112,7 +121,15 @@ def choices(values: object) -> Choices:
 
 
 def constraint_of(
-    *, regex: object, json_schema_: object, choices_: object, grammar: object, output: object
+    *,
+    regex: object = None,
+    json_schema_: object = None,
+    choices_: object = None,
+    grammar: object = None,
+    ebnf: object = None,
+    substring_of: object = None,
+    structural_tag: object = None,
+    output: object = None,
 ) -> Constraint | None:
     """The one constraint that was asked for, or None.
 
@@ -124,26 +141,35 @@ def constraint_of(
         "json_schema": json_schema_,
         "choices": choices_,
         "grammar": grammar,
+        "ebnf": ebnf,
+        "substring_of": substring_of,
+        "structural_tag": structural_tag,
         "output": output,
     }
     names = [name for name, value in given.items() if value is not None]
     if len(names) > 1:
         raise RequestError(f"gen takes one constraint, not {' and '.join(names)}")
     if regex is not None:
-        return _regex(regex)
+        return Regex(_text("regex", regex))
     if json_schema_ is not None:
         return json_schema(json_schema_)
     if choices_ is not None:
         return choices(choices_)
     if grammar is not None:
         return _grammar(grammar)
+    if ebnf is not None:
+        return Ebnf(_text("ebnf", ebnf))
+    if substring_of is not None:
+        return Substring(_text("substring_of", substring_of))
+    if structural_tag is not None:
+        return StructuralTag.from_dict(structural_tag)
     return None if output is None else _output(output)
 
 
-def _regex(pattern: object) -> Regex:
-    if not isinstance(pattern, str):
-        raise TypeError(f"regex must be a string, not {pattern!r:.80}")
-    return Regex(pattern)
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, not {value!r:.80}")
+    return value
 
 
 def _grammar(grammar: object) -> Constraint:

@@ -1,12 +1,14 @@
-"""`gen(grammar=…)`: what it becomes, what it refuses."""
+"""`gen(grammar=…, ebnf=…, substring_of=…, structural_tag=…)`: what they become, what they refuse."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
 import sgrt
-from sgrt.core import Constraint, Lark, Regex
-from sgrt.errors import RequestError
+from sgrt.core import Constraint, Ebnf, JsonSchema, Lark, Regex, StructuralTag, Structure, Substring
+from sgrt.errors import ConstraintError, RequestError
 
 
 @pytest.mark.parametrize(
@@ -31,3 +33,60 @@ def test_gen_grammar_beside_another_constraint_is_refused_with_both_names() -> N
 def test_gen_grammar_of_another_type_is_refused() -> None:
     with pytest.raises(TypeError, match="grammar must be Lark text"):
         sgrt.gen("x", grammar=3)  # type: ignore[arg-type]
+
+
+TAG = {
+    "type": "structural_tag",
+    "structures": [{"begin": "<f=a>", "schema": {"type": "object"}, "end": "</f>"}],
+    "triggers": ["<f"],
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "constraint"),
+    [
+        ({"ebnf": 'root ::= "a"'}, Ebnf('root ::= "a"')),
+        ({"substring_of": "to be"}, Substring("to be")),
+        (
+            {"structural_tag": TAG},
+            StructuralTag((Structure("<f=a>", JsonSchema('{"type": "object"}'), "</f>"),), ("<f",)),
+        ),
+    ],
+)
+def test_gen_argument_becomes_the_constraint(
+    arguments: dict[str, Any], constraint: Constraint
+) -> None:
+    assert sgrt.gen("x", **arguments).constraint == constraint
+    with pytest.raises(RequestError, match=f"regex and {next(iter(arguments))}"):
+        sgrt.gen("x", regex="a", **arguments)
+
+
+@pytest.mark.parametrize("name", ["ebnf", "substring_of", "regex"])
+def test_gen_argument_that_is_no_text_is_refused(name: str) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be a string"):
+        sgrt.gen("x", **{name: 3})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"triggers": None}, "'triggers' cannot be None"),
+        ({"format": {}}, "has no key 'format'"),
+        ({"type": "json"}, "type='json'"),
+        ({"structures": [3]}, r"structures\[0\] must be an object"),
+        ({"structures": [{"begin": "<f", "schema": {}}]}, r"structures\[0\] lacks 'end'"),
+        (
+            {"structures": [{"begin": "<f", "schema": {"x": {1}}, "end": ""}]},
+            "schema is not JSON",
+        ),
+        ({"structures": [{"begin": 1, "schema": {}, "end": ""}]}, "'begin' cannot be 1"),
+    ],
+)
+def test_gen_structural_tag_of_another_form_is_refused(change: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ConstraintError, match=reason):
+        sgrt.gen("x", structural_tag={**TAG, **change})
+
+
+def test_gen_structural_tag_without_triggers_is_refused() -> None:
+    with pytest.raises(ConstraintError, match="lacks 'triggers'"):
+        sgrt.gen("x", structural_tag={"structures": []})

@@ -1,0 +1,207 @@
+"""What a text can be held to: constraints as plain, hashable values.
+
+Everyone takes them from `sgrt.core`.
+
+Architecture invariant: this module imports nothing of sgrt but `errors`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from sgrt.errors import ConstraintError
+
+
+@dataclass(frozen=True)
+class JsonSchema:
+    """Text is compact JSON that satisfies a schema (canonical JSON text, draft 2020-12)."""
+
+    schema: str
+
+
+@dataclass(frozen=True)
+class Regex:
+    """The whole text matches a pattern (anchored at both ends)."""
+
+    pattern: str
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The whole text is one of these strings."""
+
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Lark:
+    """The whole text is written by a grammar.
+
+    Args:
+        grammar: Lark text whose first rule is ``start``, or the name of a grammar that is
+            shipped with sgrt (``"sql_select"``). `sgrt.grammar.lark_` says what is read how.
+    """
+
+    grammar: str
+
+
+@dataclass(frozen=True)
+class Ebnf:
+    """The whole text is written by an EBNF grammar, a plain context-free one.
+
+    Args:
+        grammar: EBNF text; text begins with the rule ``root``. `sgrt.grammar.ebnf` says what is
+            read.
+        dialect: "gbnf", that of llama.cpp.
+    """
+
+    grammar: str
+    dialect: Literal["gbnf"] = "gbnf"
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One form that a `StructuralTag` knows.
+
+    Args:
+        begin: starts with one of the triggers.
+        schema: compact JSON of this schema follows.
+        end: follows the JSON; may be empty.
+    """
+
+    begin: str
+    schema: JsonSchema
+    end: str = ""
+
+
+@dataclass(frozen=True)
+class StructuralTag:
+    """Free text, in which each trigger begins one of the structures: tool calls inside of text.
+
+    Args:
+        structures: what may follow the triggers.
+        triggers: texts that free text never spells; each is where some structure begins.
+    """
+
+    structures: tuple[Structure, ...]
+    triggers: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "structures", tuple(self.structures))
+        object.__setattr__(self, "triggers", tuple(self.triggers))
+
+    @classmethod
+    def from_dict(cls, value: object) -> StructuralTag:
+        """The form that servers take: ``{"type": "structural_tag", "structures": [{"begin": …,
+        "schema": …, "end": …}, …], "triggers": […]}``.
+
+        Raises:
+            ConstraintError: a key is missing, unknown or of the wrong type.
+        """
+        _check_keys("structural_tag", value, {"structures": list, "triggers": list}, {"type": str})
+        assert isinstance(value, Mapping)
+        if value.get("type", "structural_tag") != "structural_tag":
+            raise ConstraintError(f"structural_tag: type={value['type']!r:.80} is another one")
+        structures = []
+        for i, item in enumerate(value["structures"]):
+            where = f"structural_tag: structures[{i}]"
+            _check_keys(where, item, {"begin": str, "schema": (Mapping, bool), "end": str}, {})
+            try:
+                schema = json.dumps(item["schema"], ensure_ascii=False, allow_nan=False)
+            except (TypeError, ValueError, RecursionError) as error:
+                raise ConstraintError(f"{where}: schema is not JSON: {error}") from error
+            structures.append(Structure(item["begin"], JsonSchema(schema), item["end"]))
+        return cls(tuple(structures), tuple(value["triggers"]))
+
+
+_Kind = type | tuple[type, ...]
+
+
+def _check_keys(
+    where: str, value: object, needed: Mapping[str, _Kind], optional: Mapping[str, _Kind]
+) -> None:
+    """Refuse what is not an object of exactly these keys."""
+    if not isinstance(value, Mapping):
+        raise ConstraintError(f"{where} must be an object, not {value!r:.80}")
+    for key, kind in {**needed, **optional}.items():
+        if key not in value and key in needed:
+            raise ConstraintError(f"{where} lacks {key!r}")
+        if key in value and not isinstance(value[key], kind):
+            raise ConstraintError(f"{where}: {key!r} cannot be {value[key]!r:.80}")
+    for key in value:
+        if key not in needed and key not in optional:
+            known = ", ".join([*needed, *optional])
+            raise ConstraintError(f"{where} has no key {key!r:.80}", hint=f"it has {known}")
+
+
+@dataclass(frozen=True)
+class Substring:
+    """The text is a contiguous, non-empty part of another: a quotation.
+
+    Args:
+        text: what is quoted from.
+        by: "characters" takes any part; "words" takes parts that begin and end at the edge of a
+            word (letters, digits and ``_`` stay together).
+    """
+
+    text: str
+    by: Literal["characters", "words"] = "characters"
+
+
+@dataclass(frozen=True)
+class SequenceOf:
+    """One after the other, nothing between.
+
+    Args:
+        parts: constraints, and strings that stand for themselves.
+    """
+
+    parts: tuple[Constraint | str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", tuple(self.parts))
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of these constraints, or of these strings."""
+
+    options: tuple[Constraint | str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", tuple(self.options))
+
+
+@dataclass(frozen=True)
+class RepeatOf:
+    """The same constraint several times.
+
+    Args:
+        at_least: how often, 0 or more.
+        at_most: None for no limit.
+        separator: stands between two of them.
+    """
+
+    part: Constraint | str
+    at_least: int = 0
+    at_most: int | None = None
+    separator: str = ""
+
+
+Constraint = (
+    JsonSchema
+    | Regex
+    | Choices
+    | Lark
+    | Ebnf
+    | StructuralTag
+    | Substring
+    | SequenceOf
+    | OneOf
+    | RepeatOf
+)
+"""What a text can be held to. A composition is exact as a whole (the parts of ``SequenceOf``
+divide the text in any way that fits); one that the engine would read otherwise is refused."""
