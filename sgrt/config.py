@@ -87,6 +87,11 @@ class EngineConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise RequestError(f"{name}={value!r}: must be an integer >= {low}")
+        for name in ("prefix_cache", "forced_runs"):
+            if not isinstance(getattr(self, name), bool):
+                raise RequestError(f"{name}={getattr(self, name)!r}: must be True or False")
+        if self.model is not None and not isinstance(self.model, (str, os.PathLike)):
+            raise RequestError(f"model={self.model!r}: must be a name or a path")
         for name, allowed in _ONE_OF.items():
             if getattr(self, name) not in allowed:
                 raise RequestError(
@@ -128,7 +133,9 @@ def available_cpus() -> int:
     """CPUs that this process may use, or what SGRT_NUM_THREADS says."""
     explicit = env("SGRT_NUM_THREADS")
     if explicit:
-        return max(1, int(explicit))
+        if not explicit.isdecimal() or int(explicit) < 1:
+            raise RequestError(f"SGRT_NUM_THREADS={explicit!r}: must be an integer >= 1")
+        return int(explicit)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

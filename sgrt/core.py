@@ -103,6 +103,9 @@ class SamplingParams:
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
+        for name in ("stop", "stop_token_ids"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, rule, holds in _RULES:
             value = getattr(self, name)
             if not holds(value):
@@ -134,10 +137,18 @@ _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("max_tokens", "must be an integer >= 0", lambda v: _is_int(v) and v >= 0),
     ("min_tokens", "must be an integer >= 0", lambda v: _is_int(v) and v >= 0),
     ("temperature", "must be a number in 0..100", lambda v: _is_real(v) and 0 <= v <= 100),
-    ("top_k", "must be an integer >= 1, or 0 or -1 for no limit", lambda v: _is_int(v) and v >= -1),
-    ("top_p", "must be a number in (0, 1]", lambda v: _is_real(v) and 0 < v <= 1),
+    (
+        "top_k",
+        "must be an integer in 1..2**31-1, or 0 or -1 for no limit",
+        lambda v: _is_int(v) and -1 <= v < 1 << 31,
+    ),
+    ("top_p", "must be a number in 1e-9..1", lambda v: _is_real(v) and 1e-9 <= v <= 1),
     ("min_p", "must be a number in [0, 1]", lambda v: _is_real(v) and 0 <= v <= 1),
-    ("repetition_penalty", "must be a number in (0, 10]", lambda v: _is_real(v) and 0 < v <= 10),
+    (
+        "repetition_penalty",
+        "must be a number in 0.01..10",
+        lambda v: _is_real(v) and 0.01 <= v <= 10,
+    ),
     ("presence_penalty", "must be a number in -2..2", lambda v: _is_real(v) and -2 <= v <= 2),
     ("frequency_penalty", "must be a number in -2..2", lambda v: _is_real(v) and -2 <= v <= 2),
     (
@@ -200,6 +211,11 @@ class Generate:
     params: SamplingParams = field(default_factory=SamplingParams)
     constraint: Constraint | None = None
     deadline_s: float | None = None
+
+    def __post_init__(self) -> None:
+        deadline = self.deadline_s
+        if deadline is not None and not (_is_real(deadline) and deadline > 0):
+            raise InvalidSamplingParams("deadline_s", deadline, "must be a number of seconds > 0")
 
 
 Segment = Sequence[Text | Generate]
@@ -266,7 +282,8 @@ class GenerateResult:
         text: without the stop string.
         token_ids: tokens that were kept in the session.
         stop_match: the stop string or token id that ended it; None for the rest.
-        logprobs: of the tokens that were kept, where asked for.
+        logprobs: of the tokens that were kept, where asked for. Where a stop string ends inside
+            a token, the text before it is tokenized anew, and those tokens have none.
         is_complete: whether the text satisfies its constraint; false only where max_tokens, the
             context or a stop string cut it.
     """
@@ -448,7 +465,7 @@ def _call_back(callbacks: Sequence[Callable[[], None]]) -> None:
     for callback in callbacks:
         try:
             callback()
-        except Exception:
+        except BaseException:
             log.exception("a callback of a handle failed")
 
 

@@ -7,18 +7,19 @@ import logging
 import random
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from collections.abc import Sequence as Seq
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any, TypeVar
 
 from sgrt import core
+from sgrt.backends.prompt import Prompt, append_prompt, check_names
+from sgrt.backends.prompt import token_ids as checked_ids
 from sgrt.config import EngineConfig
 from sgrt.core import (
     Constraint,
     GenerateResult,
     Generation,
     Handle,
-    Message,
     SamplingParams,
     ScoreResult,
     Scoring,
@@ -36,8 +37,6 @@ from sgrt.runtime.tasks import GenerateTask
 
 log = logging.getLogger("sgrt.engine")
 T = TypeVar("T")
-Prompt = str | Seq[int] | Seq[Message] | Seq[Mapping[str, str]]
-"""Plain text, token ids, or a conversation for the model's chat template."""
 
 
 class Engine:
@@ -56,11 +55,8 @@ class Engine:
     """
 
     def __init__(self, model: str | None = None, **options: Any) -> None:
-        try:
-            config = EngineConfig(model=model, **options)
-        except TypeError as error:
-            raise RequestError(f"unknown engine option: {error}") from error
-        self._set_up(load_parts(config))
+        check_names("an engine option", options, [f.name for f in fields(EngineConfig)])
+        self._set_up(load_parts(EngineConfig(model=model, **options)))
 
     @classmethod
     def from_parts(cls, parts: Parts) -> Engine:
@@ -92,6 +88,10 @@ class Engine:
 
     def open(self, *, seed: int | None = None, priority: int = 0) -> Session:
         """A new session; see `core.Backend.open`."""
+        if not isinstance(priority, int):
+            raise RequestError(f"priority={priority!r}: must be an integer")
+        if seed is not None:
+            SamplingParams(seed=seed)  # checks it
         chosen = self._seeds.getrandbits(64) if seed is None else seed
         return Session(self, self._loop.new_live(priority=priority), chosen)
 
@@ -159,7 +159,11 @@ class Engine:
             SgrtError: the request is refused, or failed.
         """
         handles = self._start(prompt, n, constraint, deadline_s, sampling)
-        results = [handle.result() for handle in handles]
+        try:
+            results = [handle.result() for handle in handles]
+        finally:
+            for handle in handles:
+                handle.cancel()  # what an interrupt or the failure of another left running
         return results if n > 1 else results[0]
 
     async def agenerate(
@@ -190,14 +194,7 @@ class Engine:
     ) -> Iterator[TokenEvent]:
         """Continue a prompt and yield tokens as they come; leaving the loop cancels the work."""
         (handle,) = self._start(prompt, 1, constraint, deadline_s, sampling)
-        return self._events(handle)
-
-    @staticmethod
-    def _events(handle: Generation) -> Iterator[TokenEvent]:
-        try:
-            yield from handle.events()
-        finally:
-            handle.cancel()
+        return _Stream(handle)
 
     async def astream(
         self,
@@ -225,31 +222,37 @@ class Engine:
     ) -> list[Generation]:
         if not isinstance(n, int) or n < 1:
             raise RequestError(f"n={n!r}: must be an integer >= 1")
-        try:
-            params = SamplingParams(**sampling)
-        except TypeError as error:
-            raise RequestError(f"unknown sampling parameter: {error}") from error
+        check_names("a sampling parameter", sampling, [f.name for f in fields(SamplingParams)])
+        params = SamplingParams(**sampling)
         request = core.Generate(params=params, constraint=constraint, deadline_s=deadline_s)
         session = self.open(seed=params.seed)
-        self._append_prompt(session, prompt)
-        sessions: Seq[core.Session] = [session] if n == 1 else session.fork(n)
-        if n > 1:  # the same seed for all would draw n times the same text
-            open_seed = core.Generate(
-                params=replace(params, seed=None), constraint=constraint, deadline_s=deadline_s
-            )
-            request = open_seed
-        return [s.generate([request])[0] for s in sessions]
+        append_prompt(session, prompt, self.chat_template, self.name)
+        if n == 1:
+            return list(session.generate([request]))
+        # the same seed for all would draw n times the same text: each fork derives its own
+        request = replace(request, params=replace(params, seed=None))
+        return [child.generate([request])[0] for child in session.fork(n)]
 
-    def _append_prompt(self, session: Session, prompt: Prompt) -> None:
-        if isinstance(prompt, str):
-            session.extend(Text(prompt))
-        elif all(isinstance(item, int) for item in prompt):
-            session.extend_ids(prompt)  # type: ignore[arg-type]
-        else:
-            if self.chat_template is None:
-                raise RequestError(f"model {self.name!r} has no chat template")
-            messages = [m if isinstance(m, Message) else Message(**m) for m in prompt]  # type: ignore[arg-type]
-            session.extend(*self.chat_template.render(messages, add_generation_prompt=True))
+
+class _Stream:
+    """The events of a generation; the work ends with the iterator, begun or not."""
+
+    def __init__(self, handle: Generation) -> None:
+        self._handle = handle
+        self._events = handle.events()
+
+    def __iter__(self) -> Iterator[TokenEvent]:
+        return self
+
+    def __next__(self) -> TokenEvent:
+        return next(self._events)
+
+    def close(self) -> None:
+        """Cancel what is left."""
+        self._handle.cancel()
+
+    def __del__(self) -> None:
+        self.close()
 
 
 class Session:
@@ -280,24 +283,27 @@ class Session:
     # -- core.Session
 
     def extend(self, *parts: Text) -> None:
+        for part in parts:
+            if not (isinstance(part, Text) and isinstance(part.text, str)):
+                raise RequestError(f"{part!r} is not a core.Text with text in it")
         self._pending += parts
 
     def extend_ids(self, token_ids: Seq[int]) -> None:
+        ids = checked_ids(token_ids)
         size = self._parts.tokenizer.vocab_size
-        bad = [i for i in token_ids if not 0 <= i < size]
+        bad = [i for i in ids if not 0 <= i < size]
         if bad:
             raise RequestError(f"token {bad[0]} does not exist: the vocabulary has {size}")
-        flushed = self._flush_or_fail(bos=False)
-        self._queue(*flushed, operations.Extend(list(token_ids)))
+        self._queue(*self._flush_or_fail(bos=False), operations.Extend(ids))
         self._is_new = False
-        self._after_id = token_ids[-1] if token_ids else self._after_id
+        self._after_id = ids[-1] if ids else self._after_id
 
     def generate(self, segment: Segment) -> tuple[Generation, ...]:
         queued: list[Any] = []
         handles: list[Generation] = []
         for item in segment:
-            if isinstance(item, Text):
-                self._pending.append(item)
+            if not isinstance(item, core.Generate):
+                self.extend(item)
                 continue
             handle = self._handle()
             handles.append(handle)
@@ -329,7 +335,7 @@ class Session:
     def score(self, options: Seq[str]) -> Scoring:
         handle: Scoring = self._handle()
         with _Failing(self, handle):
-            if not options or not all(options):
+            if not options or not all(isinstance(o, str) and o for o in options):
                 raise RequestError(f"options must be non-empty strings, got {list(options)!r}")
             flushed = self._flush()
             encoded = [

@@ -115,19 +115,23 @@ def _decide(config: EngineConfig, model: LoadedModel) -> EngineConfig:
 def _num_pages(config: EngineConfig, model: LoadedModel) -> int:
     """Pages for ``kv_tokens``, or for a share of the free memory where that is 0."""
     page_bytes = ops.PagedKV.page_bytes(model.spec, config.page_size, kv_dtype(config.precision))
-    if config.kv_tokens:
-        num_pages = -(-config.kv_tokens // config.page_size)
-    else:
-        num_pages = _memory_budget(config.device) // page_bytes
-    if num_pages < 2:
-        raise EngineError(f"no memory for two KV pages of {page_bytes} bytes")
+    budget, total = _memory(config.device)
+    wanted = -(-config.kv_tokens // config.page_size) if config.kv_tokens else budget // page_bytes
+    num_pages = max(2, wanted)
+    if num_pages * page_bytes > total:
+        raise EngineError(
+            f"kv_tokens={config.kv_tokens}, page_size={config.page_size}: {num_pages} KV pages of "
+            f"{page_bytes} bytes do not fit into {total} bytes of memory"
+        )
     return num_pages
 
 
-def _memory_budget(device: str) -> int:
-    """Bytes: most of what a GPU has free, a quarter of main memory up to 4 GiB."""
+def _memory(device: str) -> tuple[int, int]:
+    """Bytes to use by default (most of a GPU's free memory; of main memory a quarter of it, up
+    to 4 GiB), and bytes there are."""
     if device == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return int(free * 0.8)
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min(4 * GIB, free // 4)
+        return int(free * 0.8), free
+    page = os.sysconf("SC_PAGE_SIZE")
+    free, total = (os.sysconf(name) * page for name in ("SC_AVPHYS_PAGES", "SC_PHYS_PAGES"))
+    return min(4 * GIB, free // 4), total

@@ -6,11 +6,14 @@ to do, and answers through handles. A failing operation fails its own sequence a
 
 from __future__ import annotations
 
+import atexit
 import heapq
 import itertools
 import logging
+import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
@@ -95,8 +98,10 @@ class Engine:
         self._tie = itertools.count()
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._closing = False
+        self._why_closed = "the engine is closed"
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sgrt-engine", daemon=True)
+        _ENGINES.add(self)
         self._thread.start()
 
     # ------------------------------------------------------------ from other threads
@@ -108,7 +113,7 @@ class Engine:
             EngineClosed: the engine is closed.
         """
         if self._closing:
-            raise EngineClosed
+            raise EngineClosed(self._why_closed)
         self._inbox.put(action)
         if self._closed.is_set():  # it closed in between: nobody would run the action
             self._fail_all(EngineClosed())
@@ -121,9 +126,13 @@ class Engine:
         """Queue operations of one session, in order."""
 
         def action() -> None:
-            for operation in operations:
-                self._enqueue(live, operation)
-            self._advance(live)
+            try:
+                for operation in operations:
+                    self._enqueue(live, operation)
+                self._advance(live)
+            except Exception as error:
+                log.exception("an operation broke")
+                self.fail(live, _wrap(error))
 
         self.post(action)
 
@@ -146,7 +155,7 @@ class Engine:
     def close(self) -> None:
         """`stop`, and wait for the loop to end."""
         self.stop()
-        if threading.current_thread() is not self._thread:
+        if threading.current_thread() is not self._thread and self._thread.is_alive():
             self._thread.join()
 
     # ------------------------------------------------------------ the loop
@@ -156,7 +165,7 @@ class Engine:
             while not self._closing:
                 self._drain_inbox()
                 if self.scheduler.has_work:
-                    self._step()
+                    self._try_step()
         except BaseException as error:  # a broken loop must not leave readers waiting
             log.exception("the engine loop died")
             self._closing = True
@@ -180,6 +189,15 @@ class Engine:
                 self.stats.idle_s += time.perf_counter() - start
             action()
 
+    def _try_step(self) -> None:
+        """A step; what breaks one outside the model ends the sequences that were in it."""
+        try:
+            self._step()
+        except Exception as error:
+            log.exception("a step broke")
+            for seq in (*self.scheduler.running, *self.scheduler.waiting):
+                self._fail_computing(seq, error)
+
     def _step(self) -> None:
         with self.stats.timed("schedule_s"):
             self._expire_deadlines()
@@ -201,16 +219,16 @@ class Engine:
     def _compute(self, works: Seq[Work], rows: Seq[Row]) -> list[Token | Exception]:
         """The forward pass, with the masks filled beside it, then the draws."""
         batch = Batch.build(works, self.kv.page_size)
-        masks = self._sampler.start_masks(rows)
+        wait_for_masks = self._sampler.start_masks(rows)
         try:
             with self.stats.timed("forward_s"):
                 hidden = self.runner.forward(batch)
         finally:
             with self.stats.timed("mask_wait_s"):
-                masks.wait()
+                masks = wait_for_masks()
         with self.stats.timed("sample_s"):
             drawn, head_rows = self._sampler.draw(hidden, rows, masks)
-        self.stats.count_step(batch, masks.seconds, head_rows)
+        self.stats.count_step(batch, self._sampler.mask_s, head_rows)
         return drawn
 
     def _settle(self, works: Seq[Work], rows: Seq[Row], drawn: Seq[Token | Exception]) -> None:
@@ -425,6 +443,27 @@ class Engine:
             _, _, live, task = heapq.heappop(self._deadlines)
             if not task.handle.done():
                 self.fail(live, DeadlineExceeded(task.deadline_s or 0.0))
+
+
+_ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+@atexit.register  # after torch's own hooks, so that it runs before them
+def _close_engines() -> None:
+    """End all loops before the interpreter takes the libraries from under them."""
+    for engine in list(_ENGINES):
+        engine.close()
+
+
+def _abandon_engines() -> None:
+    """In a forked child no loop runs: refuse instead of waiting for one."""
+    for engine in list(_ENGINES):
+        engine._closing = True
+        engine._why_closed = "the engine belongs to the process that this one was forked from"
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_engines)
 
 
 def _wrap(error: Exception) -> EngineError:

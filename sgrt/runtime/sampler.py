@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -48,87 +50,124 @@ class Token:
     top: tuple[tuple[int, float], ...]
 
 
-class Masks:
-    """The masks of one step, being filled."""
+Filled = list[RowMask | Exception]
+"""Per row its mask, or why it has none."""
 
-    def __init__(self, future: Future[list[RowMask | SgrtError]] | None, num_rows: int) -> None:
-        self._future = future
-        self._num_rows = num_rows
+
+class MaskFiller:
+    """A thread that fills the masks of a step while the loop is in the forward pass."""
+
+    def __init__(self, vocab_size: int) -> None:
         self.seconds = 0.0
+        """Time spent filling, in all."""
+        self._vocab_size = vocab_size
+        self._orders: SimpleQueue[Seq[Row] | None] = SimpleQueue()
+        self._results: SimpleQueue[Filled] = SimpleQueue()
+        threading.Thread(target=self._run, name="sgrt-masks", daemon=True).start()
 
-    def wait(self) -> list[RowMask | SgrtError]:
-        """One entry per row: its mask, or why it has none."""
-        return [None] * self._num_rows if self._future is None else self._future.result()
+    def order(self, rows: Seq[Row]) -> None:
+        """Begin to fill; `take` must follow."""
+        self._orders.put(rows)
+
+    def take(self) -> Filled:
+        """Wait for what was ordered."""
+        return self._results.get()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._orders.put(None)
+
+    def _run(self) -> None:
+        while (rows := self._orders.get()) is not None:
+            start = time.perf_counter()
+            self._results.put(self._fill(rows))
+            self.seconds += time.perf_counter() - start
+
+    def _fill(self, rows: Seq[Row]) -> Filled:
+        matchers = [row.matcher for row in rows if row.matcher is not None]
+        try:
+            filled = iter(fill_rows(matchers, self._vocab_size))
+        except Exception as error:
+            if len(rows) == 1:
+                return [error]
+            return [mask for row in rows for mask in self._fill([row])]
+        return [
+            None if row.matcher is None else _with_end(next(filled), row.end_ids) for row in rows
+        ]
 
 
 class Sampler:
     """Draws the tokens of a step.
 
-    Masks are filled on one thread beside the forward pass; both release the GIL. Every draw
-    depends on its own row only, so a row that cannot be drawn does not disturb the others.
+    Every draw depends on its own row only, so a row that cannot be drawn does not disturb the
+    others.
     """
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._filler = ThreadPoolExecutor(1, thread_name_prefix="sgrt-masks")
+        self._filler = MaskFiller(runner.vocab_size)
 
-    def start_masks(self, rows: Seq[Row]) -> Masks:
-        """Begin to fill the masks of these rows."""
+    @property
+    def mask_s(self) -> float:
+        """Seconds spent filling masks."""
+        return self._filler.seconds
+
+    def start_masks(self, rows: Seq[Row]) -> Callable[[], Filled]:
+        """Begin to fill the masks of these rows.
+
+        Returns:
+            Waits for them; must be called once.
+        """
         if all(row.matcher is None for row in rows):
-            return Masks(None, len(rows))
-        masks = Masks(None, len(rows))
-
-        def fill() -> list[RowMask | SgrtError]:
-            start = time.perf_counter()
-            try:
-                return self._fill(rows)
-            finally:
-                masks.seconds = time.perf_counter() - start
-
-        masks._future = self._filler.submit(fill)
-        return masks
-
-    def _fill(self, rows: Seq[Row]) -> list[RowMask | SgrtError]:
-        matchers = [row.matcher for row in rows if row.matcher is not None]
-        filled = iter(fill_rows(matchers, self._runner.vocab_size))
-        return [
-            None if row.matcher is None else _with_end(next(filled), row.end_ids) for row in rows
-        ]
+            return lambda: [None] * len(rows)
+        self._filler.order(rows)
+        return self._filler.take
 
     def draw(
-        self, hidden: Any, rows: Seq[Row], masks: Masks
+        self, hidden: Any, rows: Seq[Row], allowed: Filled
     ) -> tuple[list[Token | Exception], int]:
         """Draw one token per row.
 
         Args:
             hidden: what the runner's forward returned, one per row.
+            allowed: the masks, or why there is none.
 
         Returns:
             Per row the token, or why there is none; and the head rows computed.
         """
-        allowed = masks.wait()
-        tokens: list[Token | Exception] = [EngineError("not drawn")] * len(rows)
-        open_rows = []
-        for i, mask in enumerate(allowed):
-            if isinstance(mask, SgrtError):
-                tokens[i] = mask
-            else:
-                open_rows.append(i)
-        head_rows = 0
-        while open_rows:
-            try:
-                drawn = self._draw(hidden, rows, allowed, open_rows)
-            except ops.RowError as error:
-                bad = [open_rows[r] for r in error.rows]
-                for i in bad:
-                    tokens[i] = EngineError(f"cannot draw a token: {error.reason}")
-                open_rows = [i for i in open_rows if i not in bad]
-                continue
-            head_rows = drawn.rows_computed
-            for r, i in enumerate(open_rows):
-                tokens[i] = _token(drawn, r, rows[i].sampling.num_top)
-            break
-        return tokens, head_rows
+        tokens: list[Token | Exception] = [
+            mask if isinstance(mask, Exception) else _NOT_DRAWN for mask in allowed
+        ]
+        open_rows = [i for i, token in enumerate(tokens) if token is _NOT_DRAWN]
+        return tokens, self._draw_into(tokens, hidden, rows, allowed, open_rows)
+
+    def _draw_into(
+        self,
+        tokens: list[Token | Exception],
+        hidden: Any,
+        rows: Seq[Row],
+        allowed: Filled,
+        open_rows: list[int],
+    ) -> int:
+        """Draw some of the rows; where that fails, all but those at fault again."""
+        if not open_rows:
+            return 0
+        try:
+            drawn = self._draw(hidden, rows, allowed, open_rows)
+        except ops.RowError as error:
+            bad = {open_rows[r] for r in error.rows}
+            for i in bad:
+                tokens[i] = EngineError(f"cannot draw a token: {error.reason}")
+            rest = [i for i in open_rows if i not in bad]
+            return self._draw_into(tokens, hidden, rows, allowed, rest)
+        except Exception as error:
+            if len(open_rows) == 1:
+                tokens[open_rows[0]] = error
+                return 0
+            return sum(self._draw_into(tokens, hidden, rows, allowed, [i]) for i in open_rows)
+        for r, i in enumerate(open_rows):
+            tokens[i] = _token(drawn, r, rows[i].sampling.num_top)
+        return drawn.rows_computed
 
     def _draw(
         self, hidden: Any, rows: Seq[Row], allowed: Seq[Any], open_rows: list[int]
@@ -141,7 +180,10 @@ class Sampler:
 
     def close(self) -> None:
         """Stop the filling thread."""
-        self._filler.shutdown()
+        self._filler.close()
+
+
+_NOT_DRAWN = EngineError("not drawn")
 
 
 def _with_end(mask: Any, end_ids: frozenset[int]) -> RowMask | SgrtError:

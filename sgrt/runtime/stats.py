@@ -52,10 +52,10 @@ class Stats:
             setattr(self, name, getattr(self, name) + time.perf_counter() - start)
 
     def count_step(self, batch: Batch, mask_s: float, head_rows: int) -> None:
-        """Count one forward pass."""
+        """Count one forward pass; ``mask_s`` is the filler's total."""
         self.steps += 1
         self.computed += len(batch.token_ids)
-        self.mask_s += mask_s
+        self.mask_s = mask_s
         self.head_rows += head_rows
 
     def count(self, usage: Usage) -> None:

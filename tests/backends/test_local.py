@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
+import os
+import select
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sgrt.backends.local import Engine
 from sgrt.core import Backend, Generate, Message, Regex, SamplingParams, Session, Text
-from sgrt.errors import Cancelled, InvalidSamplingParams, RequestError
+from sgrt.errors import Cancelled, EngineError, InvalidSamplingParams, RequestError
 from tests.runtime.integer_model import EOS, hash_tokens, integer_parts, logits_of, oracle
 
 
@@ -285,3 +291,148 @@ def test_engine_that_nobody_holds_any_more_ends_its_thread() -> None:
     gc.collect()
     thread.join(10)
     assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        b"abc",
+        None,
+        5,
+        [1.5],
+        [True],
+        ["hi"],
+        [{"role": "user"}],
+        [{"role": "user", "content": 3}],
+        [{"role": "user", "content": "x", "name": "y"}],
+        {"role": "user", "content": "x"},
+    ],
+)
+def test_prompt_that_is_no_prompt_is_refused(engine: Engine, prompt: object) -> None:
+    with pytest.raises(RequestError):
+        engine.generate(prompt, max_tokens=1)  # type: ignore[arg-type]
+
+
+def test_token_ids_may_come_as_an_array(engine: Engine) -> None:
+    expected = engine.generate([97, 98, 99], max_tokens=3, temperature=0).token_ids
+    for ids in (np.array([97, 98, 99]), (np.int64(97), np.int64(98), np.int64(99))):
+        assert engine.generate(ids, max_tokens=3, temperature=0).token_ids == expected
+
+
+@pytest.mark.parametrize("options", [{"priority": "x"}, {"seed": "x"}, {"seed": -1}])
+def test_open_with_a_bad_option_is_refused_and_the_engine_lives(
+    engine: Engine, options: dict
+) -> None:
+    with pytest.raises(RequestError):
+        engine.open(**options)
+    assert engine.generate("abc", max_tokens=1, temperature=0).token_ids
+
+
+@pytest.mark.parametrize("deadline_s", [float("nan"), float("inf"), 0, -1, "1"])
+def test_deadline_that_is_no_time_is_refused(engine: Engine, deadline_s: object) -> None:
+    with pytest.raises(InvalidSamplingParams, match="deadline_s"):
+        engine.generate("abc", deadline_s=deadline_s)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"top_p": 1e-9},
+        {"top_k": 2**31 - 1},
+        {"repetition_penalty": 0.01},
+        {"min_p": 1e-300},
+        {"temperature": 5e-324},
+        {"temperature": 100},
+        {"repetition_penalty": 10},
+    ],
+)
+def test_extreme_but_allowed_values_work(engine: Engine, options: dict) -> None:
+    result = engine.generate("abc", max_tokens=3, **{"temperature": 1.0, "seed": 1} | options)
+    assert len(result.token_ids) <= 3
+
+
+@pytest.mark.parametrize(
+    "options", [{"top_p": 1e-300}, {"top_k": 10**30}, {"repetition_penalty": 1e-300}]
+)
+def test_values_that_the_kernels_cannot_take_are_refused(engine: Engine, options: dict) -> None:
+    with pytest.raises(InvalidSamplingParams):
+        engine.generate("abc", max_tokens=3, **options)
+
+
+def test_row_that_cannot_be_drawn_fails_alone(engine: Engine) -> None:
+    runner = engine._parts.runner
+    draw = runner.sample
+
+    def sample(hidden, plan, rows):
+        if (rows.seed == 666).any():
+            raise OverflowError("this row is too much")
+        return draw(hidden, plan, rows)
+
+    runner.sample = sample
+    sessions = [engine.open() for _ in range(3)]
+    handles = []
+    for i, session in enumerate(sessions):
+        session.extend(Text("abc"))
+        params = SamplingParams(max_tokens=3, seed=666 if i == 1 else i, ignore_eos=True)
+        handles += session.generate([Generate(params=params)])
+    with pytest.raises(EngineError, match="too much"):
+        handles[1].result(10)
+    for handle in (handles[0], handles[2]):
+        assert len(handle.result(10).token_ids) == 3
+
+
+def test_broken_scheduler_step_fails_its_sequences_and_the_loop_lives(engine: Engine) -> None:
+    scheduler = engine._loop.scheduler
+    schedule = scheduler.schedule
+
+    def broken():
+        scheduler.schedule = schedule
+        raise ZeroDivisionError("broken")
+
+    scheduler.schedule = broken
+    with pytest.raises(EngineError, match="broken"):
+        engine.generate("abc", max_tokens=3)
+    assert engine.generate("abc", max_tokens=1, temperature=0).token_ids
+
+
+def test_stream_that_is_never_read_ends_with_its_iterator(engine: Engine) -> None:
+    stream = engine.stream("abc", max_tokens=400, temperature=0, ignore_eos=True)
+    del stream
+    gc.collect()
+    engine.generate("x", max_tokens=1, temperature=0)
+    assert engine.stats()["running"] == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_forked_process_is_told_instead_of_waiting(engine: Engine) -> None:
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            engine.generate("abc", max_tokens=1)
+        except Exception as error:
+            os.write(writer, repr(error).encode())
+        os._exit(0)
+    os.close(writer)
+    ready, _, _ = select.select([reader], [], [], 10)
+    assert ready, "the child hangs"
+    assert b"forked" in os.read(reader, 1000)
+    os.close(reader)
+    os.waitpid(pid, 0)
+    assert engine.generate("abc", max_tokens=1, temperature=0).token_ids
+
+
+def test_process_that_ends_in_mid_generation_exits_cleanly(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from tests.runtime.integer_model import integer_parts\n"
+        "from sgrt.backends.local import Engine\n"
+        "from sgrt.core import Generate, SamplingParams, Text\n"
+        "engine = Engine.from_parts(integer_parts())\n"
+        "session = engine.open(); session.extend(Text('abc'))\n"
+        "session.generate([Generate(params=SamplingParams(max_tokens=450, ignore_eos=True))])\n"
+        "time.sleep(0.05)\n"
+    )
+    root = Path(__file__).parents[2]
+    env = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{root / 'kernels'}"}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
