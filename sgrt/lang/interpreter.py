@@ -119,7 +119,7 @@ class Lane:
         self._session: Session | None = None
         self._held = True  # until a session comes, and while a handle is waited for
         self._error: BaseException | None = None
-        self.last: Handle[Any] | None = None  # the newest handle; those before it end earlier
+        self._working: deque[Handle[Any]] = deque()  # in order; ended ones may lead
         self.children: list[Lane] = []
         self.closed: Handle[None] = Handle()
 
@@ -153,6 +153,21 @@ class Lane:
                 self._session.close()
         self.closed.finish(None)
 
+    def watch(self, handles: Sequence[Handle[Any]]) -> None:
+        """Remember work of the session, so that `finish` waits for it."""
+        while self._working and self._working[0].done():
+            self._working.popleft()
+        self._working += handles
+
+    def finish(self) -> None:
+        """Close when the session's work and its children's has ended.
+
+        All of it is waited for, not the newest alone: what is refused when it is handed over
+        ends before what was taken earlier, which is still good.
+        """
+        waiting = [*self._working, *(child.closed for child in self.children)]
+        when_all_done([handle for handle in waiting if not handle.done()], self.close)
+
     def error(self) -> BaseException | None:
         """Why nothing more reaches the session."""
         return self._error
@@ -173,7 +188,7 @@ class Lane:
             handle = operation.run(self, self._session)
             if handle is None:
                 return
-            self.last = handle
+            self.watch([handle])
             if handle.done():
                 operation.resume(self, self._session)
                 return
@@ -212,7 +227,7 @@ class Write(Operation):
             handles = session.generate(segment)
             for handle, variable in zip(handles, self._variables(), strict=True):
                 variable.attach((handle,))
-            lane.last = handles[-1]
+            lane.watch(handles)
         rest = [x for x in self.items[last + 1 :] if isinstance(x, Text)]
         if rest:
             session.extend(*rest)
@@ -243,7 +258,7 @@ class Sample(Operation):
                 other.close()
             raise
         self.variable.attach(tuple(handles))
-        lane.last = handles[0]
+        lane.watch(handles[:1])
         for handle, other in zip(handles[1:], others, strict=True):
             when_done(handle, other.close)
 
@@ -292,10 +307,7 @@ class Finish(Operation):
     handle is never computed."""
 
     def run(self, lane: Lane, session: Session) -> None:
-        waiting = [child.closed for child in lane.children]
-        if lane.last is not None:
-            waiting.append(lane.last)
-        when_all_done([handle for handle in waiting if not handle.done()], lane.close)
+        lane.finish()
 
     def fail(self, lane: Lane, error: BaseException) -> None:
-        lane.close()
+        lane.finish()

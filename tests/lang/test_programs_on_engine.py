@@ -2,13 +2,15 @@
 session that is closed too early, forked too late or mixed up with another changes the text."""
 
 import time
+from pathlib import Path
 
 import pytest
 
 import sgrt
+from sgrt.errors import GrammarSyntaxError, RequestError, UnsupportedSchema
 
 pytest.importorskip("torch")
-from tests.runtime.integer_model import integer_parts
+from tests.runtime.integer_model import ByteTokenizer, integer_parts
 
 
 @pytest.fixture
@@ -99,3 +101,55 @@ def test_impossible_constraint_fails_its_reader_and_the_engine_lives(engine):
         state["x"]
     assert isinstance(caught.value.__cause__, sgrt.ConstraintError)
     assert forking.run("abc", backend=engine, temperature=0)["x"]
+
+
+REFUSED = {
+    "regex": (lambda: sgrt.gen("b", regex="("), GrammarSyntaxError),
+    "schema": (lambda: sgrt.gen("b", json_schema={"type": "horse"}), UnsupportedSchema),
+    "text": (lambda: "\ud800" + gen("b"), RequestError),
+    "select": (lambda: sgrt.select("b", ["x", "\ud800"]), RequestError),
+    "n": (lambda: sgrt.gen("b", regex="(", n=2), GrammarSyntaxError),
+}
+
+
+def encode(self, text, **options):
+    """Refuses as the real tokenizer does."""
+    try:
+        return list(text.encode())
+    except UnicodeEncodeError as error:
+        raise RequestError("a lone surrogate") from error
+
+
+@pytest.mark.parametrize("what", REFUSED)
+@pytest.mark.parametrize("at_once", [False, True])
+def test_what_is_refused_later_leaves_earlier_values_and_is_blamed_itself(
+    engine, monkeypatch, what, at_once
+):
+    monkeypatch.setattr(ByteTokenizer, "encode", encode)
+    make, kind = REFUSED[what]
+
+    @sgrt.function
+    def program(s):
+        s += "Hello"
+        if at_once:
+            s += gen("a") + make() + gen("c")  # at once
+        else:
+            s += gen("a")
+            s += make()  # refused
+            s.fork(2).join()
+            s += gen("c")
+
+    alone = engine.generate("Hello", temperature=0, max_tokens=12, ignore_eos=True).text
+    state = program.run(backend=engine, temperature=0)
+    assert state["a"] == alone
+    lines = Path(__file__).read_text().splitlines()
+    mark = "# at once" if at_once else "# refused"
+    line = next(i for i, text in enumerate(lines, 1) if text.endswith(mark))
+    for read in (lambda: state["b"], lambda: state["c"], state.text, state.sync):
+        with pytest.raises(sgrt.ProgramError) as caught:
+            read()
+        assert caught.value.variable == "b"
+        assert caught.value.location == f"{__file__}:{line}"
+        assert isinstance(caught.value.__cause__, kind)
+    assert state.error().variable == "b"
+    assert pages_come_back(engine)
