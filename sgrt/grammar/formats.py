@@ -70,6 +70,9 @@ URI = (
     rf"(?:\?(?:{_PCHAR}|[/?])*)?(?:\#(?:{_PCHAR}|[/?])*)?"
 )
 
+POINTER = "(?:/(?:[^/~]|~[01])*)*"
+RELATIVE_POINTER = rf"(?:0|[1-9][0-9]*)(?:\#|{POINTER})"
+
 REGULAR_FORMATS = {
     "date": DATE,
     "time": TIME,
@@ -81,6 +84,13 @@ REGULAR_FORMATS = {
     "hostname": HOSTNAME,
     "email": EMAIL,
     "uri": URI,
+    "uri-reference": URI,
+    "iri": URI,
+    "iri-reference": URI,
+    "idn-email": EMAIL,
+    "idn-hostname": HOSTNAME,
+    "json-pointer": POINTER,
+    "relative-json-pointer": RELATIVE_POINTER,
 }
 """format → regex in the engine's syntax, matching the whole text."""
 

@@ -92,6 +92,8 @@ def test_ipv6_of_random_shapes_is_what_ipaddress_accepts() -> None:
         ("uuid", [str(uuid.UUID(int=5)), str(uuid.UUID(int=5)).upper()], ["0" * 32, "{" + str(uuid.UUID(int=5)) + "}"]),
         ("hostname", ["a", "example.com", "a-b.c", "a" * 63, "ab-c"], ["-a", "a-", "a" * 64, "a..b", "a_b", "xn--x", "", "a."]),
         ("email", ["a.b+c@example.org"], ["a@b", "@example.org", "a..b@example.org", "a@-x.org", "a b@example.org"]),
+        ("json-pointer", ["", "/", "/a/0/~0~1", "/é//"], ["a", "/~", "/~2", "#/a"]),
+        ("relative-json-pointer", ["0", "1/a", "12#", "0/~1"], ["", "01", "-1", "/a", "1#/a", "#"]),
         ("uri", ["https://example.org/a%20b?q=1#f", "ftp://a:21"], ["example.org", "http://", "http://a b", "http://a/%2", "//a"]),
     ],
 )  # fmt: skip

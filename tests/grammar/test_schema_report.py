@@ -20,7 +20,7 @@ _MIXED: dict[str, Any] = {
     "title": "an order",
     "type": "object",
     "properties": {
-        "mail": {"type": "string", "format": "idn-email"},
+        "mail": {"type": "string", "format": "regex"},
         "tags": {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
         "code": {"type": "string", "pattern": "^.+$"},
         "item": {"requierd": []},

@@ -67,6 +67,8 @@ class Expander:
         """The formula for values of one kind: no schemas and no kinds are left in it."""
         match formula:
             case And(parts):
+                if any(isinstance(part, IsKind) and kind not in part.kinds for part in parts):
+                    return FALSE
                 return _absorb(both(self.under(part, kind) for part in parts))
             case Or(parts):
                 return either(self.under(part, kind) for part in parts)

@@ -510,6 +510,12 @@ class Reader:
     def _name(self, schema: Schema, value: Any) -> Formula:
         return TRUE
 
+    def _old_name(self, schema: Schema, value: Any) -> Formula:
+        """Draft 4's `$id`: at the root it changes nothing that can be referred to here."""
+        if schema.pointer:
+            schema.refuse("is only supported at the root", "id", "write $id")
+        return TRUE
+
 
 def _too_many_references() -> GrammarBudgetExceeded:
     most = limits.MAX_REF_CHAIN
@@ -532,6 +538,7 @@ _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 
 KEYWORDS: dict[str, Handler] = {
     "$id": Reader._name,
+    "id": Reader._old_name,
     "$anchor": Reader._name,
     "$dynamicAnchor": Reader._name,
     "$ref": Reader._ref,
@@ -589,6 +596,5 @@ REFUSED = {
     "$recursiveAnchor": "point with '$ref'",
     "$recursiveRef": "point with '$ref'",
     "$vocabulary": "only the standard vocabularies are known",
-    "id": "it belongs to draft 4",
     "nullable": "use type: [..., 'null']",
 }
