@@ -30,7 +30,8 @@ ROOMS: dict[str, set[str]] = {
     "sgrt.runtime": {"sgrt.models", "sgrt.ops", "sgrt.grammar", "sgrt.core", "sgrt.config"}
     | {"sgrt.errors"},
     "sgrt.backends": {"sgrt.core", "sgrt.errors"},
-    "sgrt.backends.local": {"sgrt.runtime", "sgrt.core", "sgrt.config", "sgrt.errors"},
+    "sgrt.backends.local": {"sgrt.backends", "sgrt.runtime", "sgrt.core", "sgrt.config"}
+    | {"sgrt.errors"},
     "sgrt.server": {"sgrt.runtime", "sgrt.core", "sgrt.config", "sgrt.errors"},
     "sgrt.cli": {
         *("sgrt", "sgrt.lang", "sgrt.backends", "sgrt.backends.local", "sgrt.server"),
