@@ -18,23 +18,50 @@ from sgrt.grammar.vocabulary import Vocabulary
 
 MAX_COMPLETION_BYTES = 8_192
 _STEPS = 2_000  # of following rules, some 25 µs each
-_REPEATS = {False: 1, True: 4}  # times that a byte is taken in a row
 _PATIENCE = 200  # visits of one place
 _SEARCH_NODES = 300
 _ALIKE = 8  # ways of one length that go on where the same bytes may follow
 _MANY = 24
 """Where more bytes may follow, only one or a few of each kind are tried."""
-
-_LETTERS = bytes(range(ord("a"), ord("z") + 1)) + bytes(range(ord("A"), ord("Z") + 1))
-_MARKS = b" .:;-_/'()=+*<>!?@#$%&|^~`"
-_CLOSERS = {False: b'}]"', True: b'"'}
-_RANK = {
-    False: {byte: rank for rank, byte in enumerate(b'}]"0123456789' + _LETTERS + _MARKS + b"[{,")},
-    True: {byte: rank for rank, byte in enumerate(b'"' + _LETTERS + b"0123456789" + _MARKS)},
-}
-"""What is tried first, where few bytes are allowed and where many are (inside strings)."""
 _TRIED = b'"}]01aAntfi .:-_/,[{\n'
 """Bytes worth a try where many are allowed."""
+
+_LETTERS = bytes(range(ord("a"), ord("z") + 1)) + bytes(range(ord("A"), ord("Z") + 1))
+_DIGITS = b"0123456789"
+_ALPHANUMERIC = frozenset(_LETTERS + _DIGITS)
+_CLOSERS = b'}])"'
+_OPENERS = b"[{(<"
+_MARKS = b"\n |@.,);:-_/=>+*!?#$%&^~`'"
+
+
+def _ranks(order: bytes) -> dict[int, int]:
+    """Place of each byte in an order; the first one counts."""
+    return {byte: rank for rank, byte in reversed(list(enumerate(order)))}
+
+
+_FEW = _ranks(_CLOSERS + b"," + _DIGITS + _LETTERS + _MARKS + _OPENERS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Style:
+    """A way of going on.
+
+    Args:
+        many: what is tried first where many bytes are allowed: inside strings and words.
+        repeats: how often a letter or digit is taken there before the next one is.
+        patient: what was tried is forgotten after each forced text, which is progress in most
+            formats, though not where a repeat holds forced text.
+    """
+
+    many: dict[int, int]
+    repeats: int
+    patient: bool
+
+
+_PLAIN = _ranks(b'"' + _LETTERS + _DIGITS + _MARKS + _OPENERS)
+_LEAVING = _ranks(b"\"'" + _MARKS + _LETTERS + _DIGITS + _OPENERS)
+_STYLES = (_Style(_PLAIN, 4, True), _Style(_LEAVING, 1, True), _Style(_LEAVING, 4, False))
+"""From the one that writes the nicest text to the one that ends most often."""
 
 
 @cache
@@ -68,11 +95,12 @@ def completions(engine: Any, *, thorough: bool) -> list[bytes]:
     Cost: some 25 µs per byte; thorough: up to 10 ms more.
     """
     found: list[bytes] = []
-    for patient in (True, False):
-        way = _follow_rules(engine.deep_copy(), _Rules(patient=patient))
+    for style in _STYLES:
+        way = _follow_rules(engine.deep_copy(), _Rules(style))
         if way is not None:
             found.append(way)
-            break
+            if not thorough:
+                break
     if thorough:
         limit = min(map(len, found), default=MAX_COMPLETION_BYTES + 1)
         shortest = _search(engine.deep_copy(), limit)
@@ -110,37 +138,36 @@ def _follow_rules(engine: Any, rules: _Rules) -> bytes | None:
 
 
 class _Rules:
-    """Which byte to go on with.
+    """Which byte to go on with, in one style."""
 
-    Args:
-        patient: forget what was tried after each forced text, which is progress in most formats
-            but not where a repeat holds forced text.
-    """
-
-    def __init__(self, *, patient: bool) -> None:
-        self._patient = patient
+    def __init__(self, style: _Style) -> None:
+        self._style = style
         self._tried: Counter[tuple[tuple[int, ...], int]] = Counter()
         self._visits: Counter[tuple[int, ...]] = Counter()
 
     def took_forced_text(self) -> None:
-        if self._patient:
+        if self._style.patient:
             self._tried.clear()
 
     def choose(self, allowed: list[int]) -> bytes:
         """One of these bytes; b"" where there is none, or where this goes round in circles."""
-        place, many = tuple(allowed), len(allowed) > _MANY
+        place = tuple(allowed)
         self._visits[place] += 1
-        if not allowed or (self._patient and self._visits[place] > _PATIENCE):
+        if not allowed or (self._style.patient and self._visits[place] > _PATIENCE):
             return b""
-
-        def cost(byte: int) -> tuple[bool, int, int]:
-            times = 0 if byte in _CLOSERS[many] else self._tried[place, byte] // _REPEATS[many]
-            rank = _RANK[many].get(byte, 256 + byte)
-            return many and rank >= 256, times, rank
-
-        byte = min(allowed, key=cost)
+        cost = self._cost_among_many if len(allowed) > _MANY else self._cost_among_few
+        byte = min(allowed, key=lambda b: cost(place, b))
         self._tried[place, byte] += 1
         return bytes([byte])
+
+    def _cost_among_few(self, place: tuple[int, ...], byte: int) -> tuple[int, int]:
+        is_closer = self._style.patient and byte in _CLOSERS
+        return 0 if is_closer else self._tried[place, byte], _FEW.get(byte, 256 + byte)
+
+    def _cost_among_many(self, place: tuple[int, ...], byte: int) -> tuple[bool, int, int]:
+        rank = self._style.many.get(byte, 256 + byte)
+        repeats = self._style.repeats if byte in _ALPHANUMERIC else 1
+        return rank >= 256, self._tried[place, byte] // repeats, rank
 
 
 @dataclass(slots=True)
@@ -182,7 +209,7 @@ def _steps(engine: Any, seen: Counter[tuple[int, ...]]) -> list[bytes]:
         return [run]
     if len(allowed) > _MANY:
         allowed = [byte for byte in allowed if byte in _TRIED] or allowed[:_MANY]
-    return [bytes([byte]) for byte in sorted(allowed, key=lambda b: _RANK[False].get(b, 256 + b))]
+    return [bytes([byte]) for byte in sorted(allowed, key=lambda b: _FEW.get(b, 256 + b))]
 
 
 def _extend(levels: dict[int, list[_Way]], way: _Way, run: bytes) -> None:
