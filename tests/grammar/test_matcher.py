@@ -18,7 +18,18 @@ from grammar_support import (
     walk,
 )
 
-from sgrt.core import Choices, Constraint, JsonSchema, Regex
+from sgrt.core import (
+    Choices,
+    Constraint,
+    Ebnf,
+    JsonSchema,
+    Lark,
+    OneOf,
+    Regex,
+    RepeatOf,
+    SequenceOf,
+    Substring,
+)
 from sgrt.errors import ConstraintError
 from sgrt.grammar.matcher import Matcher
 from sgrt.grammar.vocabulary import Vocabulary
@@ -44,6 +55,11 @@ CONSTRAINTS: list[Constraint] = [
     Regex("é{1,3}(日本)?"),
     Choices(("cat", "catfish", "dog", "the quick brown fox", "the quick")),
     JsonSchema('{"type":"number","multipleOf":3,"maximum":40}'),
+    Lark("iso_date"),
+    Lark('start: "<" KEY pair? ">"\nKEY: /[a-c]+/\npair: "," KEY pair?'),
+    Ebnf('root ::= "(" root ")" | [0-9] "é"?'),
+    SequenceOf(("n: ", RECORD, OneOf((";", RepeatOf("!", 1, 2))))),
+    Substring("the quick brown fox"),
 ]
 VOCABULARIES = [byte_vocabulary, bpe_vocabulary]
 every_constraint = pytest.mark.parametrize("constraint", CONSTRAINTS, ids=lambda c: repr(c)[:30])
