@@ -122,7 +122,7 @@ def main() -> None:
         print(rows[-1])
         total += counts
     print({"groups": total.total(), **_table(total)})
-    common.save("grammar_suite", rows, draft=args.draft, total=_table(total))
+    common.save(f"grammar_suite_{args.draft}", rows, draft=args.draft, total=_table(total))
 
 
 def _table(counts: Counter[str]) -> dict[str, int]:

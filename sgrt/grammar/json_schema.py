@@ -10,6 +10,15 @@ What is generated is compact JSON: no white space, one spelling per string (no `
 control characters other than ``\\b \\t \\n \\f \\r`` never appear), integers without fraction or
 exponent, keys in the order of `properties`. Every value between two bounds can be written; next
 to a bound some spellings of the same value (trailing zeros) cannot.
+
+Everything generated is valid. Where not everything valid is generated, `report` says "subset":
+patterns that ECMA-262 and Python read differently, formats (their plain forms), `contains` (what
+is searched for stands among the first items), and numbers that are not integers where integers
+are excluded. Keys that no schema names come last, those it names in the order it names them.
+
+References stay inside the document: `$id`, `$anchor` and `$dynamicAnchor` name places in it.
+Unknown keywords are annotations, as the standard has it, but those that look like a slip of the
+pen are refused with what was probably meant.
 """
 
 from __future__ import annotations
@@ -18,10 +27,10 @@ from typing import Any
 
 from sgrt.errors import ConstraintError, UnsupportedSchema
 from sgrt.grammar import json_text
-from sgrt.grammar.schema.contract import Entry
+from sgrt.grammar.schema.contract import ANNOTATIONS, DEPENDENT, REFUSED, Entry
 from sgrt.grammar.schema.document import Document
 from sgrt.grammar.schema.formula import satisfies
-from sgrt.grammar.schema.reader import ANNOTATIONS, DEPENDENT, KEYWORDS, REFUSED, Reader
+from sgrt.grammar.schema.reader import KEYWORDS, Reader
 from sgrt.grammar.schema.writer import Writer
 
 __all__ = ["ANNOTATIONS", "DEPENDENT", "KEYWORDS", "REFUSED", "Entry", "normalise", "report"]

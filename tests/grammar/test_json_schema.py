@@ -278,6 +278,8 @@ def test_schema_with_one_endless_branch_never_enters_it() -> None:
         ({"$ref": "#/enum/0", "enum": [{"type": "string"}]}, "", "$ref"),
         ({"$ref": "#/$defs", "$defs": {"type": {}}}, "", "$ref"),
         ({"items": {"$ref": "#none"}}, "/items", "$ref"),
+        ({"$schema": "http://json-schema.org/draft-07/schema#", "items": {"$id": "http://a.org/b", "$ref": "#"}}, "/items", "$id"),
+        ({"items": {"id": "http://a.org/b"}}, "/items", "id"),
         ({"items": [{"$anchor": "a"}, {"$anchor": "a"}]}, "/items/0", "$anchor"),
         ({"type": "foo"}, "", "type"),
         ({"type": []}, "", "type"),

@@ -24,3 +24,29 @@ class Entry:
     status: Status
     why: str = ""
     hint: str | None = None
+
+
+DEPENDENT = {
+    "then": "if",
+    "else": "if",
+    "minContains": "contains",
+    "maxContains": "contains",
+    "additionalItems": "items",
+}
+"""Keywords that are read with another one and mean nothing without it."""
+
+ANNOTATIONS = frozenset(
+    (
+        "$schema", "$comment", "$defs", "definitions", "title", "description", "default",
+        "example", "examples", "deprecated", "readOnly", "writeOnly",
+        "contentEncoding", "contentMediaType", "contentSchema",
+    )
+)  # fmt: skip
+"""Keywords that allow every value; so do all that no draft knows."""
+
+REFUSED = {
+    "$recursiveAnchor": "point with '$ref'",
+    "$recursiveRef": "point with '$ref'",
+    "$vocabulary": "only the standard vocabularies are known",
+    "nullable": "use type: [..., 'null']",
+}

@@ -7,6 +7,7 @@ read, also where no value can ever lead there.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from sgrt.errors import ConstraintError, GrammarBudgetExceeded, UnsupportedSchema
 from sgrt.grammar import formats, json_text, limits, productive, regex
 from sgrt.grammar.charset import Charset
-from sgrt.grammar.schema.contract import Entry, Status
+from sgrt.grammar.schema.contract import ANNOTATIONS, DEPENDENT, REFUSED, Entry, Status
 from sgrt.grammar.schema.disjoint import Facts, are_disjoint, kinds_of
 from sgrt.grammar.schema.document import Document, Schema
 from sgrt.grammar.schema.evaluated import Evaluation
@@ -510,6 +511,14 @@ class Reader:
     def _name(self, schema: Schema, value: Any) -> Formula:
         return TRUE
 
+    def _id(self, schema: Schema, value: Any) -> Formula:
+        """Up to draft 7 a `$ref` hid the `$id` beside it; since then both count."""
+        root = self.document.root.node
+        draft = root.get("$schema", "") if isinstance(root, dict) else ""
+        if "$ref" in schema.node and schema.pointer and re.search(r"draft-0[4-7]", str(draft)):
+            schema.refuse("beside $ref has no meaning in this draft", "$id", "drop it")
+        return TRUE
+
     def _old_name(self, schema: Schema, value: Any) -> Formula:
         """Draft 4's `$id`: at the root it changes nothing that can be referred to here."""
         if schema.pointer:
@@ -537,7 +546,7 @@ _SIZES = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "ma
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 
 KEYWORDS: dict[str, Handler] = {
-    "$id": Reader._name,
+    "$id": Reader._id,
     "id": Reader._old_name,
     "$anchor": Reader._name,
     "$dynamicAnchor": Reader._name,
@@ -573,28 +582,3 @@ KEYWORDS: dict[str, Handler] = {
     "unevaluatedProperties": Reader._unevaluated_properties,
 }
 """Keywords that are enforced, each by what it means; the writer refuses what it cannot write."""
-
-DEPENDENT = {
-    "then": "if",
-    "else": "if",
-    "minContains": "contains",
-    "maxContains": "contains",
-    "additionalItems": "items",
-}
-"""Keywords that are read with another one and mean nothing without it."""
-
-ANNOTATIONS = frozenset(
-    (
-        "$schema", "$comment", "$defs", "definitions", "title", "description", "default",
-        "example", "examples", "deprecated", "readOnly", "writeOnly",
-        "contentEncoding", "contentMediaType", "contentSchema",
-    )
-)  # fmt: skip
-"""Keywords that allow every value; so do all that no draft knows."""
-
-REFUSED = {
-    "$recursiveAnchor": "point with '$ref'",
-    "$recursiveRef": "point with '$ref'",
-    "$vocabulary": "only the standard vocabularies are known",
-    "nullable": "use type: [..., 'null']",
-}
