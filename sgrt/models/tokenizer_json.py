@@ -121,17 +121,16 @@ class _Declared:
 
 
 def _declared(files: _SideFiles, encoder: tokenizers.Tokenizer) -> _Declared:
-    def known(value: Any) -> list[int]:
-        values = value if isinstance(value, list) else [value]
-        ints = [v for v in values if isinstance(v, int) and not isinstance(v, bool)]
-        return [v for v in ints if 0 <= v < 1 << 32 and encoder.id_to_token(v) is not None]
-
     def by_text(key: str) -> list[int]:
-        return known(encoder.token_to_id(files.token_text(key) or ""))
+        text = files.token_text(key)
+        token_id = None if text is None else encoder.token_to_id(text)
+        return [] if token_id is None else [token_id]
 
-    eos = [*by_text("eos_token"), *known(files.config.get("eos_token_id"))]
-    eos += known(files.generation.get("eos_token_id"))
-    bos = [*by_text("bos_token"), *known(files.config.get("bos_token_id"))]
+    eos = by_text("eos_token")
+    for name, held in (("config.json", files.config), ("generation_config.json", files.generation)):
+        eos += _ids(files.directory / name, held, "eos_token_id", encoder)
+    bos = by_text("bos_token")
+    bos += _ids(files.directory / "config.json", files.config, "bos_token_id", encoder)
     bos_id = bos[0] if bos else None
     add_bos = files.tokenizer.get("add_bos_token")
     if add_bos is None:
@@ -142,6 +141,19 @@ def _declared(files: _SideFiles, encoder: tokenizers.Tokenizer) -> _Declared:
         frozenset(eos),
         bool(add_bos) and bos_id is not None,
     )
+
+
+def _ids(path: Path, held: dict[str, Any], key: str, encoder: tokenizers.Tokenizer) -> list[int]:
+    """The tokens that a file declares: one, several or none."""
+    value = held.get(key)
+    if value is None:
+        return []
+    ids = value if isinstance(value, list) else [value]
+    for i in ids:
+        is_id = isinstance(i, int) and not isinstance(i, bool) and 0 <= i < 1 << 32
+        if not is_id or encoder.id_to_token(i) is None:
+            raise CorruptModel(path, f"{key} {i!r:.80} is not a token of the tokenizer")
+    return ids
 
 
 def _mark_special(

@@ -559,7 +559,7 @@ def test_eos_of_a_directory_unites_config_generation_config_and_tokenizer(tmp_pa
             tmp_path,
             **{
                 "config.json": {"eos_token_id": 2, "bos_token_id": 1},
-                "generation_config.json": {"eos_token_id": [2, 3, 99999]},
+                "generation_config.json": {"eos_token_id": [2, 3]},
                 "tokenizer_config.json": {
                     "eos_token": {"content": "<|im_start|>"},
                     "add_bos_token": True,
@@ -643,6 +643,10 @@ def test_open_a_directory_of_unknown_kind_is_refused_by_name(
         ({"tokenizer.json": "[1]"}, "tokenizer.json: holds a list"),
         ({"generation_config.json": "nope"}, "generation_config.json: not readable"),
         ({"tokenizer_config.json": {"eos_token": 7}}, "eos_token is 7"),
+        ({"config.json": {"eos_token_id": 99999}}, "/config.json: eos_token_id 99999 is not a"),
+        ({"config.json": {"eos_token_id": True}}, "/config.json: eos_token_id True is not a"),
+        ({"config.json": {"bos_token_id": -1}}, "/config.json: bos_token_id -1 is not a token"),
+        ({"generation_config.json": {"eos_token_id": [2, "x"]}}, "eos_token_id 'x' is not a"),
         ({"tokenizer_config.json": {"chat_template": 7}}, "chat_template is not a string"),
     ],
 )
