@@ -57,8 +57,19 @@ def _closed_keyword(key: str, value: Any) -> Any:
 
 
 def model_schema(model: type[Any]) -> JsonSchema:
-    """The constraint of a pydantic model: its validation schema, with objects closed."""
-    return _schema(closed(model.model_json_schema()))
+    """The constraint of a pydantic model: its validation schema, with objects closed.
+
+    Raises:
+        UnsupportedSchema: pydantic has no schema for it (a field that JSON cannot hold, a type
+            that is not defined yet).
+    """
+    try:
+        schema = model.model_json_schema()
+    except Exception as error:  # pydantic's own kinds, or the user's code that it calls
+        raise UnsupportedSchema(
+            f"the model {model.__qualname__!r} has none: {type(error).__name__}: {error}"
+        ) from error
+    return _schema(closed(schema))
 
 
 def json_schema(value: object) -> JsonSchema:

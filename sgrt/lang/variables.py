@@ -181,13 +181,18 @@ class Generated(Produced):
                 f"satisfied; it ends in {result.text[-60:]!r}",
                 hint="allow more tokens or bound the constraint; result(name).text has the part",
             )
-        if self._gen.output is None:
-            return result.text
+        return result.text if self._gen.output is None else self._parsed(result.text)
+
+    def _parsed(self, text: str) -> Any:
+        model = self._gen.output
+        assert model is not None
         try:
-            return self._gen.output.model_validate_json(result.text)
+            return model.model_validate_json(text)
         except ValueError as error:
+            raise self.error(f"the text is not a valid {model.__name__}: {error}") from error
+        except Exception as error:  # a validator is the user's code
             raise self.error(
-                f"the text is not a valid {self._gen.output.__name__}: {error}"
+                f"validating the text as {model.__name__} raised {type(error).__name__}: {error}"
             ) from error
 
     def events(self) -> Iterator[StreamEvent]:

@@ -1,6 +1,7 @@
 """pydantic models become closed schemas and validated objects."""
 
 import json
+from collections.abc import Callable
 from datetime import date
 from enum import Enum
 from typing import Literal
@@ -10,6 +11,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 import sgrt
+from sgrt.errors import UnsupportedSchema
 from sgrt.lang.types import closed, json_schema, model_schema
 
 
@@ -108,3 +110,25 @@ def test_schemas_that_closing_would_change_are_left_alone(schema):
 def test_schema_given_as_such_is_not_closed():
     assert json_schema({"properties": {"a": {}}}).schema == '{"properties":{"a":{}}}'
     assert json_schema(Item) == model_schema(Item)
+
+
+class Action(BaseModel):
+    run: Callable[[int], int]
+
+
+class Ahead(BaseModel):
+    later: "NotDefinedAnywhere"  # noqa: F821
+
+
+class Rude(BaseModel):
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core, handler):
+        raise KeyError("mine")
+
+
+@pytest.mark.parametrize("model", [Action, Ahead, Rude])
+@pytest.mark.parametrize("argument", ["output", "json_schema"])
+def test_model_without_a_schema_is_refused_with_its_name(model, argument):
+    with pytest.raises(UnsupportedSchema, match=f"the model '{model.__name__}' has none") as caught:
+        sgrt.gen("x", **{argument: model})
+    assert caught.value.__cause__ is not None

@@ -197,6 +197,32 @@ def test_object_that_does_not_validate_names_the_field():
     assert state["q"] == "fine"  # the session is sound; only this value is not
 
 
+class Careless(BaseModel):
+    name: str
+
+    @field_validator("name")
+    @classmethod
+    def look_up(cls, value):
+        return {"known": 1}[value]
+
+
+def test_validator_that_breaks_fails_its_own_value_and_nothing_else():
+    @sgrt.function
+    def program(s, key):
+        s += key + sgrt.gen("p", output=Careless)  # looks up
+        s += sgrt.gen("q")
+
+    backend = sgrt.ScriptedBackend({"good": '{"name": "x"}', '"x"}': "fine"})
+    states = program.run_batch([("good",), ("good",)], backend=backend)
+    for state in states:
+        with pytest.raises(sgrt.ProgramError, match="Careless raised KeyError: 'x'") as caught:
+            state["p"]
+        assert isinstance(caught.value.__cause__, KeyError)
+        assert caught.value.location == f"{__file__}:{line_of('# looks up')}"
+        assert state.error().variable == "p"
+        assert state["q"] == "fine"
+
+
 def test_answer_that_breaks_its_constraint_is_an_error_of_the_scripted_backend():
     @sgrt.function
     def program(s):
