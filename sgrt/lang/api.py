@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, ParamSpec, TypeVar
 
-from sgrt.core import Constraint
+from sgrt.core import Constraint, SamplingParams
 from sgrt.errors import InvalidSamplingParams
 from sgrt.lang import types
 from sgrt.lang.ir import Gen, Normalize, Role, RoleBegin, RoleEnd, Select, as_node
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
+
+def _hinted(func: Callable[P, R]) -> Callable[P, R]:
+    """Say which keyword may have been meant by one that does not exist."""
+    known = list(inspect.signature(func).parameters)
+
+    @functools.wraps(func)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in kwargs:
+            if name not in known:
+                raise TypeError(
+                    f"{func.__name__}() takes no argument {name!r}{did_you_mean(name, known)}"
+                )
+        return func(*args, **kwargs)
+
+    return call
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """The end of a message about an unknown name; "" where none is close."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+@_hinted
 def gen(
     name: str | None = None,
     *,
@@ -112,6 +141,7 @@ def regex(name: str | None, pattern: str, **sampling: Any) -> Gen:
     return gen(name, regex=pattern, **sampling)
 
 
+@_hinted
 def select(
     name: str | None,
     choices: Sequence[str],
@@ -139,8 +169,7 @@ def select(
     """
     if normalize not in ("none", "tokens"):
         raise InvalidSamplingParams("normalize", normalize, "must be 'none' or 'tokens'")
-    if isinstance(temperature, bool) or not 0 <= temperature <= 100:
-        raise InvalidSamplingParams("temperature", temperature, "must be a number in 0..100")
+    SamplingParams(temperature=temperature, seed=seed)  # the same rules as everywhere
     return Select(
         name=variable_name(name),
         options=types.choices(choices).options,

@@ -111,6 +111,10 @@ def _strips(gaps: Sequence[str], padded: Sequence[str]) -> tuple[tuple[bool, boo
     )
 
 
+def _a(role: str) -> str:
+    return f"{'an' if role[0] in 'aeiou' else 'a'} {role}"
+
+
 _SPELLINGS: weakref.WeakKeyDictionary[ChatTemplate, Spelling] = weakref.WeakKeyDictionary()
 _SPELLINGS_LOCK = threading.Lock()
 
@@ -168,7 +172,7 @@ class Chat:
             raise self._error(f"unknown role {role!r}, not one of {', '.join(ROLES)}")
         if self.current is not None:
             raise self._error(
-                f"a {role} message cannot begin inside a {self.roles[self.current]} message"
+                f"{_a(role)} message cannot begin inside {_a(self.roles[self.current])} message"
             )
         self.roles = (*self.roles, role)
         self.current = len(self.roles) - 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import threading
@@ -13,7 +12,7 @@ from typing import Any, overload
 
 from sgrt.core import Backend, Handle, SamplingParams
 from sgrt.errors import RequestError
-from sgrt.lang.api import sequence_of
+from sgrt.lang.api import did_you_mean, sequence_of
 from sgrt.lang.batch import run_all
 from sgrt.lang.defaults import checked, default_backend
 from sgrt.lang.state import ProgramState
@@ -151,10 +150,9 @@ class Program:
 
     def _unexpected(self, name: str) -> str:
         known = [*list(self._signature.parameters)[1:], *SAMPLING, *_OPTIONS]
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
         return (
-            f"program {self._name!r} takes no argument {name!r}, nor is it a default of gens{hint}"
+            f"program {self._name!r} takes no argument {name!r}, nor is it a default of gens"
+            + did_you_mean(name, known)
         )
 
     def _check_arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, overload
+from typing import Any, NoReturn, overload
 
 from sgrt.core import GenerateResult, Handle, ScoreResult, Usage
 from sgrt.errors import Cancelled, InvalidSamplingParams, ProgramError
@@ -422,6 +422,12 @@ class ProgramState:
     ) -> ProgramError:
         return ProgramError(
             message, program=self._trace.program, variable=name, location=here(), hint=hint
+        )
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(
+            "a ProgramState cannot be pickled or copied: it belongs to a session of a backend; "
+            "take what it holds instead (text(), messages(), state[name]), or fork() it"
         )
 
     def __repr__(self) -> str:

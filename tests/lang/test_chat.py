@@ -239,6 +239,20 @@ def test_backend_without_template_refuses_roles_by_name():
         program.run(backend=backend)
 
 
+def test_roles_in_an_error_are_good_english():
+    @sgrt.function
+    def program(s):
+        with s.user(), pytest.raises(sgrt.ProgramError, match=r": an assistant .* a user message"):
+            s += sgrt.assistant("a")
+        with (
+            s.assistant(),
+            pytest.raises(sgrt.ProgramError, match=r": a user .* an assistant mess"),
+        ):
+            s += sgrt.user("b")
+
+    program.run(backend=sgrt.ScriptedBackend([]))
+
+
 def test_role_inside_a_role_is_refused_and_the_outer_one_still_closes():
     @sgrt.function
     def program(s):

@@ -1,5 +1,6 @@
 """`@sgrt.function`: what a program is, and how arguments and defaults reach it."""
 
+import copy
 import functools
 import inspect
 import pickle
@@ -392,3 +393,25 @@ def test_sessions_are_closed_once_the_work_is_done():
         deadline.wait(0.01)
     assert isinstance(opened[0]._error, sgrt.errors.Cancelled)
     assert state["reply"] == "a"
+
+
+@pytest.mark.parametrize("make", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_state_is_no_value_to_pickle_or_copy_and_says_so(make):
+    state = hello.run("Ada", backend=scripted())
+    with pytest.raises(TypeError, match=r"ProgramState cannot be pickled.*text\(\)"):
+        make(state)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **given: sgrt.gen("x", **given),
+        lambda **given: sgrt.regex("x", "a", **given),
+        lambda **given: sgrt.select("x", ["a"], **given),
+    ],
+)
+def test_unknown_argument_of_an_expression_names_the_near_one(make):
+    with pytest.raises(TypeError, match=r"no argument 'temprature'; did you mean 'temperature'"):
+        make(temprature=1)
+    with pytest.raises(TypeError, match=r"no argument 'qqqqqq'$"):
+        make(qqqqqq=1)

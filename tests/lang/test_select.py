@@ -125,3 +125,17 @@ def test_options_of_select_out_of_range_are_refused():
         sgrt.select("x", ["a"], normalize="mean")
     with pytest.raises(InvalidSamplingParams, match="temperature"):
         sgrt.select("x", ["a"], temperature=-0.1)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("temperature", bad) for bad in ("1", None, True, float("nan"), 101)),
+        *(("seed", bad) for bad in ("x", 1.5, True, -1)),
+    ],
+)
+def test_value_that_is_no_parameter_is_refused_by_name(field, value):
+    with pytest.raises(InvalidSamplingParams) as caught:
+        sgrt.select("x", ["a"], **{field: value})
+    assert caught.value.field == field
+    assert caught.value.value is value
