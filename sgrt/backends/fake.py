@@ -35,6 +35,7 @@ from sgrt.core import (
     ScoreResult,
     Scoring,
     Segment,
+    Substring,
     Text,
     TokenEvent,
     TokenLogprob,
@@ -528,7 +529,9 @@ def _satisfies(text: str, constraint: Constraint) -> bool:
             return _compiled(pattern).fullmatch(text) is not None
         case JsonSchema():
             return _is_json(text)
-    return False
+        case Substring(source, by="characters"):
+            return text != "" and text in source
+    return True  # grammars and compositions are the engine's to read; the script is believed
 
 
 def _is_json(text: str) -> bool:

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 import pytest
-from grammar_support import accepts, byte_vocabulary, grammar, walk
+from grammar_support import accepts, allowed_ids, bpe_vocabulary, byte_vocabulary, grammar, walk
 
 from sgrt.core import Choices, JsonSchema, StructuralTag, Structure
 from sgrt.errors import ConstraintError, GrammarBudgetExceeded, UnsupportedSchema
@@ -99,6 +99,22 @@ def test_tag_random_walks_read_as_defined() -> None:
             assert re.match(r"so <f=(a>\{\"x\":-?\d+\}|b>(true|false))</f>", text)
             assert _reads(text, CALLS)
     assert ended
+
+
+def test_tag_masks_over_merged_tokens_equal_trying_every_token() -> None:
+    vocabulary = bpe_vocabulary()
+    compiled, rng = grammar(CALLS, "bpe"), random.Random(9)
+    for text in ("", "a <", "a <f", '<f=a>{"x":1', "<f=b>true</f", "[", "[[", "<f=b>true</f>z"):
+        matcher = compiled.matcher()
+        matcher.accept(vocabulary.try_encode(text.encode()) or [])
+        allowed = allowed_ids(matcher, vocabulary)
+        for i in [*allowed[:40], *rng.sample(range(len(vocabulary)), 60)]:
+            taken = True
+            try:
+                matcher.fork().accept([i])
+            except ConstraintError:
+                taken = False
+            assert taken == (i in allowed) or len(allowed) == 1, (text, vocabulary.tokens[i])
 
 
 def test_tag_triggers_that_share_letters_are_told_apart() -> None:

@@ -90,3 +90,15 @@ def test_gen_structural_tag_of_another_form_is_refused(change: dict[str, Any], r
 def test_gen_structural_tag_without_triggers_is_refused() -> None:
     with pytest.raises(ConstraintError, match="lacks 'triggers'"):
         sgrt.gen("x", structural_tag={"structures": []})
+
+
+def test_scripted_answer_is_believed_for_a_grammar_and_checked_for_a_quotation() -> None:
+    @sgrt.function
+    def program(s: Any, text: str) -> None:
+        s += sgrt.gen("date", grammar="iso_date") + " " + sgrt.gen("quote", substring_of=text)
+
+    backend = sgrt.ScriptedBackend(["2024-02-29", "to be"])
+    state = program.run(text="or not to be", backend=backend)
+    assert (state["date"], state["quote"]) == ("2024-02-29", "to be")
+    with pytest.raises(sgrt.ProgramError, match="breaks Substring"):
+        program.run(text="or not", backend=sgrt.ScriptedBackend(["x", "to be"]))["quote"]
