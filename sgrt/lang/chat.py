@@ -112,7 +112,7 @@ def _strips(gaps: Sequence[str], padded: Sequence[str]) -> tuple[tuple[bool, boo
 
 
 def _a(role: str) -> str:
-    return f"{'an' if role[0] in 'aeiou' else 'a'} {role}"
+    return f"{'an' if role == 'assistant' else 'a'} {role}"  # "user" begins like "you"
 
 
 _SPELLINGS: weakref.WeakKeyDictionary[ChatTemplate, Spelling] = weakref.WeakKeyDictionary()
