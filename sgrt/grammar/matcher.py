@@ -84,8 +84,8 @@ class Matcher(Protocol):
         Returns:
             None where the search found none within its fuel.
 
-        Cost: up to some 10 ms, and some 25 µs per byte of the text since the last call;
-            not thorough: some 25 µs per byte of the completion.
+        Cost: some 10 ms, and 10 µs per byte of the text since the last call; not thorough:
+            some 25 µs per byte of the completion. 0.1 s in grammars of mostly free text.
         """
 
     def explain(self, token_id: int) -> str | None:

@@ -17,7 +17,7 @@ from grammar_support import (
 from random_schemas import is_valid, load, schema
 from test_matcher import CONSTRAINTS, RECORD
 
-from sgrt.core import Choices, Constraint, JsonSchema, Regex
+from sgrt.core import Choices, Constraint, JsonSchema, Lark, Regex
 from sgrt.errors import ConstraintError, RequestError
 from sgrt.grammar.closing import Closing
 from sgrt.grammar.compiler import GrammarCompiler
@@ -141,6 +141,22 @@ HARD: list[Constraint] = [
 def test_completion_of_a_long_or_looping_constraint_is_found(constraint: Constraint) -> None:
     matcher = grammar(constraint, "bpe").matcher()
     check_completion(matcher, matcher.shortest_completion())
+
+
+@pytest.mark.parametrize(
+    "name", ["sql_select", "markdown_table", "email", "python_literal", "tool_call", "json_lines"]
+)
+def test_closing_of_a_shipped_grammar_is_valid_within_any_room(name: str) -> None:
+    vocabulary, compiled = bpe_vocabulary(), grammar(Lark(name), "bpe")
+    shortest = compiled.matcher().shortest_completion()
+    check_completion(compiled.matcher(), shortest)
+    assert shortest is not None and len(shortest) < 100
+    rng = random.Random(2)
+    for extra in (0, 5, 20):
+        matcher = compiled.matcher()
+        ids = draw(matcher, vocabulary, len(shortest) + extra, rng)
+        assert matcher.is_complete and len(ids) <= len(shortest) + extra
+        assert compiled.matcher().completes(ids)
 
 
 def test_completion_inside_a_character_finishes_the_character() -> None:
