@@ -52,6 +52,17 @@ def test_every_example_has_a_test_and_is_short() -> None:
 
 
 @pytest.mark.model
+def test_readme_example_prints_objects(
+    default_engine: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    script = tmp_path / "readme.py"
+    script.write_text(readme.split("```python\n")[1].split("```")[0], encoding="utf-8")
+    runpy.run_path(str(script), run_name="__main__")
+    assert re.findall(r"name='.*' born=\d{4}", capsys.readouterr().out)
+
+
+@pytest.mark.model
 def test_hello_prints_an_answer(run: Run) -> None:
     answer = run("hello")
     assert "compiler" in answer
