@@ -9,6 +9,8 @@ MAX_JSON_DEPTH = 64
 MAX_PROPERTIES = 5_000
 MAX_OPTIONAL_PROPERTIES = 1_000
 """Per object: the engine's cost grows with the square of the properties that may be left out."""
+MAX_OPTIONAL_COUNTED = 8
+"""Beside `minProperties` or `maxProperties` in an open object: each may be there or not."""
 MAX_ENUM_VALUES = 10_000
 MAX_REF_CHAIN = 64
 MAX_SCHEMA_DEPTH = 512

@@ -231,3 +231,25 @@ def choose(clause: Clause, expander: Expander) -> Iterator[Clause]:
     at = searched.pointer
     for name in names:
         yield from choose((*others, Has(at, name), Property(at, name, searched.value)), expander)
+
+
+def count(clause: Clause, expander: Expander) -> Iterator[Clause]:
+    """Clauses that together are a clause, each of which the engine can count the keys of.
+
+    It counts where all keys that a schema names are there for sure, or no others are allowed.
+    """
+    whole = Object(clause, expander)
+    low, high = lengths(clause)
+    names = [n for n, f in whole.properties.items() if n not in whole.required and f != FALSE]
+    is_counted = low > len(whole.required) or high is not None
+    if high is not None and len(whole.required) > high:
+        return
+    if not names or not is_counted or whole.is_closed:
+        yield clause
+        return
+    is_short = high is None and low == len(whole.required) + 1  # one name more is enough
+    most = limits.MAX_OPTIONAL_COUNTED * (10 if is_short else 1)
+    limits.check_limit("optional properties that are counted", len(names), most)
+    at = next(a.pointer for a in clause if isinstance(a, Size))
+    for present in (True, False):
+        yield from count((*clause, Has(at, names[0], present)), expander)

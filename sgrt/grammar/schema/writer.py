@@ -186,9 +186,13 @@ class Writer:
         return [value for kind in KINDS for value in self._listed(clauses[kind], kind)]
 
     def _object(self, clause: Clause) -> list[Node]:
-        chosen = objects.choose(clause, self._expander)
-        shapes = (objects.Object(part, self._expander).shape(self.child) for part in chosen)
-        return [shape for shape in shapes if shape is not None]
+        found: list[Node] = []
+        for chosen in objects.choose(clause, self._expander):
+            for counted in objects.count(chosen, self._expander):
+                shape = objects.Object(counted, self._expander).shape(self.child)
+                found += [] if shape is None else [shape]
+                check_clauses(len(found))
+        return found
 
     # the whole
 
