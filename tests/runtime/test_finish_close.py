@@ -44,7 +44,7 @@ def close(engine: Engine, constraint: Constraint, max_tokens: int, **more: Any) 
 
 def test_close_of_any_schema_is_valid_from_the_shortest_length_on(engine: Engine) -> None:
     rng, num_closed = random.Random(1), 0
-    for _ in range(60):
+    for _ in range(30):
         node = schema(rng)
         constraint = JsonSchema(json.dumps(node))
         try:
@@ -59,7 +59,7 @@ def test_close_of_any_schema_is_valid_from_the_shortest_length_on(engine: Engine
             assert result.is_complete
             assert is_valid(load(result.text), node), (node, result.text)
             num_closed += result.finish_reason == "length"
-    assert num_closed > 20
+    assert num_closed > 10
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
