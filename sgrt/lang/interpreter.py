@@ -16,9 +16,11 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sgrt.core import Generate, Handle, ScoreResult, Session, Text
+from sgrt.errors import Cancelled
 from sgrt.lang.variables import Generated, Selected
 
 log = logging.getLogger("sgrt.lang")
@@ -38,7 +40,16 @@ class _Continuations:
         os.register_at_fork(after_in_child=self._forget)
 
     def put(self, work: Callable[[], None]) -> None:
+        self.put_from_anywhere(work)
+        self.begin()
+
+    def put_from_anywhere(self, work: Callable[[], None]) -> None:
+        """`put` for finalizers, which may interrupt any code: takes no lock, and so leaves the
+        work until something else begins the thread."""
         self._queue.put(work)
+
+    def begin(self) -> None:
+        """Have the thread."""
         if self._thread is None:
             with self._lock:
                 if self._thread is None:
@@ -90,6 +101,26 @@ def when_all_done(handles: Sequence[Handle[Any]], work: Callable[[], None]) -> N
 
     for handle in handles:
         when_done(handle, count)
+
+
+class Claim:
+    """Whoever may still read what a lane produces holds its claim; work without one is cancelled.
+
+    Args:
+        parent: what a child of a fork was made from; it is needed as long as the child is.
+    """
+
+    def __init__(self, lane: Lane, parent: Claim | None = None) -> None:
+        _continuations.begin()  # it cannot be begun from a finalizer
+        self._closed = lane.closed
+        self._parent = parent
+        # All that `__del__` needs is its own: at the interpreter's end modules may be empty.
+        self._later = _continuations.put_from_anywhere
+        self._stop = partial(lane.stop, Cancelled())
+
+    def __del__(self) -> None:
+        if not self._closed.done():
+            self._later(self._stop)
 
 
 class Operation(ABC):

@@ -35,6 +35,9 @@ class ProgramState:
     backend's own error as ``__cause__``. An error of the session is raised for every variable
     from there on; text that is no valid value concerns its own variable only.
 
+    A state that nobody holds any more, nor a child of it or a stream that follows it, is
+    cancelled: what it still works on could not be read.
+
     Inside the program a name must have been appended before it is read. Outside, while a
     streaming program still runs, a read waits until the name comes or the program has ended.
     """

@@ -16,7 +16,7 @@ from sgrt.core import Backend, Generate, SamplingParams, Text
 from sgrt.errors import ProgramError
 from sgrt.lang.chat import Chat, Piece, spelling_of
 from sgrt.lang.feed import Feed
-from sgrt.lang.interpreter import Decide, Finish, Lane, Operation, Sample, Split, Write
+from sgrt.lang.interpreter import Claim, Decide, Finish, Lane, Operation, Sample, Split, Write
 from sgrt.lang.ir import Concat, Expr, Gen, Node, Role, RoleBegin, RoleEnd, Select
 from sgrt.lang.variables import Generated, Produced, Selected, Variable
 from sgrt.lang.where import here
@@ -43,13 +43,19 @@ class Trace:
     """Everything that one program state has said so far."""
 
     def __init__(
-        self, program: str, backend: Backend, params: SamplingParams, seed: int | None
+        self,
+        program: str,
+        backend: Backend,
+        params: SamplingParams,
+        seed: int | None,
+        parent: Trace | None = None,
     ) -> None:
         self.program = program
         self.backend = backend
         self.params = params  # of gens that say nothing else
         self.seed = seed
         self.lane = Lane()
+        self._claim: Claim = Claim(self.lane, parent._claim if parent else None)
         self.parts: Feed[Part] = Feed()
         self.variables: dict[str, Variable] = {}
         self.own: dict[str, Variable] = {}  # set here, not inherited from a parent
@@ -232,7 +238,7 @@ class Trace:
 
     def _child(self, index: int) -> Trace:
         seed = None if self.seed is None else split_seed(self.seed, index)
-        child = Trace(self.program, self.backend, self.params, seed)
+        child = Trace(self.program, self.backend, self.params, seed, self)
         inherited = self.parts.now()
         child.parts = Feed(inherited)
         child.inherited = len(inherited)

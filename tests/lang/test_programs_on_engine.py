@@ -1,13 +1,16 @@
 """Programs on the embedded engine's loop, over a model that hashes the pages it reads: any
 session that is closed too early, forked too late or mixed up with another changes the text."""
 
+import gc
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 import sgrt
-from sgrt.errors import GrammarSyntaxError, RequestError, UnsupportedSchema
+from sgrt.errors import Cancelled, GrammarSyntaxError, RequestError, UnsupportedSchema
 
 pytest.importorskip("torch")
 from tests.runtime.integer_model import ByteTokenizer, integer_parts
@@ -153,3 +156,56 @@ def test_what_is_refused_later_leaves_earlier_values_and_is_blamed_itself(
         assert isinstance(caught.value.__cause__, kind)
     assert state.error().variable == "b"
     assert pages_come_back(engine)
+
+
+@sgrt.function
+def long(s, num_forks=0):
+    s += "abc" + sgrt.gen("x", max_tokens=100, ignore_eos=True)
+    if num_forks:
+        forks = s.fork(num_forks)
+        forks += sgrt.gen("y", max_tokens=100, ignore_eos=True)
+        s["child"] = forks[0]
+
+
+def variable(state, name):
+    """What the state reads, without the state."""
+    return state._trace.variables[name]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_work_that_nobody_can_read_any_more_is_cancelled(engine, stream):
+    kept = long.run(backend=engine, stream=stream)
+    dropped = [variable(long.run(backend=engine), "x") for _ in range(4)]
+    forked = long.run(2, backend=engine)
+    dropped += [variable(forked, "x"), variable(forked["child"], "y")]
+    del forked
+    assert all(isinstance(lost.failure(), Cancelled) for lost in dropped)
+    assert kept.error() is None and len(kept.result("x").token_ids) == 100
+    assert pages_come_back(engine)
+
+
+def test_child_keeps_the_parents_work_that_it_stands_on(engine):
+    child = long.run(2, backend=engine)["child"]
+    gc.collect()
+    assert child.error() is None
+    assert [len(child.result(name).token_ids) for name in "xy"] == [100, 100]
+    assert pages_come_back(engine)
+
+
+def test_stream_keeps_the_work_that_it_follows(engine):
+    pieces = long.run(backend=engine, stream=True, seed=3).text_iter()
+    gc.collect()
+    assert "".join(pieces) == long.run(backend=engine, seed=3).text()
+
+
+def test_program_that_runs_on_at_exit_ends_the_interpreter_in_silence():
+    script = """
+import sgrt
+@sgrt.function
+def program(s):
+    s += "a" + sgrt.gen("x")
+state = program.run(backend=sgrt.ScriptedBackend(["1"], latency=60))
+program.run(backend=state._trace.backend)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, b"")
