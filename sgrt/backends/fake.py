@@ -136,8 +136,9 @@ class ScriptedBackend:
         chat_template: ChatTemplate | None = ChatML(),  # noqa: B008  (it has no state)
         name: str = "scripted",
     ) -> None:
-        if isinstance(answers, str):
-            raise TypeError("answers must be a list, a mapping or a function, not one string")
+        takes = isinstance(answers, (Sequence, Mapping)) or callable(answers)
+        if not takes or isinstance(answers, (str, bytes)):
+            raise TypeError(f"answers must be a list, a mapping or a function, not {answers!r:.80}")
         self.latency = latency
         self.calls: list[ScriptedCall] = []
         self._answers = answers

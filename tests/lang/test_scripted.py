@@ -207,3 +207,9 @@ def test_calls_and_stats_tell_what_happened():
 def test_one_string_is_no_script():
     with pytest.raises(TypeError, match="list"):
         sgrt.ScriptedBackend("abc")
+
+
+@pytest.mark.parametrize("answers", [None, 5, "one", b"one", iter(["one"])])
+def test_what_is_no_script_is_refused_when_the_backend_is_made(answers):
+    with pytest.raises(TypeError, match="answers must be a list, a mapping or a function, not"):
+        sgrt.ScriptedBackend(answers)
