@@ -151,6 +151,7 @@ class Lane:
         self._held = True  # until a session comes, and while a handle is waited for
         self._error: BaseException | None = None
         self._working: deque[Handle[Any]] = deque()  # in order; ended ones may lead
+        self._beside: list[Handle[Any]] = []
         self.children: list[Lane] = []
         self.closed: Handle[None] = Handle()
 
@@ -175,14 +176,20 @@ class Lane:
             if self._error is None:
                 self._error = error
             self.close()
+            for handle in self._beside:
+                handle.cancel()
             self._go_on()
 
     def close(self) -> None:
         """Give the session back; safe at any time."""
         with self._lock:
-            if self._session is not None:
+            if self._session is not None and not self.closed.done():
                 self._session.close()
-        self.closed.finish(None)
+            self.closed.finish(None)
+
+    def watch_beside(self, handles: Sequence[Handle[Any]]) -> None:
+        """Remember work of other sessions, which ends by itself unless `stop` comes first."""
+        self._beside = [*(handle for handle in self._beside if not handle.done()), *handles]
 
     def watch(self, handles: Sequence[Handle[Any]]) -> None:
         """Remember work of the session, so that `finish` waits for it."""
@@ -290,6 +297,7 @@ class Sample(Operation):
             raise
         self.variable.attach(tuple(handles))
         lane.watch(handles[:1])
+        lane.watch_beside(handles[1:])
         for handle, other in zip(handles[1:], others, strict=True):
             when_done(handle, other.close)
 

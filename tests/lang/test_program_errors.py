@@ -272,3 +272,16 @@ def test_error_behind_a_waiting_select_reaches_all_that_queued(within):
             within(lambda name=name: state[name])
         assert caught.value.variable == "a"
         assert isinstance(caught.value.__cause__, BackendError)
+
+
+def test_cancel_ends_every_one_of_n(within):
+    @sgrt.function
+    def program(s):
+        s += sgrt.gen("a", n=3)
+
+    state = program.run(backend=sgrt.ScriptedBackend(["1"] * 3, latency=30))
+    handles = state._trace.variables["a"]._handles.result()
+    state.cancel()
+    for handle in handles:
+        with pytest.raises(Cancelled):
+            within(handle.result)
