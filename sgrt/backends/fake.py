@@ -493,6 +493,10 @@ def _finished(
     is_complete = constraint is None or _satisfies(text, constraint)
     if constraint is not None and reason == "stop" and match is None:
         _check(text, constraint)
+    if params.finish == "close" and not is_complete and reason == "length":
+        raise BackendError(
+            f"the scripted answer {answer[:200]!r} does not fit max_tokens={params.max_tokens}"
+        )
     ids = tuple(text.encode())
     if len(ids) < params.min_tokens:
         raise BackendError(f"the answer has {len(ids)} tokens, min_tokens is {params.min_tokens}")

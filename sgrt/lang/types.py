@@ -21,7 +21,7 @@ from sgrt.core import (
 )
 from sgrt.errors import ConstraintError, GrammarSyntaxError, RequestError, UnsupportedSchema
 
-_SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions")
 _SCHEMA_LISTS = ("anyOf", "oneOf", "prefixItems")
 _SCHEMAS = ("items", "additionalProperties")
 _SHARED = ("$ref", "allOf", "patternProperties", "unevaluatedProperties")
@@ -37,8 +37,8 @@ def closed(schema: Any) -> Any:
 
     Every text of the closed schema satisfies the open one; a model asked for fields should not
     invent others. Left open are objects whose properties stand in several places (closing one
-    forbids those of the others); never entered are `not` and `if`, where narrow means wide, nor
-    data such as `default` and `const`.
+    forbids those of the others); never entered are conditions (`not`, `if`, `dependentSchemas`),
+    nor data such as `default` and `const`.
     """
     if not isinstance(schema, dict):
         return schema

@@ -12,7 +12,6 @@ from grammar_support import byte_vocabulary
 from sgrt.core import Choices, JsonSchema, Regex
 from sgrt.errors import ConstraintError, ModelError, UnsupportedSchema
 from sgrt.grammar import compiler as compiler_module
-from sgrt.grammar import spec
 from sgrt.grammar.compiler import GrammarCompiler
 from sgrt.grammar.vocabulary import Vocabulary
 
@@ -101,39 +100,3 @@ def test_vocabulary_of_any_size_masks_as_many_words(size: int) -> None:
     assert vocabulary.num_words == -(-size // 32)
     matcher = GrammarCompiler(vocabulary).compile(Regex("aa")).matcher()
     assert matcher.forced() == [1, 1]
-
-
-def test_spec_json_schema_of_text_dict_and_model_agree() -> None:
-    import pydantic
-
-    class Point(pydantic.BaseModel):
-        x: int
-
-    node = Point.model_json_schema()
-    closed = spec.json_schema(Point)
-    assert closed == spec.json_schema(node, closed=True)
-    assert '"additionalProperties":false' in closed.schema
-    as_written = spec.json_schema(node)
-    assert as_written == spec.json_schema(Point, closed=False)
-    assert as_written == spec.json_schema(as_written.schema)
-    assert "additionalProperties" not in as_written.schema
-
-
-def test_spec_closing_leaves_parts_of_a_whole_open() -> None:
-    part = {"type": "object", "properties": {"a": {}}}
-    node = {"allOf": [part, {"properties": {"b": {}}}], "default": {"properties": {}}}
-    assert "additionalProperties" not in spec.json_schema(node, closed=True).schema
-    assert "additionalProperties" in spec.json_schema({"items": part}, closed=True).schema
-
-
-def test_spec_refuses_what_is_not_json() -> None:
-    endless: dict[str, Any] = {}
-    endless["items"] = endless
-    for schema in ({"const": {1, 2}}, endless, "nope"):
-        with pytest.raises(UnsupportedSchema, match="not JSON"):
-            spec.json_schema(schema)
-
-
-def test_spec_regex_and_choices_are_constraints() -> None:
-    assert spec.regex("a+") == Regex("a+")
-    assert spec.choices(x for x in "ab") == Choices(("a", "b"))

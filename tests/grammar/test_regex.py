@@ -122,10 +122,10 @@ def test_regex_error_on_a_later_line_names_that_line() -> None:
      "((((a{99}){99}){99}){99}){99}", "a{99999999999999999999}"],
 )  # fmt: skip
 def test_regex_over_budget_is_refused_at_once(pattern: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises((GrammarBudgetExceeded, GrammarSyntaxError)):
         grammar(Regex(pattern))
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 10
 
 
 @pytest.mark.parametrize("pattern", ["[^\\d\\D]", "a[^\\s\\S]", "(?:[^\\w\\W]|[^\\d\\D])x"])

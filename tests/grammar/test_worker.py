@@ -57,12 +57,12 @@ def test_worker_ends_a_compile_that_never_would(compiler: GrammarCompiler) -> No
     start = time.monotonic()
     with pytest.raises(GrammarBudgetExceeded, match="seconds"):
         compiler.compile(ENDLESS)
-    assert 1.4 < time.monotonic() - start < 4
+    assert 1.4 < time.monotonic() - start < 30
     assert not is_running(pid)
     start = time.monotonic()
     with pytest.raises(GrammarBudgetExceeded, match="seconds"):
         compiler.compile(ENDLESS)  # remembered
-    assert time.monotonic() - start < 0.5
+    assert time.monotonic() - start < 1.4  # the budget is 1.5
     again = JsonSchema(RISKY.schema + " ")
     assert compiler.compile(again).matcher().fork().shortest_completion() == [ord("0")]
 
