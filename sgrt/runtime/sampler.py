@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgrt import ops
-from sgrt.errors import EngineError, SgrtError
+from sgrt.errors import EngineError
 from sgrt.grammar.masks import fill_rows
 from sgrt.grammar.matcher import Matcher
 from sgrt.runtime.model_runner import Runner
 from sgrt.runtime.sequence import Sequence
 
-RowMask = Seq[int] | NDArray[np.uint32] | None
-"""Allowed ids, or a mask of W words, or None for any token."""
+RowMask = NDArray[np.int32] | NDArray[np.uint32] | None
+"""Allowed ids, ascending, int32; or a mask of W words, uint32; or None for any token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,7 @@ class Sampler:
     ) -> ops.Drawn:
         if len(open_rows) < len(rows):
             hidden = hidden[open_rows]
-        plan = ops.MaskPlan.build([allowed[i] for i in open_rows])
+        plan = _plan([allowed[i] for i in open_rows], (self._runner.vocab_size + 31) // 32)
         sampling = ops.SamplingRows.build([rows[i].sampling for i in open_rows])
         return self._runner.sample(hidden, plan, sampling)
 
@@ -186,15 +186,38 @@ class Sampler:
 _NOT_DRAWN = EngineError("not drawn")
 
 
-def _with_end(mask: Any, end_ids: frozenset[int]) -> RowMask | SgrtError:
+def _with_end(mask: Any, end_ids: frozenset[int]) -> RowMask | Exception:
     """A mask or ids as `fill_rows` gives them, with the tokens that may end the text."""
-    if isinstance(mask, SgrtError):
+    if isinstance(mask, Exception):
         return mask
     if not (isinstance(mask, np.ndarray) and mask.dtype == np.uint32):
-        return [*map(int, mask), *end_ids]
+        ids = np.asarray(mask, np.int32)
+        return np.union1d(ids, sorted(end_ids)).astype(np.int32) if end_ids else ids
     for i in end_ids:
         mask[i // 32] |= np.uint32(1 << (i % 32))
     return mask
+
+
+def _plan(masks: Seq[RowMask], num_words: int) -> ops.MaskPlan:
+    """The masks of the rows to draw, as arrays."""
+    kind = np.zeros(len(masks), np.uint8)
+    bitmask = None
+    few: list[RowMask] = []
+    few_start = np.zeros(len(masks) + 1, np.int32)
+    for r, mask in enumerate(masks):
+        if mask is None:
+            continue
+        if mask.dtype == np.uint32:
+            kind[r] = ops.RowKind.BITMASK
+            if bitmask is None:
+                bitmask = np.empty((len(masks), num_words), np.uint32)
+            bitmask[r] = mask
+        else:
+            kind[r] = ops.RowKind.FORCED if len(mask) == 1 else ops.RowKind.FEW
+            few_start[r + 1] = len(mask)
+            few.append(mask)
+    few_ids = np.concatenate(few) if few else np.zeros(0, np.int32)  # type: ignore[arg-type]
+    return ops.MaskPlan(kind, bitmask, few_ids, np.cumsum(few_start, dtype=np.int32))
 
 
 def _token(drawn: ops.Drawn, r: int, num_top: int) -> Token:
