@@ -20,6 +20,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sgrt.errors import MissingPackage
+
 if TYPE_CHECKING:
     from sgrt.backends.fake import ScriptedBackend as ScriptedBackend
     from sgrt.backends.local import Engine as Engine
@@ -92,7 +94,11 @@ __all__ = [*sorted(_MODULE_OF), "__version__"]
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'sgrt' has no attribute {name!r}")
-    value = getattr(import_module(_MODULE_OF[name]), name)
+    try:
+        module = import_module(_MODULE_OF[name])
+    except ModuleNotFoundError as error:
+        raise MissingPackage(error, extra="engine") from error
+    value = getattr(module, name)
     globals()[name] = value
     return value
 

@@ -18,7 +18,8 @@
     │   ├── OutOfPages                the KV pool is too small
     │   ├── Cancelled                 the caller gave up
     │   ├── DeadlineExceeded          the time allowed has passed
-    │   └── EngineClosed              the engine was shut down first
+    │   ├── EngineClosed              the engine was shut down first
+    │   └── MissingPackage            the engine needs a package that is not installed
     └── BackendError                  a remote backend answered with an error
 
 Attributes come first and the message is built from them, so that a program can read what a
@@ -240,6 +241,20 @@ class EngineClosed(EngineError):
 
     def __init__(self, message: str = "the engine is closed") -> None:
         super().__init__(message)
+
+
+class MissingPackage(EngineError):
+    """A part of sgrt needs a package that a light installation does not have.
+
+    Attributes:
+        package: its import name.
+    """
+
+    def __init__(self, error: ModuleNotFoundError, *, extra: str) -> None:
+        self.package = error.name
+        super().__init__(
+            f"the package {error.name!r} is not installed", hint=f"pip install 'sgrt[{extra}]'"
+        )
 
 
 class BackendError(SgrtError):

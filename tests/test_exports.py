@@ -47,3 +47,19 @@ def test_public_objects_are_documented():
 def test_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'genn'"):
         _ = sgrt.genn
+
+
+def test_engine_without_its_packages_says_what_to_install():
+    script = (
+        "import sys; sys.modules['numpy'] = None\n"
+        "import sgrt\n"
+        "try: sgrt.Engine\n"
+        "except sgrt.SgrtError as error: print(type(error).__name__, error)\n"
+        "try: sgrt.function(lambda s: s.text()).run()\n"
+        "except sgrt.SgrtError as error: print(type(error).__name__, error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.count("MissingPackage the package 'numpy' is not installed") == 2, (
+        done.stderr
+    )
+    assert "sgrt[engine]" in done.stdout

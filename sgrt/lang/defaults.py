@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from sgrt.core import Backend
+from sgrt.errors import MissingPackage
 
 _lock = threading.Lock()
 _default: Backend | None = None
@@ -25,7 +26,10 @@ def default_backend() -> Backend:
     global _default
     with _lock:
         if _default is None:
-            from sgrt.backends.local import Engine  # heavy; only who needs it pays for it
+            try:
+                from sgrt.backends.local import Engine  # heavy; only who needs it pays for it
+            except ModuleNotFoundError as error:
+                raise MissingPackage(error, extra="engine") from error
 
             _default = Engine()
         return _default
