@@ -73,6 +73,30 @@ URI = (
 POINTER = "(?:/(?:[^/~]|~[01])*)*"
 RELATIVE_POINTER = rf"(?:0|[1-9][0-9]*)(?:\#|{POINTER})"
 
+_VARIABLE = "(?:[a-zA-Z0-9_]|%[0-9A-F]{2})(?:\\.?(?:[a-zA-Z0-9_]|%[0-9A-F]{2}))*"
+_VARIABLE += "(?:\\*|:[1-9][0-9]{0,3})?"
+URI_TEMPLATE = (
+    rf"(?:[a-zA-Z0-9._~:/?\#@!$&()*+,;=\[\]-]|%[0-9A-F]{{2}}"
+    rf"|\{{[+\#./;?&]?{_VARIABLE}(?:,{_VARIABLE})*\}})*"
+)
+
+
+def _regex() -> str:
+    """Patterns with groups in groups in groups, whose classes hold letters, digits and signs."""
+    sign = r"[.^$|?*+()\[\]{}\\/]"
+    escape = rf"\\{sign}|\\[dwsDWStnr]"
+    in_class = rf"(?:a-z|A-Z|0-9|a-f|A-F|[a-zA-Z0-9_ .,:;/@\#%=<>!'+*?$()]|{escape})"
+    single = rf"(?:[a-zA-Z0-9_ ,:;/@\#%&=<>!'~.-]|{escape}|\[\^?{in_class}+-?\])"
+    count = r"(?:[*+?]\??|\{[0-9]{1,2}(?:,)?\}\??)?"
+    inner = rf"(?:{single}{count})*"
+    for _ in range(3):
+        part = rf"(?:\^|\$|(?:{single}|\((?:\?:)?{inner}\)){count})*"
+        inner = rf"{part}(?:\|{part})*"
+    return inner
+
+
+REGEX = _regex()
+
 REGULAR_FORMATS = {
     "date": DATE,
     "time": TIME,
@@ -91,8 +115,11 @@ REGULAR_FORMATS = {
     "idn-hostname": HOSTNAME,
     "json-pointer": POINTER,
     "relative-json-pointer": RELATIVE_POINTER,
+    "uri-template": URI_TEMPLATE,
+    "regex": REGEX,
 }
 """format → regex in the engine's syntax, matching the whole text."""
 
 ANNOTATION_FORMATS = frozenset(("password", "path", "file-path", "directory-path", "binary"))
-"""Formats that say how to show or use a string and allow every text."""
+"""Formats that say how to show or use a string and allow every text; so do all that the standard
+does not know, but those spelled nearly like one it knows are refused."""

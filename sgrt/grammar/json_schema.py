@@ -17,8 +17,10 @@ is searched for stands among the first items), and numbers that are not integers
 are excluded. Keys that no schema names come last, those it names in the order it names them.
 
 References stay inside the document: `$id`, `$anchor` and `$dynamicAnchor` name places in it.
-Unknown keywords are annotations, as the standard has it, but those that look like a slip of the
-pen are refused with what was probably meant.
+Unknown keywords and formats are annotations, as the standard has it, but those that look like a
+slip of the pen are refused with what was probably meant (a keyword with x-, _ or a $ of its own in
+front never does). Draft 4's boolean `exclusiveMinimum` and `exclusiveMaximum` are understood; its
+`id` below the root is refused above a `$ref`.
 """
 
 from __future__ import annotations

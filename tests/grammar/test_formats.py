@@ -94,6 +94,8 @@ def test_ipv6_of_random_shapes_is_what_ipaddress_accepts() -> None:
         ("email", ["a.b+c@example.org"], ["a@b", "@example.org", "a..b@example.org", "a@-x.org", "a b@example.org"]),
         ("json-pointer", ["", "/", "/a/0/~0~1", "/é//"], ["a", "/~", "/~2", "#/a"]),
         ("relative-json-pointer", ["0", "1/a", "12#", "0/~1"], ["", "01", "-1", "/a", "1#/a", "#"]),
+        ("regex", ["", "^a+$", "(?:a|[^b-]*){2,}?", "\\d\\.(a(b(c)))"], ["a(", "a**", "[b-a]", "a{3,1}", "\\Z", "(?<a>)"]),
+        ("uri-template", ["http://a/{b,c*}{?d:3}#%20", "x"], ["{", "{}", "{a", "a b", "%2", "{a*:3}"]),
         ("uri", ["https://example.org/a%20b?q=1#f", "ftp://a:21"], ["example.org", "http://", "http://a b", "http://a/%2", "//a"]),
     ],
 )  # fmt: skip
@@ -117,3 +119,14 @@ def test_format_in_the_engine_is_the_same_regex(name: str) -> None:
         changed = text[:-1] + rng.choice("0Zz-:.9") + text[-1:]
         assert accepts(compiled, f'"{changed}"') == _matches(name, changed), changed
     assert num_texts
+
+
+def test_format_regex_drawn_at_random_is_a_regex_of_the_standard_library() -> None:
+    rng = random.Random(0)
+    num_matched = 0
+    for _ in range(3_000):
+        text = "".join(rng.choices("ab0(){}[]|*+?^$\\\\.d-,:/", k=rng.randint(1, 7)))
+        if _matches("regex", text):
+            num_matched += 1
+            re.compile(text)
+    assert num_matched > 300

@@ -151,20 +151,24 @@ class Document:
     def _walk(
         self, schema: Schema, keyword: str, ref: str, start: Location, fragment: str
     ) -> Location:
-        """Follow a JSON pointer through keywords that hold schemas."""
+        """Follow a JSON pointer, also through names that no draft knows; but not into values."""
         path = [unquote(p).replace("~1", "/").replace("~0", "~") for p in fragment.split("/")[1:]]
         node, at = self._nodes[start], start
+        is_schema = True
         while path:
-            part = path.pop(0)
-            if not isinstance(node, dict) or part not in SCHEMA_PLACES or part not in node:
+            keys = [path.pop(0)]
+            if is_schema and keys[0] in _VALUE_PLACES:
                 schema.refuse(f"{ref!r:.80} does not lead to a schema", keyword)
-            keys = [part]
-            node = node[part]
-            if part in SCHEMA_MAPS or isinstance(node, list):
+            is_schema = is_schema and isinstance(node, dict) and keys[0] in SCHEMA_PLACES
+            node = _step(node, keys[0])
+            if is_schema and (keys[0] in SCHEMA_MAPS or isinstance(node, list)):
                 keys.append(path.pop(0) if path else "")
-                node = _step(node, keys[1]) if len(keys[1]) or part in SCHEMA_MAPS else None
+                node = _step(node, keys[1]) if keys[1] or keys[0] in SCHEMA_MAPS else None
             pointer = at.pointer + "".join("/" + escape(key) for key in keys)
-            at = Location(pointer, self._resource_of(node, at.resource))
+            resource = self._resource_of(node, at.resource)
+            if resource != at.resource and not is_schema:
+                schema.refuse(f"{ref!r:.80} leads through an $id that is no keyword", keyword)
+            at = Location(pointer, resource)
         if not isinstance(node, (dict, bool)):
             schema.refuse(f"{ref!r:.80} leads nowhere", keyword)
         self._nodes.setdefault(at, node)
@@ -218,3 +222,4 @@ SCHEMA_PLACES = SCHEMA_MAPS | {
     "unevaluatedProperties",
 }  # fmt: skip
 """Keywords that hold schemas: by name (maps), by index (lists), or one."""
+_VALUE_PLACES = frozenset(("enum", "const", "default", "examples"))

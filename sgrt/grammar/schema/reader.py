@@ -6,7 +6,6 @@ read, also where no value can ever lead there.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable
 from fractions import Fraction
@@ -42,6 +41,7 @@ from sgrt.grammar.schema.formula import (
     negate,
     satisfies,
 )
+from sgrt.grammar.schema.names import closest, holds_key
 
 TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 
@@ -134,13 +134,15 @@ class Reader:
         return TRUE
 
     def _check_spelling(self, schema: Schema, keyword: str) -> None:
-        """Unknown keywords are annotations, as the standard says; slips of the pen are not."""
-        if keyword.startswith("x-"):
+        """Unknown keywords are annotations, as the standard says; slips of the pen are not.
+
+        A sign in front (x-, _, a $ of one's own) says that a name is meant to be another one.
+        """
+        if keyword.startswith(("x-", "_")):
             return
-        known = {k.lower(): k for k in (*KEYWORDS, *DEPENDENT, *ANNOTATIONS)}
-        close = difflib.get_close_matches(keyword.lower(), known, 1, 0.8)
-        if close:
-            hint = f"did you mean {known[close[0]]!r}? Prefix annotations with x-"
+        close = closest(keyword, (*KEYWORDS, *DEPENDENT, *ANNOTATIONS))
+        if close and close not in ANNOTATIONS and keyword.startswith("$") <= close.startswith("$"):
+            hint = f"did you mean {close!r}? Prefix annotations with x-"
             schema.refuse("is not a keyword of JSON Schema", keyword, hint)
 
     # what is told about it
@@ -235,6 +237,10 @@ class Reader:
     # numbers
 
     def _bound(self, schema: Schema, keyword: str, value: Any) -> Formula:
+        plain = {"exclusiveMinimum": "minimum", "exclusiveMaximum": "maximum"}.get(keyword)
+        if isinstance(value, bool) and plain in schema.node and not self._is_after_draft_4():
+            # Draft 4: whether the bound beside it is itself excluded.
+            return self._bound(schema, keyword, schema.node[plain]) if value else TRUE
         if not _is_number(value):
             schema.refuse(f"must be a number, not {value!r:.40}", keyword)
         if 0 < abs(value) < json_text.MIN_EXACT_FRACTION:
@@ -298,8 +304,10 @@ class Reader:
             self.note(schema.pointer, "format", "subset", "the plain forms of " + value)
             return Matches(schema.pointer, f"(?:{formats.REGULAR_FORMATS[value]})", None)
         if value not in formats.ANNOTATION_FORMATS:
-            known = ", ".join([*formats.REGULAR_FORMATS, *sorted(formats.ANNOTATION_FORMATS)])
-            schema.refuse(f"{value!r:.40} is not enforced", "format", f"supported: {known}")
+            close = closest(value, formats.REGULAR_FORMATS)
+            if close:
+                schema.refuse(f"has no {value!r:.40}", "format", f"did you mean {close!r}?")
+        self.note(schema.pointer, "format", "annotation", f"{value!r:.40} is not of the standard")
         return TRUE
 
     # arrays
@@ -513,17 +521,24 @@ class Reader:
 
     def _id(self, schema: Schema, value: Any) -> Formula:
         """Up to draft 7 a `$ref` hid the `$id` beside it; since then both count."""
-        root = self.document.root.node
-        draft = root.get("$schema", "") if isinstance(root, dict) else ""
-        if "$ref" in schema.node and schema.pointer and re.search(r"draft-0[4-7]", str(draft)):
+        if "$ref" in schema.node and schema.pointer and re.search(r"draft-0[4-7]", self._draft()):
             schema.refuse("beside $ref has no meaning in this draft", "$id", "drop it")
         return TRUE
 
     def _old_name(self, schema: Schema, value: Any) -> Formula:
-        """Draft 4's `$id`: at the root it changes nothing that can be referred to here."""
-        if schema.pointer:
-            schema.refuse("is only supported at the root", "id", "write $id")
+        """Draft 4's `$id`. Since draft 6 it is no keyword; before, it matters to references below."""
+        is_base = isinstance(value, str) and not value.startswith("#")
+        is_used = is_base and schema.pointer and holds_key(schema.node, "$ref")
+        if is_used and not self._is_after_draft_4():
+            schema.refuse("is not supported above a $ref", "id", "write $id")
         return TRUE
+
+    def _is_after_draft_4(self) -> bool:
+        return bool(re.search(r"draft(-0[67]|/20)", self._draft()))
+
+    def _draft(self) -> str:
+        root = self.document.root.node
+        return str(root.get("$schema", "")) if isinstance(root, dict) else ""
 
 
 def _too_many_references() -> GrammarBudgetExceeded:
