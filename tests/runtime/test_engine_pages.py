@@ -9,7 +9,7 @@ import time
 import pytest
 
 from sgrt.backends.local import Engine, Session
-from sgrt.core import Generate, Handle, Regex, SamplingParams, Text
+from sgrt.core import Choices, Generate, GenerateResult, Handle, Regex, SamplingParams, Text
 from sgrt.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -68,8 +68,10 @@ def test_pages_after_random_sessions_all_come_back(cache: bool, page_size: int) 
     )
     with Engine.from_parts(parts) as engine:
         sessions: list[Session] = []
-        for _ in range(60):
-            action = rng.choice(["open", "extend", "generate", "fork", "close", "cancel", "score"])
+        for _ in range(80):
+            action = rng.choice(
+                ["open", "extend", "generate", "go on", "fork", "close", "cancel", "score"]
+            )
             if action == "open" or not sessions:
                 sessions.append(engine.open())
                 continue
@@ -79,6 +81,9 @@ def test_pages_after_random_sessions_all_come_back(cache: bool, page_size: int) 
             elif action == "generate":
                 session.extend(Text("x"))
                 session.generate([_greedy(rng.randint(1, 9)), Text("--"), _greedy(3)])
+            elif action == "go on":  # without new text, so the last token is computed again
+                session.extend(Text("w"))
+                session.generate([_greedy(rng.randint(1, 5)), _greedy(4, stop=("a", "e"))])
             elif action == "score":
                 session.extend(Text("y"))
                 session.score(["one", "two"])
@@ -93,9 +98,23 @@ def test_pages_after_random_sessions_all_come_back(cache: bool, page_size: int) 
                 session.close()
             _check_conservation(engine)
         for session in sessions:
+            _check_text(session)
             session.close()
         _check_conservation(engine)
         _all_pages_back(engine)
+
+
+def _check_text(session: Session) -> None:
+    """Every generation of a session is what the oracle says after the tokens before it."""
+    try:
+        token_ids = session.token_ids()
+    except Cancelled:
+        return
+    for handle in session._handles:
+        result = handle.result(10)
+        if isinstance(result, GenerateResult) and result.stop_match is None:
+            prompt = token_ids[: result.usage.prompt]
+            assert list(result.token_ids) == oracle(prompt, len(result.token_ids))
 
 
 def test_fork_children_continue_as_if_they_were_alone() -> None:
@@ -113,6 +132,48 @@ def test_fork_children_continue_as_if_they_were_alone() -> None:
             prompt = start + list(f" child {i}".encode())
             assert list(handle.result(10).token_ids) == oracle(prompt, 8)
         assert handles[2].result().usage.cached >= len(start) - 1
+
+
+@pytest.mark.parametrize("page_size", [2, 4, 5, 16])
+def test_fork_in_the_middle_of_a_page_copies_what_stands_there(page_size: int) -> None:
+    with Engine.from_parts(integer_parts(page_size=page_size)) as engine:
+        for length in range(1, 12):
+            session = engine.open()
+            session.extend(Text("x" * length))
+            session.generate([_greedy(3, ignore_eos=True)])[0].result(10)
+            before = session.token_ids()
+            first, second = session.fork(2)
+            second.extend(Text("tail"))
+            (one,), (two,) = first.generate([_greedy(5)]), second.generate([_greedy(5)])
+            assert list(one.result(10).token_ids) == oracle(before, 5)
+            assert list(two.result(10).token_ids) == oracle([*before, *b"tail"], 5)
+            assert one.result().usage.cached == len(before) - 1  # nothing was computed again
+
+
+def test_session_that_ended_at_a_stop_string_forks_as_its_text_says() -> None:
+    with Engine.from_parts(integer_parts(page_size=1)) as engine:
+        free = engine.generate("abc", max_tokens=30, temperature=0, ignore_eos=True)
+        stop = next(chr(i) for i in free.token_ids[5:] if 0 < i < 128)
+        session = engine.open()
+        session.extend(Text("abc"))
+        (cut,) = session.generate([_greedy(30, ignore_eos=True, stop=(stop,))])
+        assert cut.result(10).stop_match == stop
+        token_ids = session.token_ids()
+        (child,) = session.fork(1)
+        (more,) = child.generate([_greedy(6)])
+        assert list(more.result(10).token_ids) == oracle(token_ids, 6)
+        _check_conservation(engine)
+
+
+def test_constraint_without_a_choice_asks_the_model_nothing() -> None:
+    parts = integer_parts()
+    with Engine.from_parts(parts) as engine:
+        result = engine.generate("abc", constraint=Choices(("only this",)), temperature=0)
+        assert (result.text, result.finish_reason) == ("only this", "stop")
+        assert (result.usage.sampled, result.usage.forced) == (0, 9)
+        assert parts.runner.num_forwards == 0
+        result = engine.generate("abc", constraint=Regex("[ab]z"), temperature=0)
+        assert (result.usage.sampled, result.usage.forced) == (1, 1)
 
 
 def test_generation_without_new_text_continues_from_the_last_token() -> None:

@@ -124,8 +124,9 @@ def test_cold_sequence_against_an_endless_hot_stream_is_overtaken_a_bounded_numb
     assert len(started_before) <= scheduler.max_overtaken + scheduler.max_running
 
 
-def test_sequences_that_share_an_uncomputed_prefix_compute_it_once() -> None:
-    scheduler = _scheduler(200, max_step_tokens=16)
+@pytest.mark.parametrize("max_step_tokens", [16, 40, 512])
+def test_sequences_that_share_an_uncomputed_prefix_compute_it_once(max_step_tokens: int) -> None:
+    scheduler = _scheduler(200, max_step_tokens=max_step_tokens)
     sim = Simulation(scheduler, random.Random(0))
     prefix = list(range(100, 164))
     sequences = [sim.add([*prefix, i], 1) for i in range(6)]
