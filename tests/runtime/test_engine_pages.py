@@ -153,7 +153,9 @@ def test_fork_in_the_middle_of_a_page_copies_what_stands_there(page_size: int) -
 def test_session_that_ended_at_a_stop_string_forks_as_its_text_says() -> None:
     with Engine.from_parts(integer_parts(page_size=1)) as engine:
         free = engine.generate("abc", max_tokens=30, temperature=0, ignore_eos=True)
-        stop = next(chr(i) for i in free.token_ids[5:] if 0 < i < 128)
+        # two tokens, so that one of those cut away has been computed
+        ids = free.token_ids
+        stop = next(chr(a) + chr(b) for a, b in zip(ids[5:], ids[6:], strict=False) if a < 128 > b)
         session = engine.open()
         session.extend(Text("abc"))
         (cut,) = session.generate([_greedy(30, ignore_eos=True, stop=(stop,))])
@@ -162,6 +164,23 @@ def test_session_that_ended_at_a_stop_string_forks_as_its_text_says() -> None:
         (child,) = session.fork(1)
         (more,) = child.generate([_greedy(6)])
         assert list(more.result(10).token_ids) == oracle(token_ids, 6)
+        _check_conservation(engine)
+
+
+@pytest.mark.parametrize("page_size", [1, 4, 8])
+def test_last_token_of_a_shared_page_is_computed_again_on_a_copy(page_size: int) -> None:
+    prompt = b"sixteen letters."
+    assert len(prompt) % page_size == 0
+    with Engine.from_parts(integer_parts(page_size=page_size)) as engine:
+        session = engine.open()
+        session.extend(Text(prompt.decode()))
+        first = oracle(list(prompt), 1)[0]
+        (ended,) = session.generate([_greedy(5, stop_token_ids=(first,))])
+        assert ended.result(10).token_ids == ()  # the whole prompt is computed, nothing follows
+        (child,) = session.fork(1)  # now it is shared, too
+        (on,) = child.generate([_greedy(6)])
+        assert list(on.result(10).token_ids) == oracle(list(prompt), 6)
+        assert on.result().usage.cached == len(prompt) - 1
         _check_conservation(engine)
 
 
