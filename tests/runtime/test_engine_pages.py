@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 import time
@@ -155,7 +156,7 @@ def test_session_that_ended_at_a_stop_string_forks_as_its_text_says() -> None:
         free = engine.generate("abc", max_tokens=30, temperature=0, ignore_eos=True)
         # two tokens, so that one of those cut away has been computed
         ids = free.token_ids
-        stop = next(chr(a) + chr(b) for a, b in zip(ids[5:], ids[6:], strict=False) if a < 128 > b)
+        stop = next(chr(a) + chr(b) for a, b in itertools.pairwise(ids) if a < 128 > b)
         session = engine.open()
         session.extend(Text("abc"))
         (cut,) = session.generate([_greedy(30, ignore_eos=True, stop=(stop,))])
