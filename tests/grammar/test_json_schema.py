@@ -418,3 +418,11 @@ def test_schema_large_but_legal_compiles_before_it_costs_much() -> None:
     ]:  # fmt: skip
         grammar(schema_of(node))
     assert time.process_time() - start < 20
+
+
+def test_schema_list_of_items_is_refused_where_the_draft_has_none() -> None:
+    node = {"type": "array", "items": [{"type": "integer"}]}
+    assert accepts(grammar(JsonSchema(json.dumps(node))), "[1]")
+    node["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    with pytest.raises(UnsupportedSchema, match="prefixItems"):
+        grammar(JsonSchema(json.dumps(node)))

@@ -314,6 +314,8 @@ class Reader:
 
     def _items(self, schema: Schema, value: Any) -> Formula:
         if isinstance(value, list):  # drafts before 2020-12 said prefixItems this way
+            if "draft/2020-12" in self._draft():
+                schema.refuse("is one schema in this draft", "items", "prefixItems takes a list")
             parts = self._tuple(schema, "items", value)
             rest = schema.node.get("additionalItems", True)
             item = self._sub(schema, rest, "additionalItems")
