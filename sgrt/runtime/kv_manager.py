@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sgrt.errors import OutOfPages
 from sgrt.runtime.page_pool import PagePool
 from sgrt.runtime.radix_tree import RadixTree
 from sgrt.runtime.sequence import Sequence
@@ -169,17 +168,3 @@ class KVManager:
         self.pool.free(seq.pages[num_kept:])
         del seq.pages[num_kept:]
         del seq.token_ids[num_tokens:]
-
-    def check_fits(self, num_tokens: int) -> None:
-        """Refuse a sequence that the whole pool could not hold.
-
-        Raises:
-            OutOfPages: it needs more pages than exist.
-        """
-        needed = self.pages_for(num_tokens)
-        if needed > self.num_pages:
-            raise OutOfPages(
-                needed,
-                self.num_pages,
-                hint=f"the pool holds {self.num_pages * self.page_size} tokens; raise kv_tokens",
-            )
