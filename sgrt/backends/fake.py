@@ -150,7 +150,6 @@ class ScriptedBackend:
         self._lock = threading.Lock()
         self._clock = _Clock()
         self._usage = Usage()
-        self._begun = time.perf_counter()
         self.closed = False
 
     @property
