@@ -22,7 +22,8 @@ ROOMS: dict[str, set[str]] = {
     "sgrt.constraints": {"sgrt.errors"},
     "sgrt.core": {"sgrt.constraints", "sgrt.errors"},
     "sgrt.config": {"sgrt.errors"},
-    "sgrt.lang": {"sgrt.core", "sgrt.errors"},
+    "sgrt.schemas": {"sgrt.constraints", "sgrt.errors"},
+    "sgrt.lang": {"sgrt.core", "sgrt.schemas", "sgrt.errors"},
     "sgrt.grammar": {"sgrt.core", "sgrt.errors"},
     "sgrt.ops": {"sgrt_kernels", "sgrt.config", "sgrt.errors"},
     # core for the chat template's protocol and its runs of text
@@ -32,7 +33,14 @@ ROOMS: dict[str, set[str]] = {
     "sgrt.backends": {"sgrt.core", "sgrt.errors"},
     "sgrt.backends.local": {"sgrt.backends", "sgrt.runtime", "sgrt.core", "sgrt.config"}
     | {"sgrt.errors"},
-    "sgrt.server": {"sgrt.runtime", "sgrt.core", "sgrt.config", "sgrt.errors"},
+    "sgrt.server": {
+        "sgrt.backends.local",
+        "sgrt.runtime",
+        "sgrt.grammar",
+        "sgrt.models",
+        "sgrt.core",
+    }
+    | {"sgrt.schemas", "sgrt.config", "sgrt.errors"},
     "sgrt.cli": {
         *("sgrt", "sgrt.lang", "sgrt.backends", "sgrt.backends.local", "sgrt.server"),
         *("sgrt.runtime", "sgrt.models", "sgrt.grammar", "sgrt.core", "sgrt.config", "sgrt.errors"),

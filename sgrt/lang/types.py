@@ -20,40 +20,12 @@ from sgrt.core import (
     Substring,
 )
 from sgrt.errors import ConstraintError, GrammarSyntaxError, RequestError, UnsupportedSchema
-
-_SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions")
-_SCHEMA_LISTS = ("anyOf", "oneOf", "prefixItems")
-_SCHEMAS = ("items", "additionalProperties")
-_SHARED = ("$ref", "allOf", "patternProperties", "unevaluatedProperties")
+from sgrt.schemas import closed, schema_constraint
 
 
 def is_model(value: object) -> bool:
     """Whether this is a pydantic model class."""
     return isinstance(value, type) and hasattr(value, "model_json_schema")
-
-
-def closed(schema: Any) -> Any:
-    """A copy whose objects take no undeclared keys, where the schema does not say.
-
-    Every text of the closed schema satisfies the open one; a model asked for fields should not
-    invent others. Left open are objects whose properties stand in several places (closing one
-    forbids those of the others); never entered are conditions (`not`, `if`, `dependentSchemas`),
-    nor data such as `default` and `const`.
-    """
-    if not isinstance(schema, dict):
-        return schema
-    out = {key: _closed_keyword(key, value) for key, value in schema.items()}
-    if "properties" in out and not any(key in out for key in _SHARED):
-        out.setdefault("additionalProperties", False)
-    return out
-
-
-def _closed_keyword(key: str, value: Any) -> Any:
-    if key in _SCHEMA_MAPS and isinstance(value, dict):
-        return {name: closed(sub) for name, sub in value.items()}
-    if key in _SCHEMA_LISTS and isinstance(value, list):
-        return [closed(sub) for sub in value]
-    return closed(value) if key in _SCHEMAS else value
 
 
 def model_schema(model: type[Any]) -> JsonSchema:
@@ -69,7 +41,7 @@ def model_schema(model: type[Any]) -> JsonSchema:
         raise UnsupportedSchema(
             f"the model {model.__qualname__!r} has none: {type(error).__name__}: {error}"
         ) from error
-    return _schema(closed(schema))
+    return schema_constraint(closed(schema))
 
 
 def json_schema(value: object) -> JsonSchema:
@@ -83,9 +55,9 @@ def json_schema(value: object) -> JsonSchema:
     if is_model(value):
         return model_schema(value)  # type: ignore[arg-type]
     if isinstance(value, Mapping):
-        return _schema(dict(value))
+        return schema_constraint(dict(value))
     if isinstance(value, str):
-        return _schema(_parse(value))
+        return schema_constraint(_parse(value))
     raise TypeError(f"json_schema must be a dict, JSON text or pydantic model, not {value!r:.80}")
 
 
@@ -96,17 +68,6 @@ def _parse(text: str) -> Any:
         raise GrammarSyntaxError(
             f"json_schema is not JSON: {error.msg}", line=error.lineno, column=error.colno
         ) from error
-
-
-def _schema(value: Any) -> JsonSchema:
-    if not isinstance(value, (dict, bool)):
-        raise UnsupportedSchema(f"must be an object or a boolean, not {type(value).__name__}")
-    try:
-        # Order is kept: properties are written in the order of the schema.
-        text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise UnsupportedSchema(f"is not JSON: {error}") from error
-    return JsonSchema(text)
 
 
 def choices(values: object) -> Choices:
