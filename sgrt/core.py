@@ -33,7 +33,7 @@ from sgrt.constraints import SequenceOf as SequenceOf
 from sgrt.constraints import StructuralTag as StructuralTag
 from sgrt.constraints import Structure as Structure
 from sgrt.constraints import Substring as Substring
-from sgrt.errors import Cancelled, InvalidSamplingParams, SgrtError
+from sgrt.errors import Cancelled, InvalidSamplingParams, RequestError, SgrtError
 
 log = logging.getLogger("sgrt.core")
 T = TypeVar("T")
@@ -213,9 +213,27 @@ class Generate:
     deadline_s: float | None = None
 
     def __post_init__(self) -> None:
-        deadline = self.deadline_s
-        if deadline is not None and not (_is_real(deadline) and deadline > 0):
-            raise InvalidSamplingParams("deadline_s", deadline, "must be a number of seconds > 0")
+        check_deadline(self.deadline_s)
+
+
+def check_deadline(deadline_s: float | None) -> None:
+    """Refuse what is no deadline.
+
+    Raises:
+        InvalidSamplingParams: not None and not a number of seconds > 0.
+    """
+    if deadline_s is not None and not (_is_real(deadline_s) and deadline_s > 0):
+        raise InvalidSamplingParams("deadline_s", deadline_s, "must be a number of seconds > 0")
+
+
+def check_options(options: Sequence[str]) -> None:
+    """Refuse what cannot be scored.
+
+    Raises:
+        RequestError: there is no option, or one is empty or not a text.
+    """
+    if not options or not all(isinstance(option, str) and option for option in options):
+        raise RequestError(f"options must be non-empty strings, got {list(options)!r:.200}")
 
 
 Segment = Sequence[Text | Generate]
@@ -299,15 +317,26 @@ class GenerateResult:
 
 @dataclass(frozen=True)
 class ScoreResult:
-    """Log-probabilities of each option's text after the session's text.
+    """Log-probabilities (natural) of each option's text after the session's text.
+
+    An option stands where generated text would: it is tokenized on its own, so that none of its
+    tokens reaches into the text before it. The sum over its tokens is the log-probability of
+    the option exactly; nothing is said about what follows it, so an option that another one
+    begins with is at least as likely as that one.
 
     Args:
-        token_logprobs: per option, the log-probability of each of its tokens.
+        token_ids: per option, its tokens.
+        token_logprobs: per option, the log-probability of each of its tokens, over the whole
+            vocabulary, after the session's text and the option's earlier tokens.
+        unconditional_logprobs: the same where the option stands alone, right after the token
+            with which the model's texts begin; None where it was not asked for.
+        usage: ``prompt`` is the session's text, once.
     """
 
     token_ids: tuple[tuple[int, ...], ...]
     token_logprobs: tuple[tuple[float, ...], ...]
     usage: Usage
+    unconditional_logprobs: tuple[tuple[float, ...], ...] | None = None
 
 
 class Handle(Generic[T]):
@@ -518,8 +547,20 @@ class Session(Protocol):
     def generate(self, segment: Segment) -> tuple[Generation, ...]:
         """Append and continue; one handle per `Generate` of the segment, in order."""
 
-    def score(self, options: Sequence[str]) -> Scoring:
-        """Score each option as a continuation; the session itself does not change."""
+    def score(
+        self,
+        options: Sequence[str],
+        *,
+        unconditional: bool = False,
+        deadline_s: float | None = None,
+    ) -> Scoring:
+        """Score each option as a continuation; the session itself does not change.
+
+        Args:
+            options: non-empty texts; the same one twice is scored alike.
+            unconditional: score each option without the session's text, too, in the same call.
+            deadline_s: seconds from submission after which it fails with `DeadlineExceeded`.
+        """
 
     def fork(self, num: int) -> list[Session]:
         """Children that start with this session's state as it is after the queued calls."""

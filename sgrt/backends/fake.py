@@ -40,6 +40,8 @@ from sgrt.core import (
     TokenEvent,
     TokenLogprob,
     Usage,
+    check_deadline,
+    check_options,
 )
 from sgrt.errors import (
     BackendError,
@@ -119,7 +121,8 @@ class ScriptedBackend:
             contains this, or with the exception this function of the text returns.
         scores: log-probability per option, as mapping or as function of the session's text and
             the option. Without it, a score asks ``answers`` for one of the options and gives it
-            9/10 of the probability.
+            9/10 of the probability. Unconditional scores ask the function with the text "";
+            where there is none, all options are equally likely.
         chat_template: None for a model without one.
 
     Attributes:
@@ -238,6 +241,12 @@ class ScriptedBackend:
             raise BackendError(f"no score in the script for option {option!r}")
         return self._scores[option]
 
+    def unconditional_logprobs(self, options: Sequence[str]) -> dict[str, float]:
+        """The scripted log-probability of each option without any text before it."""
+        if callable(self._scores):
+            return {option: self._scores("", option) for option in options}
+        return dict.fromkeys(options, -math.log(len(set(options))))
+
     def check(self, prompt: str) -> None:
         """Raise what is to be raised at this text."""
         if self.closed:
@@ -312,11 +321,18 @@ class ScriptedSession:
                 handles.append(self._queue_generation(item))
         return tuple(handles)
 
-    def score(self, options: Sequence[str]) -> Scoring:
+    def score(
+        self,
+        options: Sequence[str],
+        *,
+        unconditional: bool = False,
+        deadline_s: float | None = None,
+    ) -> Scoring:
+        check_deadline(deadline_s)
         handle: Scoring = Handle(lambda: self._cancel(handle))
         chosen = tuple(options)
-        work = lambda: handle.finish(self._score(chosen))  # noqa: E731
-        self._submit(_Job(work, handle.fail, self._backend.latency))
+        work = lambda: handle.finish(self._score(chosen, unconditional))  # noqa: E731
+        self._submit(self._job(work, handle, deadline_s))
         return handle
 
     def fork(self, num: int) -> list[ScriptedSession]:
@@ -420,11 +436,14 @@ class ScriptedSession:
 
     def _queue_generation(self, item: Generate) -> Generation:
         handle: Generation = Handle(lambda: self._cancel(handle))
-        job = _Job(lambda: self._generate(item, handle), handle.fail, self._backend.latency)
-        if item.deadline_s is not None:
-            job.allowed, job.deadline = item.deadline_s, time.monotonic() + item.deadline_s
-        self._submit(job)
+        self._submit(self._job(lambda: self._generate(item, handle), handle, item.deadline_s))
         return handle
+
+    def _job(self, work: Callable[[], None], handle: Handle[Any], deadline_s: float | None) -> _Job:
+        job = _Job(work, handle.fail, self._backend.latency)
+        if deadline_s is not None:
+            job.allowed, job.deadline = deadline_s, time.monotonic() + deadline_s
+        return job
 
     def _generate(self, item: Generate, handle: Generation) -> None:
         params = self._seeded(item.params)
@@ -458,20 +477,24 @@ class ScriptedSession:
         cached, self._computed = self._computed, num_tokens
         return Usage(prompt=num_tokens, cached=cached)
 
-    def _score(self, options: tuple[str, ...]) -> ScoreResult:
+    def _score(self, options: tuple[str, ...], unconditional: bool) -> ScoreResult:
         prompt, usage, best = self._text, self._take_prompt(), None
         try:
+            check_options(options)
             self._backend.check(prompt)
             logprobs = self._logprobs(prompt, options)
             best = max(options, key=logprobs.__getitem__)
+            alone = self._backend.unconditional_logprobs(options) if unconditional else None
         finally:
             self._usage += usage
             self._backend.record(ScriptedCall("score", prompt, best, options=options), usage)
         ids = tuple(tuple(option.encode()) for option in options)
-        spread = tuple(
-            (logprobs[option] / len(i),) * len(i) for option, i in zip(options, ids, strict=True)
+        return ScoreResult(
+            ids,
+            _spread(options, logprobs),
+            usage,
+            None if alone is None else _spread(options, alone),
         )
-        return ScoreResult(ids, spread, usage)
 
     def _logprobs(self, prompt: str, options: tuple[str, ...]) -> dict[str, float]:
         given = {option: self._backend.logprob(prompt, option) for option in options}
@@ -482,6 +505,14 @@ class ScriptedSession:
         _check(answer, Choices(options))
         rest = math.log(0.1 / max(1, len(options) - 1))
         return {option: math.log(0.9) if option == answer else rest for option in options}
+
+
+def _spread(
+    options: tuple[str, ...], logprobs: Mapping[str, float]
+) -> tuple[tuple[float, ...], ...]:
+    """Each option's log-probability in equal parts over its tokens, which are bytes."""
+    lengths = [len(option.encode()) for option in options]
+    return tuple((logprobs[o] / n,) * n for o, n in zip(options, lengths, strict=True))
 
 
 def _finished(

@@ -8,7 +8,6 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import fields, replace
-from functools import partial
 from typing import Any, TypeVar
 
 from sgrt import core
@@ -312,8 +311,8 @@ class Session:
                 task = self._task(item, handle)
                 self._after_id = self._parts.text_id
                 queued.append(operations.Generate(task))
-                if task.deadline is not None:
-                    self._loop.post(partial(self._loop.watch, self._live, task))
+                if item.deadline_s is not None:
+                    self._loop.watch(self._live, handle, item.deadline_s)
         self._queue(*queued)
         return tuple(handles)
 
@@ -332,17 +331,31 @@ class Session:
             forced_runs=self._parts.config.forced_runs,
         )
 
-    def score(self, options: Seq[str]) -> Scoring:
+    def score(
+        self,
+        options: Seq[str],
+        *,
+        unconditional: bool = False,
+        deadline_s: float | None = None,
+    ) -> Scoring:
+        core.check_deadline(deadline_s)
         handle: Scoring = self._handle()
         with _Failing(self, handle):
-            if not options or not all(isinstance(o, str) and o for o in options):
-                raise RequestError(f"options must be non-empty strings, got {list(options)!r}")
+            core.check_options(options)
             flushed = self._flush()
-            encoded = [
-                self._parts.tokenizer.encode(option, after_id=self._after_id) for option in options
-            ]
-            self._queue(*flushed, operations.Score(self._loop, encoded, handle))
+            encoded = [self._encode_option(option) for option in options]
+            alone = [self._parts.first_id] if unconditional else None
+            operation = operations.Score(self._loop, encoded, handle, alone=alone)
+            if deadline_s is not None:
+                self._loop.watch(self._live, handle, deadline_s)
+            self._queue(*flushed, operation)
         return handle
+
+    def _encode_option(self, option: str) -> list[int]:
+        ids = self._parts.tokenizer.encode(option, after_id=self._after_id)
+        if not ids:
+            raise RequestError(f"option {option!r}: the vocabulary has no token for it")
+        return ids
 
     def fork(self, num: int) -> list[core.Session]:
         if not isinstance(num, int) or num < 1:

@@ -40,6 +40,19 @@ class Parts:
         """Some token that is text: what stands before text appended to a generation."""
         return some_text_id(self.tokenizer)
 
+    @cached_property
+    def first_id(self) -> int:
+        """The token that stands before a text which nothing precedes: BOS, or the end-of-text
+        token where the model has none (in training it stands between texts).
+
+        Raises:
+            RequestError: the model has neither.
+        """
+        bos_id, eos_ids = self.tokenizer.bos_id, self.tokenizer.eos_ids
+        if bos_id is None and not eos_ids:
+            raise RequestError(f"{self.name} has no token that begins or ends a text")
+        return min(eos_ids) if bos_id is None else bos_id
+
 
 def load_parts(config: EngineConfig) -> Parts:
     """Find, read and place a model, and size its KV pool.

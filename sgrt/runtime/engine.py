@@ -94,7 +94,8 @@ class Engine:
         self._sampler = Sampler(runner)
         self._lives: dict[Sequence, Live] = {}
         self._groups = itertools.count(1)
-        self._deadlines: list[tuple[float, int, Live, GenerateTask]] = []
+        self._deadlines: list[tuple[float, int, float, Live, Handle[Any]]] = []
+        self._prune_at = 64
         self._tie = itertools.count()
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._closing = False
@@ -140,6 +141,15 @@ class Engine:
         """End a session's work on this handle; the session ends with it."""
         if not self._closing:
             self.post(lambda: None if handle.done() else self.fail(live, Cancelled()))
+
+    def watch(self, live: Live, handle: Handle[Any], deadline_s: float) -> None:
+        """Fail the session if this handle, at work or still queued, has not ended in time.
+
+        Raises:
+            EngineClosed: the engine is closed.
+        """
+        due = time.monotonic() + deadline_s
+        self.post(lambda: self._watch(due, deadline_s, live, handle))
 
     def discard(self, live: Live) -> None:
         """Drop a session: cancel what is queued, give the pages back."""
@@ -432,17 +442,19 @@ class Engine:
         for live in list(self._lives.values()):
             self.fail(live, error)
 
-    def watch(self, live: Live, task: GenerateTask) -> None:
-        """Fail the session if this task, begun or still queued, misses its deadline."""
-        if task.deadline is not None:
-            heapq.heappush(self._deadlines, (task.deadline, next(self._tie), live, task))
+    def _watch(self, due: float, deadline_s: float, live: Live, handle: Handle[Any]) -> None:
+        if len(self._deadlines) >= self._prune_at:
+            self._deadlines = [entry for entry in self._deadlines if not entry[-1].done()]
+            heapq.heapify(self._deadlines)
+            self._prune_at = 2 * len(self._deadlines) + 64
+        heapq.heappush(self._deadlines, (due, next(self._tie), deadline_s, live, handle))
 
     def _expire_deadlines(self) -> None:
         now = time.monotonic()
         while self._deadlines and self._deadlines[0][0] <= now:
-            _, _, live, task = heapq.heappop(self._deadlines)
-            if not task.handle.done():
-                self.fail(live, DeadlineExceeded(task.deadline_s or 0.0))
+            _, _, deadline_s, live, handle = heapq.heappop(self._deadlines)
+            if not handle.done():
+                self.fail(live, DeadlineExceeded(deadline_s))
 
 
 _ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()

@@ -76,27 +76,47 @@ class Score:
     Args:
         options: token ids of each option, none empty.
         handle: gets the `ScoreResult`.
+        alone: tokens after which the options are scored, too; None for the text only.
     """
 
-    def __init__(self, engine: Engine, options: Seq[Seq[int]], handle: Scoring) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        options: Seq[Seq[int]],
+        handle: Scoring,
+        *,
+        alone: Seq[int] | None = None,
+    ) -> None:
         self._engine = engine
         self._options = [tuple(o) for o in options]
         self._handle = handle
+        self._before_alone = alone
         self._tasks: list[OptionTask] = []
+        self._alone: list[OptionTask] | None = None
         self._lives: list[Live] = []
         self._num_open = 0
 
     def start(self, engine: Engine, live: Live) -> None:
         live.pending = self
-        prompt_len = len(live.seq.token_ids)
+        self._tasks = self._begin(live, live)
+        if self._before_alone is not None:
+            empty = engine.new_live(group=live.seq.group, priority=live.seq.priority)
+            empty.seq.token_ids = list(self._before_alone)
+            self._alone = self._begin(empty, live)
+
+    def _begin(self, base: Live, live: Live) -> list[OptionTask]:
+        """Score the options after ``base``, for ``live``."""
+        tasks, lives = [], []
         for token_ids in self._options:
-            option = engine.new_live(group=live.seq.group, priority=live.seq.priority)
-            task = OptionTask(prompt_len, token_ids, self._on_done(live, option))
+            option = self._engine.new_live(group=live.seq.group, priority=live.seq.priority)
+            task = OptionTask(len(base.seq.token_ids), token_ids, self._on_done(live, option))
             option.task = task
-            self._tasks.append(task)
-            self._lives.append(option)
-        self._num_open = len(self._tasks)
-        engine.begin_options(live, self._lives)
+            tasks.append(task)
+            lives.append(option)
+        self._num_open += len(tasks)
+        self._lives += lives
+        self._engine.begin_options(base, lives)
+        return tasks
 
     def _on_done(self, live: Live, option: Live) -> Callable[[SgrtError | None], None]:
         def done(error: SgrtError | None) -> None:
@@ -106,7 +126,7 @@ class Score:
                 return
             self._num_open -= 1
             if self._num_open == 0:
-                result = score_result(self._tasks)
+                result = score_result(self._tasks, self._alone)
                 self._engine.stats.count(result.usage)
                 self._handle.finish(result)
                 self._engine.resume(live)

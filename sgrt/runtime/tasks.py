@@ -7,7 +7,6 @@ steps. Tasks run on the engine's loop thread only.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
@@ -93,10 +92,6 @@ class GenerateTask:
         to_close = None if params.finish == "cut" else self.matcher
         self._closing = None if to_close is None else Closing(to_close)
         self.counts = Counts()
-        self.deadline = (
-            None if request.deadline_s is None else time.monotonic() + request.deadline_s
-        )
-        self.deadline_s = request.deadline_s
         self._vocabulary = vocabulary
         self._seed = seed
         self._limit = limit
@@ -351,13 +346,16 @@ class OptionTask:
         return len(self.logprobs) == len(self.option_ids)
 
 
-def score_result(options: Seq[OptionTask]) -> ScoreResult:
+def score_result(options: Seq[OptionTask], alone: Seq[OptionTask] | None) -> ScoreResult:
     """Put the options of one scoring together again."""
-    usage = Usage()
-    for option in options:
-        usage = usage + option.counts.usage()
+    usage = options[0].counts.usage()
     return ScoreResult(
         tuple(o.option_ids for o in options),
-        tuple(tuple(o.logprobs[p] for p in sorted(o.logprobs)) for o in options),
+        _logprobs(options),
         usage,
+        None if alone is None else _logprobs(alone),
     )
+
+
+def _logprobs(options: Seq[OptionTask]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(o.logprobs[p] for p in sorted(o.logprobs)) for o in options)

@@ -16,8 +16,14 @@ import pytest
 
 from sgrt.backends.local import Engine
 from sgrt.core import Backend, Generate, Message, Regex, SamplingParams, Session, Text
-from sgrt.errors import Cancelled, EngineError, InvalidSamplingParams, RequestError
-from tests.runtime.integer_model import EOS, hash_tokens, integer_parts, logits_of, oracle
+from sgrt.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    EngineError,
+    InvalidSamplingParams,
+    RequestError,
+)
+from tests.runtime.integer_model import BOS, EOS, hash_tokens, integer_parts, logits_of, oracle
 
 
 @pytest.fixture
@@ -191,6 +197,29 @@ def test_score_equals_the_log_probabilities_of_each_token(engine: Engine) -> Non
             assert logprob == pytest.approx(logits[byte] - total, abs=1e-4)
             prefix.append(byte)
     assert session.token_ids() == list(b"the answer: ")
+
+
+def test_unconditional_score_is_that_of_the_option_after_bos_alone(engine: Engine) -> None:
+    session = engine.open()
+    session.extend(Text("the answer: "))
+    options = ["yes", "no", "yet"]
+    scored = session.score(options, unconditional=True).result(10)
+    alone = engine.open()
+    alone.extend_ids([BOS])
+    expected = alone.score(options).result(10)
+    assert scored.unconditional_logprobs == expected.token_logprobs
+    assert scored.token_logprobs == session.score(options).result(10).token_logprobs
+    assert expected.unconditional_logprobs is None
+    assert session.token_ids() == list(b"the answer: ")
+
+
+def test_score_past_its_deadline_fails_with_it(engine: Engine) -> None:
+    session = engine.open()
+    session.extend(Text("the answer: "))
+    with pytest.raises(DeadlineExceeded):
+        session.score(["yes" * 50, "no"], deadline_s=1e-6).result(10)
+    with pytest.raises(InvalidSamplingParams):
+        engine.open().score(["a"], deadline_s=0)
 
 
 def test_segment_of_texts_and_gens_equals_separate_calls(engine: Engine) -> None:

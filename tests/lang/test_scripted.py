@@ -1,5 +1,6 @@
 """The scripted backend is a backend: strict, ordered, and honest about what it was asked."""
 
+import math
 import time
 
 import pytest
@@ -202,6 +203,24 @@ def test_calls_and_stats_tell_what_happened():
     assert kinds == [("generate", "q", "ab"), ("score", "qab", "y")]
     assert backend.stats()["sampled"] == 2
     assert backend.stats()["prompt"] == 4
+
+
+def test_unconditional_scores_are_those_without_the_text():
+    by_text = opened([], scores=lambda text, option: -len(text) - len(option))
+    by_text.extend(Text("four"))
+    scored = by_text.score(["a", "bc"], unconditional=True).result()
+    assert [sum(x) for x in scored.token_logprobs] == [-5, -6]
+    assert [sum(x) for x in scored.unconditional_logprobs] == [-1, -2]
+    known = opened(["b"]).score(["a", "b"], unconditional=True).result()
+    assert known.unconditional_logprobs == ((math.log(0.5),),) * 2
+    assert opened(["b"]).score(["a", "b"]).result().unconditional_logprobs is None
+
+
+def test_score_of_nothing_or_after_its_deadline_is_an_error():
+    with pytest.raises(RequestError, match="non-empty"):
+        opened(["a"]).score(["a", ""]).result()
+    with pytest.raises(DeadlineExceeded):
+        opened(["a"], latency=30).score(["a"], deadline_s=0.02).result(5)
 
 
 def test_one_string_is_no_script():
