@@ -5,8 +5,8 @@ is extended with text, continued by the model, scored against options, and forke
 session is asked to do is queued and answered through a handle, so a program never waits unless
 it reads a value.
 
-Architecture invariant: this module imports nothing of sgrt but `errors` and `constraints`; both
-sides import it.
+Architecture invariant: this module imports nothing of sgrt but `errors`, `constraints` and
+`json_events`; both sides import it.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from sgrt.constraints import StructuralTag as StructuralTag
 from sgrt.constraints import Structure as Structure
 from sgrt.constraints import Substring as Substring
 from sgrt.errors import Cancelled, InvalidSamplingParams, RequestError, SgrtError
+from sgrt.json_events import JsonReader as JsonReader
+from sgrt.json_events import ValueEvent as ValueEvent
 
 log = logging.getLogger("sgrt.core")
 T = TypeVar("T")
