@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import bisect
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from operator import add, and_, itemgetter, or_
 
 from sgrt.grammar import charset, limits
 from sgrt.grammar.charset import Charset
@@ -17,17 +18,19 @@ from sgrt.grammar.charset import Charset
 _EVERYTHING: Charset = ((0, charset.MAX_CODE_POINT),)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Automaton:
-    """A complete deterministic automaton; state 0 is the start.
+    """A complete, minimal deterministic automaton; state 0 is the start.
 
     Attributes:
-        starts: first code point of each class of characters that are never told apart.
+        starts: first code point of each run of characters.
+        classes: class of each run; characters of one class are never told apart.
         table: [states][classes] next state.
         accepting: [states] whether a text may end there.
     """
 
     starts: tuple[int, ...]
+    classes: tuple[int, ...]
     table: tuple[tuple[int, ...], ...]
     accepting: tuple[bool, ...]
 
@@ -35,69 +38,139 @@ class Automaton:
         """Whether the whole text is accepted. Cost: O(length of the text)."""
         state = 0
         for char in text:
-            state = self.table[state][bisect.bisect_right(self.starts, ord(char)) - 1]
+            run = bisect.bisect_right(self.starts, ord(char)) - 1
+            state = self.table[state][self.classes[run]]
         return self.accepting[state]
 
     def is_empty(self) -> bool:
         return not any(self.accepting)  # every state is reachable
 
     def __invert__(self) -> Automaton:
-        return Automaton(self.starts, self.table, tuple(not a for a in self.accepting))
+        accepting = tuple(not accepts for accepts in self.accepting)
+        return Automaton(self.starts, self.classes, self.table, accepting)
 
     def __and__(self, other: Automaton) -> Automaton:
-        return _product(self, other, lambda a, b: a and b)
+        return _product(self, other, is_and=True)
 
     def __or__(self, other: Automaton) -> Automaton:
-        return _product(self, other, lambda a, b: a or b)
+        return _product(self, other, is_and=False)
 
 
-def _product(a: Automaton, b: Automaton, join: Callable[[bool, bool], bool]) -> Automaton:
-    starts = tuple(sorted({*a.starts, *b.starts}))
-    in_a = [bisect.bisect_right(a.starts, s) - 1 for s in starts]
-    in_b = [bisect.bisect_right(b.starts, s) - 1 for s in starts]
-    columns = list(zip(in_a, in_b, strict=True))
-    found = {(0, 0): 0}
-    pairs = [(0, 0)]
+def _product(a: Automaton, b: Automaton, *, is_and: bool) -> Automaton:
+    """What both accept, or one of them. A pair of states is one number."""
+    starts, pairs = _common_runs(a, b)
+    columns: dict[tuple[int, int], int] = {}
+    classes = tuple(columns.setdefault(pair, len(columns)) for pair in pairs)
+    left, right = zip(*columns, strict=True)
+    width = len(b.table)
+    of_a = [[row[c] * width for c in left] for row in a.table]
+    of_b = [[row[c] for c in right] for row in b.table]
+    settled = _settled(a, b, accepts=not is_and)
+    found = {settled.get(0, 0): 0}
+    todo = list(found)
     table = []
-    for left, right in pairs:
-        row = []
-        for i, j in columns:
-            pair = (a.table[left][i], b.table[right][j])
-            if pair not in found:
-                found[pair] = len(pairs)
-                pairs.append(pair)
-            row.append(found[pair])
-        table.append(tuple(row))
-        _check_states(len(pairs))
-    accepting = tuple(join(a.accepting[i], b.accepting[j]) for i, j in pairs)
-    return _minimal(Automaton(starts, tuple(table), accepting))
+    for pair in todo:
+        i, j = divmod(pair, width)
+        row = list(map(add, of_a[i], of_b[j]))
+        if settled:
+            row = [settled.get(target, target) for target in row]
+        for target in row:
+            if target not in found:
+                found[target] = len(todo)
+                todo.append(target)
+        table.append([found[target] for target in row])
+        _check_states(len(todo))
+    join = and_ if is_and else or_
+    accepting = [join(a.accepting[p // width], b.accepting[p % width]) for p in todo]
+    return _minimal(starts, classes, table, accepting)
+
+
+def _common_runs(a: Automaton, b: Automaton) -> tuple[list[int], list[tuple[int, int]]]:
+    """Runs of characters that neither tells apart, each with its class in both."""
+    starts = sorted({*a.starts, *b.starts})
+    in_a, in_b = (
+        dict(zip(a.starts, a.classes, strict=True)),
+        dict(zip(b.starts, b.classes, strict=True)),
+    )
+    pairs = []
+    left = right = 0
+    for start in starts:
+        left, right = in_a.get(start, left), in_b.get(start, right)
+        pairs.append((left, right))
+    return starts, pairs
+
+
+def _settled(a: Automaton, b: Automaton, *, accepts: bool) -> dict[int, int]:
+    """Pairs in which one state decides for good, each with the one that stands for them all."""
+    width = len(b.table)
+    pairs = [i * width + j for i in _sinks(a, accepts) for j in range(width)]
+    pairs += [i * width + j for j in _sinks(b, accepts) for i in range(len(a.table))]
+    return dict.fromkeys(pairs, pairs[0]) if pairs else {}
+
+
+def _sinks(a: Automaton, accepts: bool) -> list[int]:
+    """States that are never left and accept or not (one at most, where it is minimal)."""
+    return [s for s, row in enumerate(a.table) if a.accepting[s] == accepts and set(row) == {s}]
 
 
 def _check_states(count: int) -> None:
     limits.check_limit("states of an automaton", count, limits.MAX_AUTOMATON_STATES)
 
 
-def _minimal(a: Automaton) -> Automaton:
-    """Merge states that accept the same texts (Moore), then characters that are never told apart."""
-    group = [int(accepts) for accepts in a.accepting]
-    count = len(set(group))
-    while True:
-        keys = [(group[s], *(group[t] for t in row)) for s, row in enumerate(a.table)]
-        numbers: dict[tuple[int, ...], int] = {}
-        group = [numbers.setdefault(key, len(numbers)) for key in keys]
-        if len(numbers) == count:
+def _minimal(
+    starts: Iterable[int],
+    classes: Iterable[int],
+    table: list[list[int]],
+    accepting: list[bool],
+) -> Automaton:
+    """Merge states that accept the same texts, then characters that are never told apart."""
+    group = _merged_states(table, accepting)
+    first: dict[int, int] = {}
+    for state, name in enumerate(group):
+        first.setdefault(name, state)
+    number = {name: i for i, name in enumerate(first)}
+    rows = [[number[group[target]] for target in table[state]] for state in first.values()]
+    columns: dict[tuple[int, ...], int] = {}
+    of_class = [columns.setdefault(c, len(columns)) for c in zip(*rows, strict=True)]
+    runs: dict[int, int] = {}
+    last = -1
+    for start, name in zip(starts, classes, strict=True):
+        if of_class[name] != last:
+            runs[start] = last = of_class[name]
+    return Automaton(
+        tuple(runs),
+        tuple(runs.values()),
+        tuple(zip(*columns, strict=True)),
+        tuple(accepting[state] for state in first.values()),
+    )
+
+
+def _merged_states(table: list[list[int]], accepting: list[bool]) -> list[int]:
+    """A name for each state; states of one name accept the same texts (Moore's refinement)."""
+    group = [int(accepts) for accepts in accepting]
+    members = [[s for s, g in enumerate(group) if g == name] for name in (0, 1)]
+    targets = [itemgetter(*row, row[0]) for row in table]  # twice, so that it is never one alone
+    todo = [m for m in members if len(m) > 1]
+    num_groups = 2
+    while todo:
+        split = []
+        for states in todo:
+            by_targets: dict[tuple[int, ...], list[int]] = {}
+            for state in states:
+                by_targets.setdefault(targets[state](group), []).append(state)
+            split.append(list(by_targets.values()))
+        todo = []
+        has_changed = False
+        for parts in split:
+            has_changed |= len(parts) > 1
+            todo += [part for part in parts if len(part) > 1]
+            for part in parts[1:]:
+                for state in part:
+                    group[state] = num_groups
+                num_groups += 1
+        if not has_changed:
             break
-        count = len(numbers)
-    rows: dict[int, tuple[int, ...]] = {}
-    accepting: dict[int, bool] = {}
-    for state, row in enumerate(a.table):
-        rows.setdefault(group[state], tuple(group[t] for t in row))
-        accepting[group[state]] = a.accepting[state]
-    columns = list(zip(*(rows[g] for g in range(count)), strict=True))
-    kept = [i for i, column in enumerate(columns) if i == 0 or column != columns[i - 1]]
-    table = tuple(tuple(rows[g][i] for i in kept) for g in range(count))
-    starts = tuple(a.starts[i] for i in kept)
-    return Automaton(starts, table, tuple(accepting[g] for g in range(count)))
+    return group
 
 
 # from patterns
@@ -117,11 +190,30 @@ def compile(pattern: str) -> Automaton:
 
 
 def of_texts(texts: Iterable[str]) -> Automaton:
-    """Exactly these texts."""
-    texts = list(texts)
-    if not texts:
-        return NOTHING
-    return compile("|".join("".join(charset.literal(ord(c)) for c in t) for t in sorted(texts)))
+    """Exactly these texts.
+
+    Raises:
+        GrammarBudgetExceeded: it needs too many states.
+    """
+    texts = sorted(set(texts))
+    starts, columns = _runs({((ord(c), ord(c)),) for text in texts for c in text})
+    number = {start: columns[i] for i, start in enumerate(starts)}
+    dead = 1
+    width = max(columns) + 1
+    table = [[dead] * width, [dead] * width]
+    accepting = [False, False]
+    for text in texts:
+        state = 0
+        for char in text:
+            row, name = table[state], number[ord(char)]
+            if row[name] == dead:
+                row[name] = len(table)
+                table.append([dead] * width)
+                accepting.append(False)
+                _check_states(len(table))
+            state = row[name]
+        accepting[state] = True
+    return _minimal(starts, columns, table, accepting)
 
 
 def of_length(low: int, high: int | None) -> Automaton:
@@ -130,7 +222,7 @@ def of_length(low: int, high: int | None) -> Automaton:
     return compile(f"(?s:.){{{low},{'' if high is None else high}}}")
 
 
-NOTHING = Automaton((0,), ((0,),), (False,))
+NOTHING = Automaton((0,), (0,), ((0,),), (False,))
 
 
 class _Builder:
@@ -246,40 +338,56 @@ class _Builder:
 
 
 def _determinise(nfa: _Builder, start: int, end: int) -> Automaton:
-    moves = nfa.moves
-    edges = {0}
-    for move in moves:
-        for low, high in move[0] if move else ():
-            edges |= {low, high + 1}
-    starts = tuple(sorted(e for e in edges if e <= charset.MAX_CODE_POINT))
-    columns: list[list[int]] = [
-        [
-            i
-            for low, high in (move[0] if move else ())
-            for i in range(bisect.bisect_left(starts, low), bisect.bisect_right(starts, high))
-        ]
-        for move in moves
-    ]
+    sets_of_chars = {move[0] for move in nfa.moves if move}
+    starts, classes = _runs(sets_of_chars)
+    in_set = {chars: _classes_in(chars, starts, classes) for chars in sets_of_chars}
+    moves = [(in_set[move[0]], move[1]) if move else ((), -1) for move in nfa.moves]
+    width = max(classes) + 1
     first = _closure(nfa.empty, [start])
     numbers = {first: 0}
+    closed: dict[frozenset[int], int] = {}
     sets = [first]
     table = []
     for states in sets:
-        targets: list[set[int]] = [set() for _ in starts]
+        targets: list[set[int]] = [set() for _ in range(width)]
         for state in states:
-            move = moves[state]
-            for i in columns[state] if move else ():
-                targets[i].add(move[1])  # type: ignore[index]
+            names, to = moves[state]
+            for name in names:
+                targets[name].add(to)
         row = []
-        for target in targets:
-            closed = _closure(nfa.empty, target)
-            if closed not in numbers:
-                numbers[closed] = len(sets)
-                sets.append(closed)
-            row.append(numbers[closed])
-        table.append(tuple(row))
+        for target in map(frozenset, targets):
+            if target not in closed:
+                closure = _closure(nfa.empty, target)
+                if closure not in numbers:
+                    numbers[closure] = len(sets)
+                    sets.append(closure)
+                closed[target] = numbers[closure]
+            row.append(closed[target])
+        table.append(row)
         _check_states(len(sets))
-    return _minimal(Automaton(starts, tuple(table), tuple(end in s for s in sets)))
+    return _minimal(starts, classes, table, [end in s for s in sets])
+
+
+def _runs(sets_of_chars: Iterable[Charset]) -> tuple[list[int], list[int]]:
+    """Runs of characters that no set tells apart: their first ones, and the class of each."""
+    sets_of_chars = list(sets_of_chars)
+    edges = {0, *(e for chars in sets_of_chars for low, high in chars for e in (low, high + 1))}
+    starts = sorted(e for e in edges if e <= charset.MAX_CODE_POINT)
+    holding: list[list[int]] = [[] for _ in starts]
+    for name, chars in enumerate(sets_of_chars):
+        for run in _runs_in(chars, starts):
+            holding[run].append(name)
+    names: dict[tuple[int, ...], int] = {}
+    return starts, [names.setdefault(tuple(h), len(names)) for h in holding]
+
+
+def _runs_in(chars: Charset, starts: list[int]) -> Iterator[int]:
+    for low, high in chars:
+        yield from range(bisect.bisect_left(starts, low), bisect.bisect_right(starts, high))
+
+
+def _classes_in(chars: Charset, starts: list[int], classes: list[int]) -> tuple[int, ...]:
+    return tuple(sorted({classes[run] for run in _runs_in(chars, starts)}))
 
 
 def _closure(empty: list[list[int]], states: Iterable[int]) -> frozenset[int]:
@@ -320,7 +428,8 @@ def _labelled(a: Automaton) -> Edges:
     bounds = [*a.starts, charset.MAX_CODE_POINT + 1]
     for state in live:
         chars: dict[int, list[tuple[int, int]]] = {}
-        for i, target in enumerate(a.table[state]):
+        for i, name in enumerate(a.classes):
+            target = a.table[state][name]
             if target in live:
                 chars.setdefault(target, []).append((bounds[i], bounds[i + 1] - 1))
         edges[state] = {t: charset.to_regex(charset.charset(c)) for t, c in chars.items()}

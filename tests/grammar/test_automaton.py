@@ -8,7 +8,7 @@ import re
 import pytest
 
 from sgrt.errors import GrammarBudgetExceeded
-from sgrt.grammar import automaton, formats, regex
+from sgrt.grammar import automaton, charset, formats, regex
 from sgrt.grammar.automaton import Automaton
 
 PATTERNS = [
@@ -45,6 +45,32 @@ def test_automaton_of_two_patterns_is_the_set_operation() -> None:
             assert meet.matches(text) == (a.matches(text) and b.matches(text))
             assert join.matches(text) == (a.matches(text) or b.matches(text))
         assert meet.is_empty() <= (not any(meet.matches(t) for t in TEXTS))
+
+
+def test_automaton_of_any_operation_has_no_state_and_no_class_too_many() -> None:
+    """Where two states accept the same texts, some row of the table would be there twice."""
+    ends_in_b = _compile("b$")
+    for one in (ends_in_b & _compile("^a"), ends_in_b | automaton.of_texts(["ab", "aab", "b"])):
+        assert len(set(zip(one.accepting, one.table, strict=True))) == len(one.table)
+        columns = list(zip(*one.table, strict=True))
+        assert len(set(columns)) == len(columns) == len(set(one.classes))
+        assert all(a != b for a, b in itertools.pairwise(one.classes))
+    assert len((ends_in_b | ~ends_in_b).table) == len((ends_in_b & ~ends_in_b).table) == 1
+    words = automaton.of_texts(f"{first}{'x' * 20}y" for first in "abcdef")
+    assert len(words.table) == 1 + 21 + 1 + 1  # start, one path that all share, end, dead end
+
+
+@pytest.mark.parametrize("escape", [r"\d", r"\w", r"\s"])
+def test_automaton_class_of_a_shorthand_holds_what_re_matches(escape: str) -> None:
+    ranges = charset.python_class(escape)
+    assert charset.charset(ranges) == ranges
+    chars = {
+        chr(c)
+        for c in (*range(0x3000), *(edge + d for r in ranges for edge in r for d in (-1, 0, 1)))
+        if c >= 0 and not 0xD800 <= c <= 0xDFFF
+    }
+    held = {c for c in chars if any(low <= ord(c) <= high for low, high in ranges)}
+    assert held == {c for c in chars if re.match(escape, c)}
 
 
 def test_automaton_of_texts_and_lengths_holds_exactly_them() -> None:
