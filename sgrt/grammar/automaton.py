@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from operator import add, and_, itemgetter, or_
@@ -315,26 +316,38 @@ class _Builder:
         return ((code_point, code_point),)
 
     def _class(self) -> Charset:
-        self._skip("[")
-        negated = self._skip("^")
-        ranges = []
-        while not self._skip("]"):
-            low = self._char()
-            is_range = self.pattern[self.pos] == "-" and self.pattern[self.pos + 1] != "]"
-            self.pos += is_range
-            ranges.append((low, self._char() if is_range else low))
-        chars = charset.charset(ranges)
-        return charset.complement(chars) if negated else chars
+        found = _CLASS.match(self.pattern, self.pos)
+        assert found is not None
+        self.pos = found.end()
+        return _class_of(found[0])
 
     def _char(self) -> int:
-        if self._skip("\\x{"):
-            end = self.pattern.index("}", self.pos)
-            value = int(self.pattern[self.pos : end], 16)
-            self.pos = end + 1
-            return value
-        self._skip("\\")
-        self.pos += 1
-        return ord(self.pattern[self.pos - 1])
+        found = _CHAR.match(self.pattern, self.pos)
+        assert found is not None
+        self.pos = found.end()
+        return _code_point(found[0])
+
+
+_CHAR = re.compile(r"\\x\{[0-9A-Fa-f]+\}|\\?.", re.DOTALL)
+_CLASS = re.compile(rf"\[\^?(?:(?!\])(?:{_CHAR.pattern}))+\]", re.DOTALL)
+_RANGE = re.compile(rf"(?P<low>{_CHAR.pattern})(?:-(?P<high>{_CHAR.pattern}))?", re.DOTALL)
+
+
+def _code_point(char: str) -> int:
+    """Of a character as patterns write it: plain, behind a backslash, or in hexadecimal."""
+    return int(char[3:-1], 16) if char.startswith("\\x{") else ord(char[-1])
+
+
+@functools.lru_cache(maxsize=256)
+def _class_of(text: str) -> Charset:
+    """The characters of a class; those of Unicode's shorthands are long and come often."""
+    is_negated = text[1] == "^"
+    ranges = []
+    for found in _RANGE.finditer(text, 1 + is_negated, len(text) - 1):
+        low = _code_point(found["low"])
+        ranges.append((low, _code_point(found["high"]) if found["high"] else low))
+    chars = charset.charset(ranges)
+    return charset.complement(chars) if is_negated else chars
 
 
 def _determinise(nfa: _Builder, start: int, end: int) -> Automaton:

@@ -34,6 +34,7 @@ def union(*sets: Charset) -> Charset:
     return charset(r for s in sets for r in s)
 
 
+@functools.lru_cache(maxsize=256)
 def complement(chars: Charset) -> Charset:
     """Every other scalar value (surrogates are in no set)."""
     gaps = []
@@ -51,6 +52,7 @@ def intersection(one: Charset, other: Charset) -> Charset:
     return complement(union(complement(one), complement(other)))
 
 
+@functools.lru_cache(maxsize=256)
 def to_regex(chars: Charset) -> str:
     """A character class in the engine's syntax; surrogates drop out."""
     scalars = complement(complement(chars))

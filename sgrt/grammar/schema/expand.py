@@ -53,6 +53,8 @@ class Expander:
         self._reader = reader
         self._known: dict[tuple[Schema, bool, str], Formula] = {}
         self._open: dict[Schema, None] = {}
+        self.cells: dict[Any, tuple[dict[str, Formula], Formula]] = {}
+        """What `objects.Object` found out about sets of keys."""
 
     def clauses(self, formula: Formula, kind: str) -> list[Clause]:
         """Alternatives that together are the formula, for values of one kind.

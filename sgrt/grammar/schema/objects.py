@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import reduce
+from functools import cached_property, lru_cache, reduce
 from operator import or_
 from typing import Any
 
@@ -30,6 +30,8 @@ from sgrt.grammar.schema.strings import lengths
 
 Cell = tuple[Automaton, Formula]
 """Keys, and what their values satisfy."""
+Unnamed = tuple[dict[str, Formula], Formula]
+"""What the values of keys that are not named satisfy: by pattern, and all the others."""
 
 
 class Object:
@@ -37,8 +39,6 @@ class Object:
 
     Attributes:
         properties: formula by key, for all keys that the clause names.
-        patterns: formula by pattern, for disjoint sets of other keys.
-        rest: formula for all keys left.
     """
 
     def __init__(self, clause: Clause, expander: Expander) -> None:
@@ -52,9 +52,6 @@ class Object:
             if isinstance(atom, Property):
                 self._values.setdefault(atom.name, []).append(atom.value)
         self.properties = {name: self._value(name) for name in self._names()}
-        self.patterns: dict[str, Formula] = {}
-        self.rest: Formula = TRUE
-        self._fill_rest()
 
     def _names(self) -> list[str]:
         names = dict.fromkeys(self._values) | dict.fromkeys(self.required)
@@ -86,23 +83,43 @@ class Object:
 
     # keys that are not named
 
-    def _fill_rest(self) -> None:
+    @property
+    def patterns(self) -> dict[str, Formula]:
+        """Formula by pattern, for disjoint sets of keys that are not named."""
+        return self._unnamed[0]
+
+    @property
+    def rest(self) -> Formula:
+        """Formula for all keys left."""
+        return self._unnamed[1]
+
+    @cached_property
+    def _unnamed(self) -> Unnamed:
         rules = [r for r in self._rules if r.keys.others or r.keys.patterns or r.keys.failing]
         pairs = {pair for rule in rules for pair in rule.keys.patterns}
-        self.rest = both(r.value for r in rules if r.keys.others)
+        rest = both(r.value for r in rules if r.keys.others)
         if any(rule.keys.failing for rule in rules) or len(pairs) > 1:
-            self._fill_cells(rules)
-            return
+            return self._cells(rules)
+        patterns = {}
         for narrow, widest in pairs:
-            if narrow != widest and self.rest != TRUE:
-                self._fill_cells(rules)
-                return
-            covers = (r.value for r in rules if r.keys.others != bool(r.keys.patterns))
-            self.patterns[widest] = both(covers)
+            if narrow != widest and rest != TRUE:
+                return self._cells(rules)
+            patterns[widest] = both(
+                r.value for r in rules if r.keys.others != bool(r.keys.patterns)
+            )
+        return patterns, rest
 
-    def _fill_cells(self, rules: list[Properties]) -> None:
-        """Split all keys into disjoint sets, one for each formula."""
-        pairs = [pair for rule in rules for pair in rule.keys.patterns]
+    def _cells(self, rules: list[Properties]) -> Unnamed:
+        """All keys split into disjoint sets, one for each formula. Clauses of one schema mostly
+        ask for the same split again."""
+        key = (frozenset(self.properties), tuple(rules))
+        known = self._expander.cells
+        if key not in known:
+            known[key] = self._split(rules)
+        return known[key]
+
+    def _split(self, rules: list[Properties]) -> Unnamed:
+        pairs = tuple(pair for rule in rules for pair in rule.keys.patterns)
         # The engine holds a named key to the patterns it matches as well: they leave it out.
         unnamed = ~automaton.of_texts(self.properties)
         cells = _merge([(keys & unnamed, formula) for keys, formula in _clear_keys(pairs)])
@@ -115,9 +132,8 @@ class Object:
             cells = _merge(split)
             limits.check_limit("sets of keys", len(cells), limits.MAX_PATTERNS)
         cells.sort(key=lambda cell: cell[1] == FALSE)
-        for language, formula in cells[:-1]:
-            self.patterns[automaton.to_pattern(language)] = formula
-        self.rest = cells[-1][1]
+        patterns = {automaton.to_pattern(language): formula for language, formula in cells[:-1]}
+        return patterns, cells[-1][1]
 
     def _language(self, keys: Keys) -> Automaton:
         """All keys that some reader counts into a set; named ones do not matter."""
@@ -180,7 +196,8 @@ _LINE_ENDS = r"[^\x{A}\x{D}\x{2028}\x{2029}]*"
 _PRINTABLE = r"[\x{20}-\x{7E}]*"
 
 
-def _clear_keys(pairs: list[tuple[str, str]]) -> list[Cell]:
+@lru_cache(maxsize=64)
+def _clear_keys(pairs: tuple[tuple[str, str], ...]) -> list[Cell]:
     """The keys to split: where readers of the patterns disagree, only those without the cause.
 
     Telling the doubtful keys apart one by one makes patterns too large for the engine.
