@@ -270,7 +270,7 @@ class Engine:
     def _take(self, live: Live, row: Row, token: Token) -> None:
         task = live.task
         if isinstance(task, OptionTask):
-            if task.take(row.position, token.logprob):
+            if task.take(row.position, token.targets[0]):
                 task.done(None)
             return
         assert task is not None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from itertools import islice
 from queue import SimpleQueue
 from typing import Any
 
@@ -43,11 +45,16 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A drawn token; ``logprob`` is NaN and ``top`` empty where they were not asked for."""
+    """A drawn token; ``logprob`` is NaN and ``top`` empty where they were not asked for.
+
+    Args:
+        targets: log-probabilities of the row's targets, by id; there is no token then.
+    """
 
     token_id: int
     logprob: float
     top: tuple[tuple[int, float], ...]
+    targets: tuple[float, ...] = ()
 
 
 Filled = list[RowMask | Exception]
@@ -167,6 +174,7 @@ class Sampler:
             return sum(self._draw_into(tokens, hidden, rows, allowed, [i]) for i in open_rows)
         for r, i in enumerate(open_rows):
             tokens[i] = _token(drawn, r, rows[i].sampling.num_top)
+        _add_targets(tokens, drawn, rows, open_rows)
         return drawn.rows_computed
 
     def _draw(
@@ -218,6 +226,19 @@ def _plan(masks: Seq[RowMask], num_words: int) -> ops.MaskPlan:
             few.append(mask)
     few_ids = np.concatenate(few) if few else np.zeros(0, np.int32)  # type: ignore[arg-type]
     return ops.MaskPlan(kind, bitmask, few_ids, np.cumsum(few_start, dtype=np.int32))
+
+
+def _add_targets(
+    tokens: list[Token | Exception], drawn: ops.Drawn, rows: Seq[Row], drawn_rows: Seq[int]
+) -> None:
+    """Give the rows that have targets their log-probabilities."""
+    if not len(drawn.target_logprobs):
+        return
+    found = iter(drawn.target_logprobs.tolist())
+    for i in drawn_rows:
+        targets = tuple(islice(found, len(rows[i].sampling.targets)))
+        if targets:
+            tokens[i] = Token(-1, math.nan, (), targets)
 
 
 def _token(drawn: ops.Drawn, r: int, num_top: int) -> Token:

@@ -338,7 +338,7 @@ class OptionTask:
     def row(self, seq: Sequence, position: int) -> Row:
         """Ask for the log-probability of the option's token at ``position``."""
         target = self.option_ids[position - self.prompt_len]
-        return Row(seq, position, ops.SamplingRow(target=target, num_top=0, unmasked=True))
+        return Row(seq, position, ops.SamplingRow(targets=(target,), unmasked=True))
 
     def take(self, position: int, logprob: float) -> bool:
         """Take one log-probability; returns whether it was the last."""

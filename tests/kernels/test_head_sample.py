@@ -280,18 +280,29 @@ def test_logprobs_forced_row_is_certain(draw: Any) -> None:
     assert drawn.top_ids.tolist() == [[7, -1]] and drawn.top_logprobs[0, 0] == 0.0
 
 
-def test_target_is_taken_and_scored_without_a_draw(draw: Any) -> None:
-    logits, ids = noise(4, 500), some_ids(500, 30)
+def test_targets_are_scored_and_no_token_is_taken(draw: Any) -> None:
+    logits, ids = noise(5, 500), some_ids(500, 30)
     outside = next(i for i in range(500) if i not in ids)
-    rows = [Row(target=3, temperature=1.0), Row(target=ids[4]), Row(target=outside)]
-    rows.append(Row(target=outside, unmasked=True, num_top=1))
-    drawn = draw(logits, hs.MaskPlan.build([None, ids, ids, ids]), hs.SamplingRows.build(rows))
-    assert drawn.token_ids.tolist() == [3, ids[4], outside, outside]
+    rows = [Row(targets=[3, 7], temperature=1.0), Row(targets=[ids[4]]), Row()]
+    rows += [Row(targets=[outside]), Row(targets=[outside], unmasked=True, num_top=1)]
+    plan = hs.MaskPlan.build([None, ids, None, ids, ids])
+    drawn = draw(logits, plan, hs.SamplingRows.build(rows))
+    assert drawn.token_ids.tolist() == [-1, -1, int(logits[2].argmax()), -1, -1]
     full = logits.double().log_softmax(-1)
     few = logits[1, ids].double().log_softmax(-1)
-    want = [float(full[0, 3]), float(few[4]), -np.inf, float(full[3, outside])]
-    assert drawn.logprobs.tolist() == pytest.approx(want, abs=1e-5)
-    assert drawn.top_ids[3, 0] == int(logits[3].argmax())
+    want = [full[0, 3], full[0, 7], few[4], -np.inf, full[4, outside]]
+    assert drawn.target_logprobs.tolist() == pytest.approx([float(x) for x in want], abs=1e-5)
+    assert drawn.top_ids[4, 0] == int(logits[4].argmax())
+    assert np.isnan(drawn.logprobs).all()
+
+
+def test_targets_of_one_row_equal_those_of_rows_with_one_each_bit_for_bit(draw: Any) -> None:
+    logits, targets = noise(1, 500), some_ids(500, 40)
+    together = hs.SamplingRows.build([Row(targets=targets)])
+    alone = hs.SamplingRows.build([Row(targets=[i]) for i in targets])
+    one = draw(logits, hs.MaskPlan.free(1), together).target_logprobs
+    each = draw(logits.repeat(40, 1), hs.MaskPlan.free(40), alone).target_logprobs
+    assert one.tolist() == each.tolist()
 
 
 # ---------------------------------------------------------------- what is computed
@@ -461,8 +472,8 @@ def test_head_sample_shapes_that_disagree_are_refused(pack: Any) -> None:
     with pytest.raises(ValueError, match="too short for 100 tokens"):
         mask = hs.MaskPlan.build([np.ones(3, np.uint32)])
         hs.head_sample(torch.zeros(1, 64), head, mask, greedy(1))
-    with pytest.raises(ValueError, match="target 100 of row 0"):
-        rows = hs.SamplingRows.build([Row(target=100)])
+    with pytest.raises(ValueError, match="target_ids holds token 100"):
+        rows = hs.SamplingRows.build([Row(targets=[100])])
         hs.head_sample(torch.zeros(1, 64), head, free(1), rows)
 
 

@@ -18,13 +18,13 @@ from sgrt_kernels.head_sample.rows import BadLogits, Drawn, MaskPlan, NoAllowedT
 from sgrt_kernels.native import Library
 from sgrt_kernels.quant import RawWeight
 
-_LAYOUT = 2  # kSampleLayout of sample.h
+_LAYOUT = 3  # kSampleLayout of sample.h
 _TILE_ROWS = 16
 _NO_ALLOWED_TOKEN, _BAD_LOGITS = 1, 2  # RowStatus of sample.h
 
 _ROW_ARRAYS = (
     *("temperature", "top_k", "top_p", "min_p", "seed", "position"),
-    *("repetition", "presence", "frequency", "num_top", "unmasked", "target"),
+    *("repetition", "presence", "frequency", "num_top", "unmasked"),
 )
 _LISTS = {
     "banned": ("banned_ids", "banned_start"),
@@ -33,6 +33,7 @@ _LISTS = {
         "history_start",
     ),
     "bias": ("bias_ids", "bias_values", "bias_start"),
+    "target": ("target_ids", "target_start"),
 }
 _LIST_ARRAYS = tuple(name for names in _LISTS.values() for name in names)
 
@@ -55,7 +56,7 @@ class _Request(ctypes.Structure):
     )
 
 
-_RESULT_ARRAYS = ("token_ids", "logprobs", "top_ids", "top_logprobs")
+_RESULT_ARRAYS = ("token_ids", "logprobs", "top_ids", "top_logprobs", "target_logprobs")
 
 
 class _Result(ctypes.Structure):
@@ -185,7 +186,7 @@ def _request(
 
 def _drawn(call: Any, request: _Request, rows: SamplingRows) -> Drawn:
     """Run a call, turn bad rows into errors."""
-    drawn = Drawn.empty(rows.num_rows, rows.max_top)
+    drawn = Drawn.empty(rows)
     status = np.zeros(rows.num_rows, np.uint8)
     arrays = (status, *(getattr(drawn, name) for name in _RESULT_ARRAYS))
     result = _Result(*(array.ctypes.data for array in arrays))

@@ -65,7 +65,7 @@ def head_needs(plan: MaskPlan, rows: SamplingRows) -> tuple[NDArray[np.bool_], N
 
 def wants_logprob(rows: SamplingRows) -> NDArray[np.bool_]:
     """Rows that report log-probabilities."""
-    wanted: NDArray[np.bool_] = (rows.num_top >= 0) | (rows.target >= 0)
+    wanted: NDArray[np.bool_] = (rows.num_top >= 0) | rows.has_targets
     return wanted
 
 
@@ -105,13 +105,12 @@ def sample_logits(
     bad = ((~logits.isfinite() & read) | (~adjusted.isfinite() & allowed)).any(-1)
     _refuse(BadLogits, bad if unsound is None else bad | unsound)
     token_ids = adjusted.masked_fill(~allowed, -torch.inf).argmax(-1)  # ties: the first, lowest id
-    target = _on(rows.target.astype(np.int64), logits)
-    token_ids = torch.where(target >= 0, target, token_ids)
-    drawn = np.flatnonzero((rows.temperature > 0) & (rows.target < 0))
+    token_ids[_on(rows.has_targets, logits)] = -1
+    drawn = np.flatnonzero((rows.temperature > 0) & ~rows.has_targets)
     if len(drawn):
         at = _on(drawn, logits)
         token_ids[at] = _draw(adjusted[at], allowed[at], rows, drawn)
-    result = Drawn.empty(plan.num_rows, rows.max_top)
+    result = Drawn.empty(rows)
     result.rows_computed = num_computed
     result.token_ids[:] = token_ids.cpu().numpy()
     _report(result, logits, allowed, rows)
@@ -213,9 +212,16 @@ def _report(
     counted = allowed[at] | _on(rows.unmasked[index], logits).unsqueeze(-1)
     values = logits[at].to(torch.float64).masked_fill(~counted, -torch.inf)
     logprobs = values.log_softmax(-1)  # [n, V]
-    taken = _on(result.token_ids[index].astype(np.int64), logits).unsqueeze(-1)
-    result.logprobs[index] = logprobs.gather(-1, taken).squeeze(-1).cpu().numpy()
+    took = result.token_ids[index] >= 0
+    taken = _on(result.token_ids[index[took]].astype(np.int64), logits)
+    result.logprobs[index[took]] = logprobs[_on(took, logits), taken].cpu().numpy()
+    if len(rows.target_ids):
+        rank = np.cumsum(wants_logprob(rows)) - 1  # where in `index` a row stands
+        of_row, ids = _entries(rows.target_ids, rows.target_start, logits)
+        result.target_logprobs[:] = logprobs[_on(rank, logits)[of_row], ids].cpu().numpy()
     width = min(rows.max_top, logits.shape[1])
+    if width == 0:
+        return
     order = values.sort(dim=-1, descending=True, stable=True).indices[:, :width]
     best = logprobs.gather(-1, order).cpu().numpy()
     shown = np.isfinite(best) & (np.arange(width) < rows.num_top[index, None])

@@ -222,6 +222,7 @@ class SamplingRow:
         history: (occurrences in the prompt, occurrences in the output) of each token seen.
         bias: added to the logits of these tokens.
         banned: tokens that are not allowed, whatever the mask says.
+        targets: take no token, but report the log-probability of each of these.
     """
 
     temperature: float = 0.0
@@ -238,7 +239,7 @@ class SamplingRow:
     banned: Sequence[int] = ()
     num_top: int = -1
     unmasked: bool = False
-    target: int = -1
+    targets: Sequence[int] = ()
 
 
 _SCALARS: dict[str, type[np.generic]] = {
@@ -253,12 +254,12 @@ _SCALARS: dict[str, type[np.generic]] = {
     "frequency": np.float32,
     "num_top": np.int32,
     "unmasked": np.bool_,
-    "target": np.int32,
 }
 _RAGGED: dict[str, dict[str, type[np.generic]]] = {
     "history": {"history_prompt_counts": np.int32, "history_output_counts": np.int32},
     "bias": {"bias_values": np.float32},
     "banned": {},
+    "target": {},
 }
 
 
@@ -285,7 +286,8 @@ class SamplingRows:
         banned_ids, banned_start: tokens not allowed, whatever the mask says.
         num_top: [R] int32; -1 reports no log-probability, k >= 0 the taken token's and the k best.
         unmasked: [R] bool; log-probabilities are over all V tokens, not the allowed ones.
-        target: [R] int32; >= 0 takes this token without drawing and reports its log-probability.
+        target_ids, target_start: rows that list tokens here take none; the log-probability of
+            each listed one is reported.
 
     Raises:
         ValueError: a shape or a value outside its range, naming the field and the row.
@@ -311,7 +313,8 @@ class SamplingRows:
     banned_start: I32 = _OPEN
     num_top: I32 = _OPEN
     unmasked: NDArray[np.bool_] = _OPEN
-    target: I32 = _OPEN
+    target_ids: I32 = _OPEN
+    target_start: I32 = _OPEN
 
     def __post_init__(self) -> None:
         self.temperature = _array(self.temperature, np.float32)
@@ -357,6 +360,11 @@ class SamplingRows:
         return len(self.temperature)
 
     @property
+    def has_targets(self) -> NDArray[np.bool_]:
+        """[R] rows that take no token."""
+        return self.target_start[1:] > self.target_start[:-1]
+
+    @property
     def max_top(self) -> int:
         """Alternatives of the row that asks for most; 0 where none does."""
         return max(0, int(self.num_top.max(initial=0)))
@@ -384,10 +392,14 @@ class SamplingRows:
             arrays["bias_start"] = _starts([len(b) for b in bias])
             arrays["bias_ids"] = np.array([i for b in bias for i, _ in b], np.int32)
             arrays["bias_values"] = np.array([v for b in bias for _, v in b], np.float32)
-        if any(row.banned for row in rows):
-            banned = [sorted(set(row.banned)) for row in rows]
-            arrays["banned_start"] = _starts([len(b) for b in banned])
-            arrays["banned_ids"] = np.array([i for b in banned for i in b], np.int32)
+        for name, lists in (
+            ("banned", [row.banned for row in rows]),
+            ("target", [row.targets for row in rows]),
+        ):
+            if any(lists):
+                ids = [sorted(set(tokens)) for tokens in lists]
+                arrays[f"{name}_start"] = _starts([len(i) for i in ids])
+                arrays[f"{name}_ids"] = np.array([i for row in ids for i in row], np.int32)
         return cls(**arrays)
 
     def check_vocabulary(self, vocab_size: int) -> None:
@@ -395,9 +407,7 @@ class SamplingRows:
         _check_ids("history", self.history_ids, vocab_size)
         _check_ids("bias", self.bias_ids, vocab_size)
         _check_ids("banned", self.banned_ids, vocab_size)
-        if len(self.target) and self.target.max() >= vocab_size:
-            row = int(self.target.argmax())
-            raise ValueError(f"target {self.target[row]} of row {row} is not below {vocab_size}")
+        _check_ids("target", self.target_ids, vocab_size)
 
 
 _TINY = float(np.finfo(np.float32).tiny)
@@ -419,11 +429,12 @@ class Drawn:
     """One token per row.
 
     Args:
-        token_ids: [R] int32.
+        token_ids: [R] int32; -1 for rows that list targets.
         logprobs: [R] float32, natural, of the model's own logits; NaN where not asked for.
         top_ids: [R, K] int32, the likeliest tokens in order (ties to the lowest id); -1 past the
             end of a row's list. K is the largest `num_top`.
         top_logprobs: [R, K] float32; NaN past the end of a row's list.
+        target_logprobs: like ``target_ids``, float32; -inf where the row does not allow the token.
         rows_computed: dot products with rows of the head that were really computed.
     """
 
@@ -431,15 +442,18 @@ class Drawn:
     logprobs: F32  # [R]
     top_ids: I32  # [R, K]
     top_logprobs: F32  # [R, K]
+    target_logprobs: F32
     rows_computed: int
 
     @classmethod
-    def empty(cls, num_rows: int, max_top: int) -> Drawn:
+    def empty(cls, rows: SamplingRows) -> Drawn:
         """Nothing drawn yet."""
+        num_rows, max_top = rows.num_rows, rows.max_top
         return cls(
             np.full(num_rows, -1, np.int32),
             np.full(num_rows, NO_PROBABILITY, np.float32),
             np.full((num_rows, max_top), -1, np.int32),
             np.full((num_rows, max_top), NO_PROBABILITY, np.float32),
+            np.full(len(rows.target_ids), NO_PROBABILITY, np.float32),
             0,
         )

@@ -366,8 +366,14 @@ void report(const SampleRequest& q, int64_t r, const Tokens& tokens, Scratch& sc
     int64_t* weights = scratch.weights.need(tokens.count);
     const int64_t total = weigh(tokens.values, tokens.count, Scale{best, 1.0}, weights);
     const double log_total = best + std::log(double(total)) - kWeightBits * std::log(2.0);
-    const int taken = tokens.find(result.token_ids[r]);
-    result.logprobs[r] = taken < 0 ? -INFINITY : float(tokens.values[taken] - log_total);
+    const auto logprob = [&](int32_t token) {
+        const int at = tokens.find(token);
+        return at < 0 ? -INFINITY : float(tokens.values[at] - log_total);
+    };
+    if (!q.has_targets(r)) result.logprobs[r] = logprob(result.token_ids[r]);
+    for (int32_t i = q.begin(q.target_start, r); i < q.begin(q.target_start, r + 1); ++i) {
+        result.target_logprobs[i] = logprob(q.target_ids[i]);
+    }
     const int num_top = std::min(q.num_top[r], tokens.count);
     if (num_top <= 0) return;
     const uint64_t last = last_of_smallest(tokens, nullptr, num_top, float(best),
@@ -401,8 +407,7 @@ void sample_row(const SampleRequest& q, int64_t r, RowLogits logits, const Sampl
     if (unmasked && !all_finite(all.values, all.count)) return;
     if (!adjust(q, r, scratch, adjusted)) return;
     result.status[r] = kDrawn;
-    const bool draws = q.target[r] < 0;
-    result.token_ids[r] = draws ? take_token(q, r, adjusted, scratch) : q.target[r];
+    if (!q.has_targets(r)) result.token_ids[r] = take_token(q, r, adjusted, scratch);
     if (q.wants_logprob(r)) report(q, r, unmasked ? all : allowed, scratch, result);
 }
 

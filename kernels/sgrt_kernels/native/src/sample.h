@@ -9,7 +9,7 @@
 namespace sgrt {
 
 // Of the two structs; counted up with every change of them.
-constexpr int64_t kSampleLayout = 2;
+constexpr int64_t kSampleLayout = 3;
 
 enum RowKind : uint8_t { kFree = 0, kBitmask = 1, kFew = 2, kForced = 3 };
 enum RowStatus : uint8_t { kDrawn = 0, kNoAllowedToken = 1, kBadLogits = 2 };
@@ -36,6 +36,8 @@ struct SampleRequest {
     const int32_t* bias_ids;
     const float* bias_values;
     const int32_t* bias_start;
+    const int32_t* target_ids;
+    const int32_t* target_start;
     const float* temperature;
     const int32_t* top_k;
     const double* top_p;
@@ -48,10 +50,11 @@ struct SampleRequest {
     // what is reported
     const int32_t* num_top;
     const uint8_t* unmasked;
-    const int32_t* target;
     int64_t max_top;  // stride of top_ids and top_logprobs
 
-    bool wants_logprob(int64_t r) const { return num_top[r] >= 0 || target[r] >= 0; }
+    // Such a row takes no token.
+    bool has_targets(int64_t r) const { return begin(target_start, r) < begin(target_start, r + 1); }
+    bool wants_logprob(int64_t r) const { return num_top[r] >= 0 || has_targets(r); }
     bool wants_unmasked(int64_t r) const { return unmasked[r] && wants_logprob(r); }
     // More of the head than the listed rows.
     bool needs_all(int64_t r) const { return kind[r] <= kBitmask || wants_unmasked(r); }
@@ -67,6 +70,7 @@ struct SampleResult {
     float* logprobs;      // [R]
     int32_t* top_ids;     // [R, max_top]
     float* top_logprobs;  // [R, max_top]
+    float* target_logprobs;  // like target_ids
 };
 
 // The model's logits of row r: all of them, or those of its listed tokens in order; at most one of
