@@ -10,16 +10,41 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from sgrt.errors import ConstraintError
+
+Separators = Literal["compact", "fixed", "flexible"]
 
 
 @dataclass(frozen=True)
 class JsonSchema:
-    """Text is compact JSON that satisfies a schema (canonical JSON text, draft 2020-12)."""
+    """Text is JSON that satisfies a schema.
+
+    Args:
+        schema: JSON text, draft 2020-12.
+        separators: how the values are laid out, those of `enum` and `const` too. "compact": no
+            white space. "fixed": ``", "`` and ``": "``, as `json.dumps` writes, no other white
+            space; more tokens are forced. "flexible": white space as the model likes, beside any
+            mark inside of the value, but bounded in each place and never before or after it.
+        whitespace: for "flexible", a pattern of all that may stand in one place; it must match
+            the empty text and nothing without end. None is nothing, one space, or one line break
+            with an indent of up to 32 spaces or 8 tabs.
+
+    Raises:
+        ConstraintError: another policy, or white space without "flexible".
+    """
 
     schema: str
+    separators: Separators = "compact"
+    whitespace: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.separators not in get_args(Separators):
+            known = ", ".join(map(repr, get_args(Separators)))
+            raise ConstraintError(f"separators={self.separators!r:.80} must be one of {known}")
+        if self.whitespace is not None and self.separators != "flexible":
+            raise ConstraintError(f"whitespace={self.whitespace!r:.80} needs separators='flexible'")
 
 
 @dataclass(frozen=True)

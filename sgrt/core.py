@@ -29,6 +29,7 @@ from sgrt.constraints import Lark as Lark
 from sgrt.constraints import OneOf as OneOf
 from sgrt.constraints import Regex as Regex
 from sgrt.constraints import RepeatOf as RepeatOf
+from sgrt.constraints import Separators as Separators
 from sgrt.constraints import SequenceOf as SequenceOf
 from sgrt.constraints import StructuralTag as StructuralTag
 from sgrt.constraints import Structure as Structure

@@ -24,7 +24,7 @@ from sgrt.core import (
     Substring,
 )
 from sgrt.errors import ConstraintError
-from sgrt.grammar import compose, ebnf, json_schema, lark_, regex, structural
+from sgrt.grammar import compose, ebnf, json_schema, lark_, layout, regex, structural
 from sgrt.grammar.audit import audit_choices
 from sgrt.grammar.engines import llguidance_
 from sgrt.grammar.engines.llguidance_ import LLGrammar
@@ -185,7 +185,7 @@ def build(constraint: Constraint, vocabulary: Vocabulary) -> Grammar:
     """Audit one constraint and build it with the engine that enforces it exactly."""
     if isinstance(constraint, JsonSchema):
         normal = json_schema.normalise(constraint.schema)
-        return LLGrammar(vocabulary, llguidance_.json_schema_source(normal))
+        return LLGrammar(vocabulary, llguidance_.json_schema_source(normal, layout.of(constraint)))
     if isinstance(constraint, Regex):
         pattern = regex.rewrite(constraint.pattern, regex.PYTHON)
         return LLGrammar(vocabulary, llguidance_.regex_source(pattern))

@@ -25,7 +25,7 @@ from sgrt.core import (
     Substring,
 )
 from sgrt.errors import ConstraintError
-from sgrt.grammar import charset, ebnf, json_schema, limits, regex, regular, substring
+from sgrt.grammar import charset, ebnf, json_schema, layout, limits, regex, regular, substring
 from sgrt.grammar.audit import audit_choices
 from sgrt.grammar.charset import Charset
 from sgrt.grammar.engines import llguidance_
@@ -154,8 +154,8 @@ class Composer:
                 return Alt(tuple(literal(option) for option in audit_choices(part)))
             case Ebnf():
                 return ebnf.inlined(part)
-            case JsonSchema(schema):
-                return self._schema(schema)
+            case JsonSchema():
+                return self._schema(part)
             case Substring(text):
                 lexeme = substring.terminal(part)
                 chars = charset.of(text)
@@ -169,12 +169,12 @@ class Composer:
                 return self._repeat(part)
         raise ConstraintError(f"{type(part).__name__} cannot be part of a composition")
 
-    def _schema(self, schema: str) -> Node:
-        normal = json_schema.normalise(schema)
+    def _schema(self, constraint: JsonSchema) -> Node:
+        normal = json_schema.normalise(constraint.schema)
         root = json.loads(normal)
         names = _types(root, root)
         extends = _IN_NUMBER if names & {"number", "integer"} else ()
-        node = Lexeme(llguidance_.json_part(normal), len(normal))
+        node = Lexeme(llguidance_.json_part(normal, layout.of(constraint)), len(normal))
         first = charset.union(*(_FIRST[name] for name in names))
         self.edges[node.source] = ("a schema", first, extends)
         return node

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from sgrt.errors import ConstraintError, GrammarSyntaxError, UnsupportedSchema
-from sgrt.grammar import charset, json_schema, library, limits, regex
+from sgrt.grammar import charset, json_schema, layout, library, limits, regex
 from sgrt.grammar.engines import llguidance_
 from sgrt.grammar.rules import (
     EMPTY,
@@ -135,7 +135,7 @@ def is_terminal(name: str) -> bool:
 
 def schema(normal: str) -> Lexeme:
     """A schema that `json_schema.normalise` wrote, as a part of a grammar."""
-    return Lexeme(llguidance_.json_part(normal), len(normal))
+    return Lexeme(llguidance_.json_part(normal, layout.COMPACT), len(normal))
 
 
 def _qualified(grammar: str, node: Node) -> Node:

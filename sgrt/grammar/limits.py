@@ -57,6 +57,8 @@ MAX_COMPOSED_DEPTH = 32
 MAX_COMPOSED_PLACES = 20_000
 """Of a composition with its repeats written out."""
 MAX_COMPOSED_STATES = 5_000
+MAX_WHITE = 256
+"""Characters of white space in one place of a JSON text."""
 MAX_CHOICES = 10_000
 MAX_CHOICES_BYTES = 1024 * 1024
 

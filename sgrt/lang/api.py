@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, ParamSpec, TypeVar
 
-from sgrt.core import Constraint, SamplingParams
+from sgrt.core import Constraint, SamplingParams, Separators
 from sgrt.errors import InvalidSamplingParams
 from sgrt.lang import types
 from sgrt.lang.ir import Gen, Normalize, Role, RoleBegin, RoleEnd, Select, as_node
@@ -68,6 +68,7 @@ def gen(
     substring_of: str | None = None,
     structural_tag: Mapping[str, Any] | None = None,
     output: type[Any] | None = None,
+    separators: Separators | None = None,
     n: int = 1,
 ) -> Gen:
     """Let the model continue, and keep what it writes under a name.
@@ -89,11 +90,14 @@ def gen(
             take it (`core.StructuralTag.from_dict`).
         output: pydantic model; the value is a validated object. Undeclared keys are not
             written unless the model allows them.
+        separators: how the JSON of json_schema or output is laid out: "compact" (no white space;
+            the default), "fixed" (``", "`` and ``": "``, as `json.dumps` writes) or "flexible"
+            (the model may break lines and indent; see `core.JsonSchema`).
         n: draw this many; the value is a list, and the text goes on with the first.
 
     Raises:
         RequestError: more than one of regex, json_schema, choices, grammar, ebnf, substring_of,
-            structural_tag, output.
+            structural_tag, output; separators without JSON.
         ConstraintError: choices or schema that nothing satisfies or that cannot be read.
         InvalidSamplingParams: n below 1. Other values are checked where the gen is appended.
     """
@@ -130,6 +134,7 @@ def gen(
             substring_of=substring_of,
             structural_tag=structural_tag,
             output=output,
+            separators=separators,
         ),
         output=output,
         n=n,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sgrt.core import (
@@ -102,12 +103,41 @@ def constraint_of(
     substring_of: object = None,
     structural_tag: object = None,
     output: object = None,
+    separators: object = None,
 ) -> Constraint | None:
     """The one constraint that was asked for, or None.
 
     Raises:
-        RequestError: more than one; both are named.
+        RequestError: more than one (both are named), or separators without JSON.
     """
+    found = _constraint_of(
+        regex=regex,
+        json_schema_=json_schema_,
+        choices_=choices_,
+        grammar=grammar,
+        ebnf=ebnf,
+        substring_of=substring_of,
+        structural_tag=structural_tag,
+        output=output,
+    )
+    if separators is None:
+        return found
+    if not isinstance(found, JsonSchema) or grammar is not None:
+        raise RequestError("separators belongs to json_schema and output")
+    return replace(found, separators=separators)  # type: ignore[arg-type]
+
+
+def _constraint_of(
+    *,
+    regex: object,
+    json_schema_: object,
+    choices_: object,
+    grammar: object,
+    ebnf: object,
+    substring_of: object,
+    structural_tag: object,
+    output: object,
+) -> Constraint | None:
     given = {
         "regex": regex,
         "json_schema": json_schema_,

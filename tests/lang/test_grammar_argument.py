@@ -102,3 +102,13 @@ def test_scripted_answer_is_believed_for_a_grammar_and_checked_for_a_quotation()
     assert (state["date"], state["quote"]) == ("2024-02-29", "to be")
     with pytest.raises(sgrt.ProgramError, match="breaks Substring"):
         program.run(text="or not", backend=sgrt.ScriptedBackend(["x", "to be"]))["quote"]
+
+
+def test_gen_separators_reach_the_constraint_of_json_and_belong_to_nothing_else() -> None:
+    assert sgrt.gen(json_schema={"type": "null"}, separators="fixed").constraint == JsonSchema(
+        '{"type":"null"}', "fixed"
+    )
+    with pytest.raises(RequestError, match="separators belongs to"):
+        sgrt.gen(regex="a", separators="fixed")
+    with pytest.raises(ConstraintError, match="separators='wide'"):
+        sgrt.gen(json_schema={}, separators="wide")  # type: ignore[arg-type]

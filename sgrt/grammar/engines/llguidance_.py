@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sgrt.errors import ConstraintError, GrammarBudgetExceeded, UnsupportedSchema
 from sgrt.grammar.engines import bytewise
+from sgrt.grammar.layout import Layout
 from sgrt.grammar.vocabulary import Vocabulary
 
 _FUEL = 1_000_000  # some 20 ms of building
@@ -31,18 +32,23 @@ _LIMITS: Any = llguidance.LLParserLimits(
     verbose_errors=False,
 )
 _OUT_OF_BUDGET = ("too large", "too complex", "fuel", "limit", "too many", "Unable to determine")
-_COMPACT: Any = {
-    "whitespace_flexible": False,
-    "item_separator": ",",
-    "key_separator": ":",
-    # Without "u" every string has one spelling, so no key can be written twice in two ways.
-    "json_allowed_escapes": 'bfnrt\\"',
-}
 
 
-def json_schema_source(normal_schema: str) -> str:
-    """The engine's grammar text of a normal schema; compact JSON."""
-    return str(llguidance.LLMatcher.grammar_from_json_schema(normal_schema, overrides=_COMPACT))
+def _json_options(layout: Layout) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "whitespace_flexible": layout.white is not None,
+        "item_separator": layout.item,
+        "key_separator": layout.key,
+        # Without "u" every string has one spelling, so no key can be written twice in two ways.
+        "json_allowed_escapes": 'bfnrt\\"',
+    }
+    return options if layout.white is None else {**options, "whitespace_pattern": layout.white}
+
+
+def json_schema_source(normal_schema: str, layout: Layout) -> str:
+    """The engine's grammar text of a normal schema."""
+    options: Any = _json_options(layout)
+    return str(llguidance.LLMatcher.grammar_from_json_schema(normal_schema, overrides=options))
 
 
 def regex_source(pattern: str) -> str:
@@ -50,10 +56,11 @@ def regex_source(pattern: str) -> str:
     return str(llguidance.LLMatcher.grammar_from_regex(pattern))
 
 
-def json_part(normal_schema: str) -> str:
-    """A normal schema as a symbol of a grammar text; compact JSON."""
+def json_part(normal_schema: str, layout: Layout) -> str:
+    """A normal schema as a symbol of a grammar text."""
     schema = json.loads(normal_schema)
-    return "%json " + json.dumps({**schema, "x-guidance": _COMPACT}, ensure_ascii=False)
+    options = _json_options(layout)
+    return "%json " + json.dumps({**schema, "x-guidance": options}, ensure_ascii=False)
 
 
 class LLGrammar:
