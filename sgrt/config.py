@@ -139,3 +139,55 @@ def available_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """How `sgrt serve` faces its clients.
+
+    Args:
+        host: address to bind; all but loopback need an API key.
+        port: 0 takes a free one.
+        api_keys: any of them opens all routes but the admin ones; none leaves them open.
+        admin_api_key: opens the admin routes; without it they do not exist.
+        insecure_no_auth: bind beyond loopback without a key.
+        served_model_names: names that requests may use; none takes the model's own.
+        max_queued_requests: most requests that wait for one of ``max_running``; beyond, 429.
+        max_body_bytes: longest request body.
+        receive_timeout_s: seconds for the whole of a request to arrive.
+        request_timeout_s: most seconds from a request's arrival to the end of its answer.
+        drain_timeout_s: seconds that running requests have to end after SIGTERM.
+        max_n, max_logprobs, max_stops, max_logit_bias: limits of one request.
+        allowed_hosts: values of the Host header besides loopback names; "*" allows all.
+        cors_origins: origins whose pages may call the server; "*" allows all.
+        metrics_alias: also publish the metrics under the names of "vllm" or "sglang".
+        shared_prefix_cache: one prefix cache for all keys instead of one each.
+        default_max_tokens: of chat completions that give none; 0 goes to the end of the context.
+        log_level: of the process. log_format: "text" or "json", one line per request.
+        ssl_certfile, ssl_keyfile: serve TLS.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 30000
+    api_keys: tuple[str, ...] = ()
+    admin_api_key: str | None = None
+    insecure_no_auth: bool = False
+    served_model_names: tuple[str, ...] = ()
+    max_queued_requests: int = 1024
+    max_body_bytes: int = 4 << 20
+    receive_timeout_s: float = 15.0
+    request_timeout_s: float = 600.0
+    drain_timeout_s: float = 30.0
+    max_n: int = 128
+    max_logprobs: int = 20
+    max_stops: int = 16
+    max_logit_bias: int = 1024
+    allowed_hosts: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    metrics_alias: Literal["vllm", "sglang"] | None = None
+    shared_prefix_cache: bool = False
+    default_max_tokens: int = 0
+    log_level: str = "info"
+    log_format: Literal["text", "json"] = "text"
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None

@@ -439,6 +439,10 @@ class Handle(Generic[T]):
             raise self._error
         return self._value  # type: ignore[return-value]
 
+    def events_from(self, index: int) -> Sequence[TokenEvent]:
+        """The events that are there from this one on; does not wait."""
+        return self._events[index:]
+
     def events(self) -> Iterator[TokenEvent]:
         """All events from the first on; raises the error where one ends the stream."""
         index = 0
@@ -510,10 +514,16 @@ Scoring = Handle[ScoreResult]
 
 @dataclass(frozen=True)
 class Message:
-    """One chat message, as a template sees it."""
+    """One chat message, as a template sees it.
+
+    Args:
+        extra: further fields that some templates read (``name``, ``tool_calls``,
+            ``tool_call_id``); plain JSON values.
+    """
 
     role: str
     content: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 class ChatTemplate(Protocol):

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import datetime
 from typing import Any
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -56,15 +56,24 @@ class JinjaChatTemplate:
         self.source = source
         self._shield = _Shield([token for token in special_tokens if token])
         self._given = {key: v for key, v in (("bos_token", bos), ("eos_token", eos)) if v}
-        self._template = _compile(source)
+        self._template, self.variables = _compile(source)
 
     def render(
-        self, messages: Sequence[Message], *, add_generation_prompt: bool = False
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> tuple[Text, ...]:
         """The conversation as the model wants it spelled.
 
         Args:
             add_generation_prompt: end with the opening of an assistant's message.
+            continue_final_message: end where the text of the last message ends.
+            tools: descriptions of functions, for templates with the variable ``tools``.
+            variables: further variables of the template (see ``self.variables``).
 
         Returns:
             Special tokens (``special=True``) and the text between them, in order.
@@ -76,23 +85,30 @@ class JinjaChatTemplate:
 
         Cost: about 0.1 ms.
         """
-        mark = self._shield.unused_mark([self.source, *(m.content + m.role for m in messages)])
-        shown = [
-            {
-                "role": self._shield.cover(m.role, mark),
-                "content": self._shield.cover(m.content, mark),
-            }
-            for m in messages
-        ]
-        text = self._run(messages=shown, add_generation_prompt=add_generation_prompt)
+        shown = [{"role": m.role, "content": m.content, **m.extra} for m in messages]
+        given = {"messages": shown, "tools": tools, **(variables or {})}
+        mark = self._shield.unused_mark([self.source, *_strings(given)])
+        covered = {key: self._shield.cover_all(value, mark) for key, value in given.items()}
+        text = self._run(add_generation_prompt=add_generation_prompt, **covered)
+        if continue_final_message:
+            text = self._until_end_of(text, messages[-1], mark)
         return tuple(self._shield.runs(text, mark))
+
+    def _until_end_of(self, text: str, message: Message, mark: str) -> str:
+        """The text up to where the last message's own content ends."""
+        content = self._shield.cover(message.content, mark)
+        for shown in (content, content.strip()):
+            at = text.rfind(shown) if shown else -1
+            if at >= 0:
+                return text[: at + len(shown)]
+        raise RequestError("chat template: it does not show the message that is to go on")
 
     def _run(self, **variables: Any) -> str:
         budget = _BUDGET.set(_Budget())
         try:
             pieces, length = [], 0
             for piece in self._template.generate(
-                **self._given, tools=None, documents=None, **variables
+                {"documents": None, **self._given, **variables}
             ):
                 length += len(piece)
                 if length > MAX_OUTPUT_CHARS:
@@ -166,6 +182,16 @@ class _Shield:
             text = mark + text
         return text
 
+    def cover_all(self, value: Any, mark: str) -> Any:
+        """`cover` for every string of a JSON value, keys included."""
+        if isinstance(value, str):
+            return self.cover(value, mark)
+        if isinstance(value, Mapping):
+            return {self.cover(k, mark): self.cover_all(v, mark) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self.cover_all(item, mark) for item in value]
+        return value
+
     def runs(self, text: str, mark: str) -> Iterator[Text]:
         begin = 0
         for match in self.find.finditer(text):
@@ -180,6 +206,19 @@ class _Shield:
             text = text.replace(stand_in, token)
         if text:
             yield Text(text)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every string of a JSON value, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _strings(key)
+            yield from _strings(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _strings(item)
 
 
 # ---------------------------------------------------------------- the sandbox
@@ -244,15 +283,18 @@ def _result_len(operator: str, left: Any, right: Any) -> int:
     return sizes[0] * times if isinstance(times, int) else 0
 
 
-def _compile(source: str) -> jinja2.Template:
+def _compile(source: str) -> tuple[jinja2.Template, frozenset[str]]:
+    """The template, and the variables that it reads."""
     env = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_Meter, loopcontrols])
     env.filters["tojson"] = _to_json
     env.globals["raise_exception"] = _raise_exception
     env.globals["strftime_now"] = _strftime_now
     try:
         tree = env.parse(source)
+        variables = frozenset(meta.find_undeclared_variables(tree))
         env.extensions[_Meter.identifier].install(tree)  # type: ignore[attr-defined]
-        return env.template_class.from_code(env, env.compile(tree), env.make_globals(None))
+        code = env.compile(tree)
+        return env.template_class.from_code(env, code, env.make_globals(None)), variables
     except jinja2.TemplateSyntaxError as error:
         raise ModelError(f"chat template, line {error.lineno}: {error.message}") from error
     except (RecursionError, SyntaxError) as error:

@@ -1,0 +1,1 @@
+"""`sgrt serve`: the engine behind the HTTP interfaces of OpenAI, SGLang and vLLM."""

@@ -1,0 +1,104 @@
+"""From the bytes of a request to a typed value, or an error that names the place."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from sgrt.server.failures import bad_request
+
+T = TypeVar("T")
+
+
+def parse(body: bytes) -> dict[str, Any]:
+    """The body as a JSON object.
+
+    Refused: what is not JSON of RFC 8259 (NaN, Infinity), keys given twice, anything nested too
+    deeply to be read, and every value but an object.
+    """
+    try:
+        value = json.loads(body, object_pairs_hook=_object, parse_constant=_no_constant)
+    except RecursionError:
+        raise bad_request("the body is nested too deeply", code="invalid_json") from None
+    except UnicodeDecodeError:
+        raise bad_request("the body is not UTF-8", code="invalid_json") from None
+    except ValueError as error:
+        raise bad_request(f"the body is not valid JSON: {error}", code="invalid_json") from None
+    if not isinstance(value, dict):
+        raise bad_request("the body must be a JSON object", code="invalid_json")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice!r:.80} is given twice")
+    return value
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+_PLACE = re.compile(r"^(?P<what>.*?)(?: - at `\$?\.?(?P<path>.*)`)?$", re.DOTALL)
+_UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
+_MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$", re.DOTALL)
+
+
+def decode(value: object, kind: type[T], *, at: str = "") -> T:
+    """A parsed body (or the part of one at ``at``) as a `msgspec.Struct`.
+
+    Raises:
+        ApiError: 400 naming the field that is unknown, missing or of another type.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise _explained(str(error), kind, value, at) from None
+
+
+def _explained(message: str, kind: Any, value: object, at: str) -> Exception:
+    match = _PLACE.match(message)
+    assert match is not None
+    path, what = match["path"] or "", match["what"]
+    unknown, missing = _UNKNOWN.match(what), _MISSING.match(what)
+    if unknown:
+        name = unknown["name"]
+        param = join(at, path, name)
+        known = _known_fields(kind) if not path else []
+        return bad_request(
+            f"unknown field {param!r}{did_you_mean(name, known)}", param, "unknown_field"
+        )
+    if missing:
+        param = join(at, path, missing["name"])
+        return bad_request(f"the field {param!r} is required", param, "missing_field")
+    param = join(at, path)
+    return bad_request(f"{param or 'body'}: {what[:1].lower()}{what[1:]}", param, "invalid_type")
+
+
+def _known_fields(kind: Any) -> list[str]:
+    try:
+        return [f.encode_name for f in msgspec.structs.fields(kind)]
+    except TypeError:
+        return []
+
+
+def join(*parts: str) -> str:
+    """Places below each other: ``join("messages[0]", "", "role")`` is ``messages[0].role``."""
+    whole = ""
+    for part in parts:
+        if part:
+            whole += part if not whole or part.startswith("[") else f".{part}"
+    return whole
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """The end of a message about an unknown name; "" where none is close."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

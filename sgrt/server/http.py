@@ -1,0 +1,424 @@
+"""HTTP around the handlers: keys, limits, request ids, errors, streams, clients that leave."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+from sgrt.config import ServerConfig
+from sgrt.server.body import parse
+from sgrt.server.failures import ApiError, bad_request, from_error
+from sgrt.server.service import Service
+
+log = logging.getLogger("sgrt.server")
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Access = Literal["open", "key", "admin"]
+encode = msgspec.json.Encoder().encode
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
+
+
+@dataclass
+class Call:
+    """One request, as handlers see it.
+
+    Args:
+        request_id: the client's ``x-request-id``, or one of ours.
+        namespace: of its cached prefixes: one per key.
+        query: of the URL.
+    """
+
+    service: Service
+    request_id: str
+    raw: bytes = b""
+    namespace: str = ""
+    path: str = ""
+    query: bytes = b""
+    headers: dict[bytes, bytes] = field(default_factory=dict)
+
+    def json(self) -> dict[str, Any]:
+        """The body as a JSON object."""
+        return parse(self.raw)
+
+
+@dataclass
+class Answer:
+    """A whole answer.
+
+    Args:
+        content: becomes JSON, unless it is bytes.
+    """
+
+    content: Any
+    status: int = 200
+    media: str = "application/json"
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def body(self) -> bytes:
+        return self.content if isinstance(self.content, bytes) else encode(self.content)
+
+
+@dataclass
+class EventStream:
+    """Server-sent events.
+
+    Args:
+        events: whole frames. An error that it raises becomes the last event.
+        done: what follows the last event.
+        error_frame: how an error is told in the stream.
+    """
+
+    events: AsyncIterator[bytes]
+    done: bytes = b"data: [DONE]\n\n"
+    error_frame: Callable[[ApiError], bytes] = lambda error: sse(error.as_json())
+
+
+Handler = Callable[[Call], Awaitable[Answer | EventStream]]
+
+
+def sse(data: bytes) -> bytes:
+    """One event."""
+    return b"data: " + data + b"\n\n"
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where a handler answers, and who may call it."""
+
+    method: str
+    path: str
+    handler: Handler
+    access: Access = "key"
+
+
+class App:
+    """The ASGI application."""
+
+    def __init__(self, service: Service, routes: list[Route]) -> None:
+        self.service = service
+        self._routes: dict[str, dict[str, Route]] = {}
+        for route in routes:
+            if route.access != "admin" or service.config.admin_api_key is not None:
+                self._routes.setdefault(route.path, {})[route.method] = route
+        self._guard = Guard(service.config)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._serve(scope, receive, send)
+        else:
+            raise RuntimeError(f"sgrt serves HTTP, not {scope['type']}")
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        request_id = _request_id(headers.get(b"x-request-id"))
+        exchange = _Exchange(send, request_id, self._guard.cors_headers(headers))
+        began = time.perf_counter()
+        try:
+            await self._answer(scope, headers, receive, exchange)
+        except ClientLeft:
+            exchange.status = 499
+        except Exception as error:
+            await exchange.fail(_told(error))
+        finally:
+            _log_request(scope, exchange, time.perf_counter() - began)
+
+    async def _answer(
+        self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, exchange: _Exchange
+    ) -> None:
+        if scope["method"] == "OPTIONS" and exchange.cors:
+            await exchange.answer(Answer(b"", 204))
+            return
+        route = self._route(scope)
+        self._guard.check_host(headers)
+        namespace = self._guard.check_key(route.access, headers)
+        call = Call(
+            self.service,
+            exchange.request_id,
+            namespace=namespace,
+            path=scope["path"],
+            query=scope.get("query_string", b""),
+            headers=headers,
+        )
+        if scope["method"] == "POST":
+            self._guard.check_content_type(headers)
+            call.raw = await self._guard.read_body(headers, receive)
+        await _while_connected(_respond(route, call, exchange), receive)
+
+    def _route(self, scope: Scope) -> Route:
+        methods = self._routes.get(scope["path"])
+        if methods is None:
+            raise ApiError(404, f"there is no {scope['path']!r:.200} here", code="not_found")
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        if method not in methods:
+            allowed = ", ".join(methods)
+            raise ApiError(405, f"use {allowed}", code="method_not_allowed", headers={"allow": allowed})
+        return methods[method]
+
+
+async def _respond(route: Route, call: Call, exchange: _Exchange) -> None:
+    answer = await route.handler(call)
+    if isinstance(answer, Answer):
+        await exchange.answer(answer)
+    else:
+        await exchange.stream(answer)
+
+
+# ---------------------------------------------------------------- one exchange
+
+
+class ClientLeft(Exception):
+    """Nobody reads the answer any more."""
+
+
+async def _while_connected(work: Any, receive: Receive) -> None:
+    """Run work until it ends or the client leaves; then it is cancelled."""
+    task = asyncio.ensure_future(work)
+    left = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait((task, left), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientLeft
+        await task
+    finally:
+        left.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait((task,))
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class _Exchange:
+    """The sending side of one request."""
+
+    def __init__(self, send: Send, request_id: str, cors: dict[str, str]) -> None:
+        self.request_id = request_id
+        self.cors = cors
+        self.status = 0
+        self._send = send
+        self._stream: EventStream | None = None
+
+    async def answer(self, answer: Answer) -> None:
+        body = answer.body()
+        headers = {**answer.headers, "content-length": str(len(body))}
+        if body:
+            headers["content-type"] = answer.media
+        await self._start(answer.status, headers)
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def stream(self, stream: EventStream) -> None:
+        self._stream = stream
+        events = aiter(stream.events)
+        try:
+            first = await anext(events, None)  # an error before the first event has a status
+            await self._start(
+                200, {"content-type": "text/event-stream", "cache-control": "no-cache"}
+            )
+            if first is not None:
+                await self._body(first)
+            async for frame in events:
+                await self._body(frame)
+            await self._send({"type": "http.response.body", "body": stream.done})
+        finally:
+            close = getattr(stream.events, "aclose", None)
+            if close is not None:
+                await close()
+
+    async def fail(self, error: ApiError) -> None:
+        if self.status == 0:
+            await self.answer(
+                Answer(error.as_json(), error.status, headers=dict(error.headers))
+            )
+        elif self._stream is not None:
+            await self._body(self._stream.error_frame(error))
+            await self._send({"type": "http.response.body", "body": self._stream.done})
+
+    async def _body(self, frame: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": frame, "more_body": True})
+
+    async def _start(self, status: int, headers: dict[str, str]) -> None:
+        self.status = status
+        raw = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
+        raw += [(k.encode("latin-1"), v.encode("latin-1")) for k, v in self.cors.items()]
+        raw.append((b"x-request-id", self.request_id.encode("latin-1")))
+        await self._send({"type": "http.response.start", "status": status, "headers": raw})
+
+
+def _told(error: Exception) -> ApiError:
+    """The answer to an error; what nobody foresaw is logged and not shown."""
+    told = from_error(error)
+    if told.status >= 500 and told.code == "internal_error":
+        log.error("a request failed", exc_info=error)
+    return told
+
+
+def _log_request(scope: Scope, exchange: _Exchange, seconds: float) -> None:
+    log.info(
+        "%s %s %d %.1f ms",
+        scope["method"],
+        _printable(scope["path"]),
+        exchange.status,
+        seconds * 1e3,
+        extra={
+            "request_id": exchange.request_id,
+            "method": scope["method"],
+            "path": _printable(scope["path"]),
+            "status": exchange.status,
+            "seconds": round(seconds, 6),
+        },
+    )
+
+
+def _printable(path: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in path[:200])
+
+
+def _request_id(given: bytes | None) -> str:
+    if given is not None:
+        text = given.decode("latin-1")
+        if _REQUEST_ID.fullmatch(text):
+            return text
+    return uuid.uuid4().hex
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while (message := await receive())["type"] != "lifespan.shutdown":
+        if message["type"] == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+# ---------------------------------------------------------------- who may do what
+
+
+class Guard:
+    """Keys, hosts, origins and sizes."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._config = config
+        self._keys = [_digest(key.encode()) for key in config.api_keys]
+        admin = config.admin_api_key
+        self._admin = None if admin is None else _digest(admin.encode())
+        on_loopback = config.host in (*_LOOPBACK, "")
+        names = {*_LOOPBACK, *config.allowed_hosts}
+        self._hosts = names if on_loopback and "*" not in names else None
+
+    def check_host(self, headers: dict[bytes, bytes]) -> None:
+        """On loopback, refuse names that a web page could have pointed here."""
+        host = headers.get(b"host", b"").decode("latin-1")
+        name = host if host in _LOOPBACK else host.rpartition(":")[0] if re.search(r":\d+$", host) else host
+        if self._hosts is not None and name and name not in self._hosts:
+            raise ApiError(403, f"the host {name!r:.80} is not served here", code="host_not_allowed")
+
+    def check_key(self, access: Access, headers: dict[bytes, bytes]) -> str:
+        """Returns the namespace of the caller's cached prefixes."""
+        if access == "open":
+            return ""
+        given = _digest(_given_key(headers))
+        if access == "admin":
+            assert self._admin is not None
+            if not hmac.compare_digest(given, self._admin):
+                raise _unauthorized()
+            return ""
+        if not self._keys:
+            return ""
+        known = [hmac.compare_digest(given, key) for key in self._keys]  # all: constant time
+        if self._admin is not None:
+            known.append(hmac.compare_digest(given, self._admin))
+        if not any(known):
+            raise _unauthorized()
+        return "" if self._config.shared_prefix_cache else given.hex()[:32]
+
+    def check_content_type(self, headers: dict[bytes, bytes]) -> None:
+        """A web page can send forms anywhere, JSON only where it is allowed."""
+        media = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if media and media != b"application/json":
+            raise ApiError(415, "send content-type: application/json", code="unsupported_media_type")
+
+    async def read_body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+        """The whole body, within its limits of size and time."""
+        limit = self._config.max_body_bytes
+        announced = headers.get(b"content-length", b"0")
+        if announced.isdigit() and int(announced) > limit:
+            raise _too_large(limit)
+        try:
+            async with asyncio.timeout(self._config.receive_timeout_s):
+                return await _collect(receive, limit)
+        except TimeoutError:
+            raise ApiError(408, "the body did not arrive in time", code="request_timeout") from None
+
+    def cors_headers(self, headers: dict[bytes, bytes]) -> dict[str, str]:
+        """Headers that let a page of an allowed origin read the answer."""
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        allowed = self._config.cors_origins
+        if not origin or not ("*" in allowed or origin in allowed):
+            return {}
+        return {
+            "access-control-allow-origin": origin,
+            "access-control-allow-headers": "authorization, content-type, x-api-key, x-request-id",
+            "access-control-allow-methods": "GET, POST, OPTIONS",
+            "vary": "origin",
+        }
+
+
+async def _collect(receive: Receive, limit: int) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        piece = message.get("body", b"")
+        size += len(piece)
+        if size > limit:
+            raise _too_large(limit)
+        pieces.append(piece)
+        if not message.get("more_body"):
+            return b"".join(pieces)
+
+
+def _given_key(headers: dict[bytes, bytes]) -> bytes:
+    authorization = headers.get(b"authorization", b"")
+    scheme, _, key = authorization.partition(b" ")
+    if scheme.lower() == b"bearer" and key.strip():
+        return key.strip()
+    return headers.get(b"x-api-key", b"").strip()
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+def _unauthorized() -> ApiError:
+    return ApiError(
+        401,
+        "a valid API key is required (Authorization: Bearer ... or x-api-key)",
+        code="invalid_api_key",
+        headers={"www-authenticate": "Bearer"},
+    )
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(413, f"the body is longer than the limit of {limit} bytes", code="body_too_large")
+
+
+__all__ = ["Answer", "App", "Call", "EventStream", "Route", "bad_request", "sse"]

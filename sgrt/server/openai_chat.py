@@ -1,0 +1,456 @@
+"""``/v1/chat/completions``."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from sgrt.core import GenerateResult, TokenEvent, TokenLogprob
+from sgrt.server.body import decode
+from sgrt.server.failures import bad_request, from_error
+from sgrt.server.http import Answer, Call, EventStream, encode, sse
+from sgrt.server.messages import chat_prompt, read_messages
+from sgrt.server.service import Follower, Job, Service
+from sgrt.server.tools import CallReader, Piece, ToolUse, read_tools
+from sgrt.server.wanted import Constrained, Wanted, wanted
+from sgrt.server.wire import Sampling, check_limit, num_choices, sampling_params
+
+
+class StreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Args: include_usage: end with a chunk that holds the usage; continuous_usage_stats: put it
+    into every chunk."""
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class Labels(msgspec.Struct, kw_only=True):
+    """Fields that describe the caller or choose among services; each has one meaning here."""
+
+    user: str | None = None
+    safety_identifier: str | None = None
+    metadata: dict[str, str] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    priority: int | None = None
+    cache_salt: str | None = None
+    rid: str | None = None
+    request_id: str | None = None
+
+
+class ChatRequest(Labels, Constrained, Sampling, kw_only=True, forbid_unknown_fields=True):
+    """The body; every field has an effect, or only the values that are true here pass."""
+
+    messages: list[Any]
+    model: str | None = None
+    max_completion_tokens: int | None = None
+    tools: list[Any] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    skip_special_tokens: bool | None = None
+    include_stop_str_in_output: bool | None = None
+    modalities: list[str] | None = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+
+
+_SPELLING = {"max_tokens": "max_completion_tokens", "logprobs": "top_logprobs"}
+
+
+def check_labels(wire: Labels) -> None:
+    """Refuse what the labels promise and this server does not do."""
+    if wire.store:
+        raise bad_request("store=true: this server keeps no completions", "store", "unsupported")
+    if wire.service_tier not in (None, "auto", "default"):
+        raise bad_request(f"service_tier={wire.service_tier!r:.80}: there is one tier", "service_tier")
+    if wire.prompt_cache_retention not in (None, "in_memory", "in-memory"):
+        raise bad_request("prompt_cache_retention: prefixes are cached in memory", "prompt_cache_retention")
+
+
+def _check_fixed(wire: ChatRequest) -> None:
+    if wire.skip_special_tokens is False:
+        raise bad_request("skip_special_tokens=false: texts have no special tokens here", "skip_special_tokens")
+    if wire.include_stop_str_in_output:
+        raise bad_request("include_stop_str_in_output=true is not supported", "include_stop_str_in_output")
+    if wire.modalities not in (None, ["text"]):
+        raise bad_request("modalities: this model writes text only", "modalities")
+    if wire.reasoning_effort not in (None, "none"):
+        raise bad_request("reasoning_effort: this model does not reason apart", "reasoning_effort")
+    if wire.verbosity not in (None, "medium"):
+        raise bad_request("verbosity: this model has no such setting", "verbosity")
+    if wire.stream_options is not None and not wire.stream:
+        raise bad_request("stream_options needs stream=true", "stream_options")
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A request that has been understood."""
+
+    job: Job
+    use: ToolUse
+    model: str
+    stream: bool
+    usage: bool
+    continuous_usage: bool
+    id: str
+    created: int = field(default_factory=lambda: int(time.time()))
+
+
+async def chat_completions(call: Call) -> Answer | EventStream:
+    """``POST /v1/chat/completions``."""
+    wire = decode(call.json(), ChatRequest)
+    chat = read_chat(wire, call)
+    if chat.stream:
+        return EventStream(stream_chat(call, chat))
+    service = call.service
+    async with service.admitted(), service.running(chat.job, call.request_id) as followers:
+        results = [await follower.result() for follower in followers]
+    choices = [_choice(service, chat, i, result) for i, result in enumerate(results)]
+    return Answer(
+        {
+            "id": chat.id,
+            "object": "chat.completion",
+            "created": chat.created,
+            "model": chat.model,
+            "choices": choices,
+            "usage": usage(results),
+            "system_fingerprint": None,
+            "service_tier": None,
+        }
+    )
+
+
+def read_chat(wire: ChatRequest, call: Call) -> Chat:
+    """Understand a request, or refuse it."""
+    service = call.service
+    check_labels(wire)
+    _check_fixed(wire)
+    model = service.model_named(wire.model)
+    use = read_tools(wire.tools, wire.tool_choice, wire.parallel_tool_calls)
+    prompt = chat_prompt(
+        service.engine.chat_template,  # type: ignore[arg-type]
+        read_messages(wire.messages),
+        use,
+        add_generation_prompt=wire.add_generation_prompt is not False and not wire.continue_final_message,
+        continue_final_message=bool(wire.continue_final_message),
+        variables=wire.chat_template_kwargs,
+    )
+    held = _held_to(service, wanted(wire), use)
+    params = sampling_params(
+        wire,
+        service.config,
+        max_tokens=_max_tokens(wire, service),
+        logprobs=_num_logprobs(wire, service),
+    )
+    if use.active and use.stop:
+        params = params.override(stop=(*params.stop, *use.stop))
+    stream = wire.stream_options
+    return Chat(
+        Job(
+            prompt=prompt,
+            params=params,
+            constraint=held.constraint if held else None,
+            n=num_choices(wire, service.config),
+            prompt_at="messages",
+            constraint_at=held.at if held else None,
+            spelling=_SPELLING,
+            namespace=call.namespace + (wire.cache_salt or ""),
+            priority=wire.priority or 0,
+        ),
+        use,
+        model,
+        stream=bool(wire.stream),
+        usage=stream is not None and bool(stream.include_usage),
+        continuous_usage=stream is not None and bool(stream.continuous_usage_stats),
+        id=f"chatcmpl-{call.request_id}",
+    )
+
+
+def _held_to(service: Service, asked: Wanted | None, use: ToolUse) -> Wanted | None:
+    """Tools and response format as one constraint."""
+    if not use.active:
+        return asked
+    for tool in use.tools:
+        try:
+            service.engine.compile(tool.schema)
+        except Exception as error:
+            raise from_error(error, param=tool.at) from error
+    answer = asked.constraint if asked is not None else None
+    return Wanted(use.constraint(answer), asked.at if asked is not None else "tools")
+
+
+def _max_tokens(wire: ChatRequest, service: Service) -> int:
+    if wire.max_tokens is not None and wire.max_completion_tokens is not None:
+        if wire.max_tokens != wire.max_completion_tokens:
+            raise bad_request("max_tokens and max_completion_tokens differ", "max_tokens")
+    given = wire.max_completion_tokens if wire.max_completion_tokens is not None else wire.max_tokens
+    if given is None:
+        return service.config.default_max_tokens or service.engine.context_len
+    if given < 1:
+        raise bad_request(f"max_completion_tokens={given}: must be an integer >= 1", "max_completion_tokens")
+    return given
+
+
+def _num_logprobs(wire: ChatRequest, service: Service) -> int | None:
+    if wire.top_logprobs is not None:
+        if not wire.logprobs:
+            raise bad_request("top_logprobs needs logprobs=true", "top_logprobs")
+        check_limit("top_logprobs", wire.top_logprobs, service.config.max_logprobs)
+    return (wire.top_logprobs or 0) if wire.logprobs else None
+
+
+# ---------------------------------------------------------------- the whole answer
+
+
+def _choice(service: Service, chat: Chat, index: int, result: GenerateResult) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": result.text, "refusal": None}
+    calls: list[dict[str, Any]] = []
+    if chat.use.active:
+        reader = CallReader()
+        text = result.text + (_cut_end(chat, result))
+        content, calls = _collect([*reader.feed(text), *reader.finish()], chat, index)
+        message["content"] = content or None
+        if calls:
+            message["tool_calls"] = calls
+    return {
+        "index": index,
+        "message": message,
+        "logprobs": _logprobs(service, result.logprobs),
+        "finish_reason": finish_reason(chat.use, result, bool(calls)),
+        "matched_stop": result.stop_match,
+    }
+
+
+def _cut_end(chat: Chat, result: GenerateResult) -> str:
+    """The end of a call that a stop of ours has cut off."""
+    return str(result.stop_match) if result.stop_match in chat.use.stop else ""
+
+
+def _collect(
+    pieces: list[Piece], chat: Chat, choice: int
+) -> tuple[str, list[dict[str, Any]]]:
+    content = "".join(p.text for p in pieces if p.kind == "content")
+    calls: list[dict[str, Any]] = []
+    for piece in pieces:
+        if piece.kind == "name":
+            calls.append(_new_call(chat, choice, piece))
+        elif piece.kind == "arguments":
+            calls[piece.index]["function"]["arguments"] += piece.text
+    return content, calls
+
+
+def _new_call(chat: Chat, choice: int, piece: Piece) -> dict[str, Any]:
+    return {
+        "id": f"call_{chat.id[-24:]}_{choice}_{piece.index}",
+        "type": "function",
+        "function": {"name": piece.text, "arguments": ""},
+    }
+
+
+def finish_reason(use: ToolUse, result: GenerateResult, called: bool) -> str:
+    """As OpenAI says it: a call that the client itself had named ends with "stop"."""
+    if called and result.finish_reason == "stop" and use.mode != "named":
+        return "tool_calls"
+    return result.finish_reason
+
+
+def usage(results: list[GenerateResult]) -> dict[str, Any]:
+    """Tokens of all choices; the prompt counts once."""
+    prompt = max((r.usage.prompt for r in results), default=0)
+    cached = min((r.usage.cached for r in results), default=0)
+    completion = sum(r.usage.forced + r.usage.sampled for r in results)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached},
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "accepted_prediction_tokens": sum(r.usage.forced for r in results),
+            "rejected_prediction_tokens": 0,
+        },
+    }
+
+
+def _logprobs(service: Service, tokens: tuple[TokenLogprob, ...] | None) -> dict[str, Any] | None:
+    if tokens is None:
+        return None
+    tokenizer = service.engine.tokenizer
+    return {"content": [_logprob(tokenizer, token) for token in tokens], "refusal": None}
+
+
+def _logprob(tokenizer: Any, token: TokenLogprob) -> dict[str, Any]:
+    return {
+        **_token(tokenizer, token.token_id, token.logprob),
+        "top_logprobs": [_token(tokenizer, i, p) for i, p in token.top],
+    }
+
+
+def _token(tokenizer: Any, token_id: int, logprob: float) -> dict[str, Any]:
+    raw = tokenizer.token_bytes(token_id)
+    return {"token": raw.decode("utf-8", "replace"), "logprob": floored(logprob), "bytes": list(raw)}
+
+
+def floored(logprob: float) -> float:
+    """JSON has no infinity; OpenAI writes -9999.0 for what cannot be."""
+    return max(logprob, -9999.0)
+
+
+# ---------------------------------------------------------------- as events
+
+
+async def stream_chat(call: Call, chat: Chat) -> AsyncIterator[bytes]:
+    """The chunks of a chat completion."""
+    service = call.service
+    async with service.admitted(), service.running(chat.job, call.request_id) as followers:
+        writers = [_Writer(service, chat, i) for i in range(len(followers))]
+        for writer in writers:
+            yield writer.first()
+        async for index, events in merged(followers):
+            if frame := writers[index].frames(events):
+                yield frame
+            if followers[index].handle.done() and writers[index].is_behind(followers[index]):
+                yield writers[index].last(followers[index].handle.result(0))
+        results = [await follower.result() for follower in followers]
+        for writer, result in zip(writers, results, strict=True):
+            if not writer.ended:
+                yield writer.last(result)
+    if chat.usage:
+        yield sse(encode({**writers[0].head, "choices": [], "usage": usage(results)}))
+
+
+async def merged(followers: list[Follower]) -> AsyncIterator[tuple[int, list[TokenEvent]]]:
+    """Events of several generations, as they come. Raises the first error."""
+    if len(followers) == 1:
+        async for events in followers[0].batches():
+            yield 0, events
+        return
+    queue: asyncio.Queue[tuple[int, list[TokenEvent] | BaseException | None]] = asyncio.Queue()
+
+    async def pump(index: int) -> None:
+        try:
+            async for events in followers[index].batches():
+                queue.put_nowait((index, events))
+            queue.put_nowait((index, None))
+        except BaseException as error:
+            queue.put_nowait((index, error))
+
+    tasks = [asyncio.ensure_future(pump(i)) for i in range(len(followers))]
+    try:
+        left = len(tasks)
+        while left:
+            index, item = await queue.get()
+            if isinstance(item, BaseException):
+                raise item
+            if item is None:
+                left -= 1
+            else:
+                yield index, item
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+class _Writer:
+    """Chunks of one choice. What does not change is encoded once."""
+
+    def __init__(self, service: Service, chat: Chat, index: int) -> None:
+        self._service = service
+        self._chat = chat
+        self._index = index
+        self._reader = CallReader() if chat.use.active else None
+        self._called = False
+        self._num_taken = 0
+        self._num_tokens = 0
+        self.ended = False
+        self.head: dict[str, Any] = {
+            "id": chat.id,
+            "object": "chat.completion.chunk",
+            "created": chat.created,
+            "model": chat.model,
+            "system_fingerprint": None,
+        }
+        start = encode(self.head)[:-1]
+        self._before = b"data: " + start + b',"choices":[{"index":%d,"delta":{"content":' % index
+        self._after = b'},"logprobs":null,"finish_reason":null}]}\n\n'
+        self._is_plain = chat.job.params.logprobs is None and not chat.continuous_usage
+
+    def first(self) -> bytes:
+        delta = {"role": "assistant", "content": None if self._reader else ""}
+        return self._frame(delta)
+
+    def frames(self, events: list[TokenEvent]) -> bytes:
+        """The chunks for some events; b"" where there is nothing to show yet."""
+        self._num_taken += len(events)
+        self._num_tokens += sum(len(e.token_ids) for e in events)
+        text = "".join(event.text for event in events)
+        logprobs = tuple(p for event in events for p in event.logprobs)
+        if self._reader is None:
+            if self._is_plain:
+                return self._before + encode(text) + self._after if text else b""
+            return self._frame({"content": text}, logprobs) if text or logprobs else b""
+        pieces = self._reader.feed(text)
+        frames = [self._frame(self._delta(piece)) for piece in pieces]
+        if logprobs:
+            frames.append(self._frame({}, logprobs))
+        return b"".join(frames)
+
+    def is_behind(self, follower: Follower) -> bool:
+        """Whether all events have been written and the end has not."""
+        return not self.ended and not follower.handle.events_from(self._num_taken)
+
+    def last(self, result: GenerateResult) -> bytes:
+        """The chunk with the reason of the end."""
+        self.ended = True
+        frames = []
+        if self._reader is not None:
+            rest = self._reader.feed(_cut_end(self._chat, result)) + self._reader.finish()
+            frames = [self._frame(self._delta(piece)) for piece in rest]
+        reason = finish_reason(self._chat.use, result, self._called)
+        frames.append(self._frame({}, reason=reason, stop=result.stop_match))
+        return b"".join(frames)
+
+    def _delta(self, piece: Piece) -> dict[str, Any]:
+        if piece.kind == "content":
+            return {"content": piece.text}
+        if piece.kind == "name":
+            self._called = True
+            call = _new_call(self._chat, self._index, piece)
+            return {"tool_calls": [{"index": piece.index, **call}]}
+        return {"tool_calls": [{"index": piece.index, "function": {"arguments": piece.text}}]}
+
+    def _frame(
+        self,
+        delta: Mapping[str, Any],
+        logprobs: tuple[TokenLogprob, ...] = (),
+        *,
+        reason: str | None = None,
+        stop: str | int | None = None,
+    ) -> bytes:
+        choice: dict[str, Any] = {
+            "index": self._index,
+            "delta": delta,
+            "logprobs": _logprobs(self._service, logprobs) if logprobs else None,
+            "finish_reason": reason,
+        }
+        if stop is not None:
+            choice["matched_stop"] = stop
+        chunk = {**self.head, "choices": [choice]}
+        if self._chat.continuous_usage:
+            chunk["usage"] = {"completion_tokens": self._num_tokens}
+        return sse(encode(chunk))

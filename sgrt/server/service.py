@@ -1,0 +1,292 @@
+"""Between the routes and the engine: admission, submission, and following what comes back.
+
+Everything here runs on the server's event loop; what may block (tokenizing a long prompt,
+compiling a grammar) runs in a few helper threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from sgrt.backends.local import Engine
+from sgrt.config import ServerConfig
+from sgrt.core import (
+    Constraint,
+    Generate,
+    GenerateResult,
+    Generation,
+    Handle,
+    SamplingParams,
+    Text,
+    TokenEvent,
+)
+from sgrt.errors import PromptTooLong, SgrtError
+from sgrt.server.failures import ApiError, Spelling, from_error, overloaded
+
+T = TypeVar("T")
+_LONG_TEXT = 20_000
+"""Characters of a prompt above which tokenizing leaves the event loop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One prompt to continue.
+
+    Args:
+        prompt: runs of text, or token ids.
+        n: how many continuations.
+        prompt_at, constraint_at: where in the body they came from.
+        spelling: what the interface calls the sampling parameters.
+        namespace: whose cached prefixes may be used.
+        timeout_s: less than the server's own, where the client asked for it.
+    """
+
+    prompt: tuple[Text, ...] | Sequence[int]
+    params: SamplingParams
+    constraint: Constraint | None = None
+    n: int = 1
+    prompt_at: str = "prompt"
+    constraint_at: str | None = None
+    spelling: Spelling = field(default_factory=dict)
+    namespace: str = ""
+    priority: int = 0
+    timeout_s: float | None = None
+
+
+class Waker:
+    """Wakes readers on the event loop; one crossing of threads for all that a step produced."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._changed: deque[asyncio.Event] = deque()
+        self._is_scheduled = False
+
+    def wake(self, event: asyncio.Event) -> None:
+        """Set an event; from any thread."""
+        self._changed.append(event)
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            try:
+                self._loop.call_soon_threadsafe(self._drain)
+            except RuntimeError:  # the server has ended; nobody reads any more
+                self._changed.clear()
+
+    def _drain(self) -> None:
+        self._is_scheduled = False
+        while self._changed:
+            self._changed.popleft().set()
+
+
+class Follower:
+    """One generation, as the event loop sees it."""
+
+    def __init__(self, handle: Generation, waker: Waker) -> None:
+        self.handle = handle
+        self._changed = asyncio.Event()
+        changed = self._changed
+        self._detach = handle.on_change(lambda: waker.wake(changed))
+        if handle.done():
+            self._changed.set()
+
+    async def batches(self) -> AsyncIterator[list[TokenEvent]]:
+        """Events in the order they came, as many at once as are there. Raises its error."""
+        taken = 0
+        while True:
+            done = self.handle.done()
+            fresh = self.handle.events_from(taken)
+            taken += len(fresh)
+            if fresh:
+                yield fresh
+            elif done:
+                break
+            else:
+                self._changed.clear()
+                if not self.handle.done() and not self.handle.events_from(taken):
+                    await self._changed.wait()
+        self.handle.result(0)
+
+    async def result(self) -> GenerateResult:
+        """Wait for the end. Raises its error."""
+        while not self.handle.done():
+            self._changed.clear()
+            if not self.handle.done():
+                await self._changed.wait()
+        return self.handle.result(0)
+
+    def close(self) -> None:
+        """Cancel what has not ended."""
+        self._detach()
+        self.handle.cancel()
+
+
+class Service:
+    """An engine that requests can be given to.
+
+    Args:
+        engine: closed with the service.
+        config: limits and names.
+    """
+
+    def __init__(self, engine: Engine, config: ServerConfig) -> None:
+        self.engine = engine
+        self.config = config
+        self.names = config.served_model_names or (engine.name,)
+        self.started_at = time.time()
+        self.is_draining = False
+        self.num_running = 0
+        self.follow: dict[str, list[Follower]] = {}
+        self._threads = ThreadPoolExecutor(4, thread_name_prefix="sgrt-serve")
+        self._waker: Waker | None = None
+        self._serial = itertools.count(1)
+
+    @property
+    def capacity(self) -> int:
+        """Requests that may be under way, those that wait included."""
+        return self.engine.config.max_running + self.config.max_queued_requests
+
+    @asynccontextmanager
+    async def admitted(self) -> AsyncIterator[None]:
+        """A place in the queue for one request.
+
+        Raises:
+            ApiError: 429 where the queue is full, 503 where the server is draining.
+        """
+        if self.is_draining:
+            raise ApiError(
+                503, "the server is shutting down", code="draining", headers={"retry-after": "5"}
+            )
+        if self.num_running >= self.capacity:
+            raise overloaded(f"{self.num_running} requests are under way already; try again later")
+        self.num_running += 1
+        try:
+            yield
+        finally:
+            self.num_running -= 1
+
+    @asynccontextmanager
+    async def running(self, job: Job, request_id: str = "") -> AsyncIterator[list[Follower]]:
+        """Submit a job; leaving the block cancels what has not ended.
+
+        Raises:
+            ApiError: the request is refused.
+        """
+        if self._waker is None:
+            self._waker = Waker(asyncio.get_running_loop())
+        heavy = job.constraint is not None or _length(job.prompt) > _LONG_TEXT
+        submit = self._submit
+        handles = await self.aside(lambda: submit(job)) if heavy else submit(job)
+        followers = [Follower(handle, self._waker) for handle in handles]
+        self.follow.setdefault(request_id, []).extend(followers)
+        try:
+            yield followers
+        finally:
+            for follower in followers:
+                follower.close()
+            left = [f for f in self.follow.get(request_id, []) if f not in followers]
+            if left:
+                self.follow[request_id] = left
+            else:
+                self.follow.pop(request_id, None)
+
+    def _submit(self, job: Job) -> list[Generation]:
+        if job.constraint is not None:
+            with refusing(job.constraint_at):
+                self.engine.compile(job.constraint)
+        timeout_s = self.config.request_timeout_s
+        if job.timeout_s is not None:
+            timeout_s = min(timeout_s, job.timeout_s)
+        with refusing(job.prompt_at, job.spelling):
+            request = Generate(params=job.params, constraint=job.constraint, deadline_s=timeout_s)
+            session = self.engine.open(
+                seed=job.params.seed, priority=job.priority, namespace=job.namespace
+            )
+            if job.prompt and isinstance(job.prompt[0], int):
+                session.extend_ids(job.prompt)  # type: ignore[arg-type]
+            else:
+                session.extend(*job.prompt)  # type: ignore[arg-type]
+            if job.n == 1:
+                return list(session.generate([request]))
+            # one seed for all would draw the same text n times: each fork derives its own
+            request = replace(request, params=replace(job.params, seed=None))
+            return [child.generate([request])[0] for child in session.fork(job.n)]
+
+    async def aside(self, work: Callable[[], T]) -> T:
+        """Run blocking work in a helper thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def wait(self, handle: Handle[T]) -> T:
+        """Wait for any handle; cancels it where the waiting is cancelled."""
+        try:
+            return await handle.wait()
+        finally:
+            handle.cancel()
+
+    def abort(self, request_id: str) -> int:
+        """Cancel a request by its id ("" cancels all); returns how many generations."""
+        chosen = [request_id] if request_id else list(self.follow)
+        followers = [f for key in chosen for f in self.follow.get(key, [])]
+        for follower in followers:
+            follower.handle.cancel()
+        return len(followers)
+
+    async def drain(self) -> None:
+        """Take nothing new, wait for what runs, then cancel the rest."""
+        self.is_draining = True
+        end = time.monotonic() + self.config.drain_timeout_s
+        while self.num_running and time.monotonic() < end:
+            await asyncio.sleep(0.05)
+        self.abort("")
+
+    def close(self) -> None:
+        """Give the engine back. Idempotent."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.engine.close()
+
+    def model_named(self, name: object) -> str:
+        """The served name that a request means; None means the first.
+
+        Raises:
+            ApiError: 404 for a model that is not served.
+        """
+        if name is None or name == "":
+            return self.names[0]
+        if name in self.names:
+            return str(name)
+        raise ApiError(
+            404,
+            f"the model {name!r:.200} does not exist; served: {', '.join(self.names)}",
+            "model",
+            "model_not_found",
+        )
+
+
+class refusing:
+    """Turns errors of sgrt into answers that name the part of the body."""
+
+    def __init__(self, at: str | None, spelling: Spelling | None = None) -> None:
+        self._at = at
+        self._spelling = spelling
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, SgrtError):
+            raise from_error(error, param=self._at, spelling=self._spelling) from error
+
+
+def _length(prompt: Sequence[Any]) -> int:
+    if prompt and isinstance(prompt[0], Text):
+        return sum(len(part.text) for part in prompt)
+    return 0
+
+
+__all__ = ["Follower", "Job", "PromptTooLong", "Service", "refusing"]

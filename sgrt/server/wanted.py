@@ -1,0 +1,260 @@
+"""What a request's text is held to: every spelling of OpenAI, SGLang and vLLM, one constraint.
+
+A request may hold its text to one thing. Two constraints at once are refused by name, and so is
+a key that looks like a constraint and is none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from sgrt.constraints import Choices, Constraint, Ebnf, JsonSchema, Lark, Regex, StructuralTag
+from sgrt.errors import ConstraintError
+from sgrt.schemas import closed, schema_constraint
+from sgrt.server.body import did_you_mean, join
+from sgrt.server.failures import bad_request, from_error
+
+ANY_OBJECT = JsonSchema('{"type":"object"}')
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A constraint, and the place in the body that asks for it."""
+
+    constraint: Constraint
+    at: str
+
+
+class Constrained(msgspec.Struct, kw_only=True):
+    """Fields that hold the text to something; at most one may be given."""
+
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: dict[str, Any] | str | bool | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    guided_decoding_backend: str | None = None
+    guided_whitespace_pattern: str | None = None
+    regex: str | None = None
+    ebnf: str | None = None
+    json_schema: dict[str, Any] | str | bool | None = None
+    structural_tag: dict[str, Any] | str | None = None
+
+
+def wanted(wire: Constrained) -> Wanted | None:
+    """The one constraint of a request, or None.
+
+    Raises:
+        ApiError: 400 for two of them, an unknown key, or a value that is none.
+    """
+    found: list[Wanted] = []
+    for name, read in _FIELDS.items():
+        value = getattr(wire, name)
+        if value is not None:
+            found += _guarded(read, value, name)
+    _check_no_effect(wire)
+    if len(found) > 1:
+        names = " and ".join(w.at for w in found)
+        raise bad_request(f"a text can be held to one constraint, not to {names}", found[1].at)
+    return found[0] if found else None
+
+
+def _guarded(read: Callable[[Any, str], list[Wanted]], value: Any, at: str) -> list[Wanted]:
+    try:
+        return read(value, at)
+    except ConstraintError as error:
+        raise from_error(error, param=at) from error
+
+
+def _check_no_effect(wire: Constrained) -> None:
+    backend = wire.guided_decoding_backend
+    if backend not in (None, "auto", "guidance", "llguidance", "xgrammar", "outlines"):
+        raise bad_request(f"guided_decoding_backend={backend!r:.80} is not known", "guided_decoding_backend")
+    _check_whitespace(wire.guided_whitespace_pattern, "guided_whitespace_pattern")
+
+
+def _check_whitespace(pattern: object, at: str) -> None:
+    """JSON is written compactly, which every pattern that matches "" allows."""
+    import re
+
+    if pattern is None:
+        return
+    if not isinstance(pattern, str):
+        raise bad_request(f"{at} must be a string", at)
+    try:
+        allows_none = len(pattern) <= 200 and re.fullmatch(pattern, "") is not None
+    except (re.error, RecursionError):
+        allows_none = False
+    if not allows_none:
+        raise bad_request(
+            f"{at}={pattern!r:.80}: JSON is written without white space here, and this asks for some", at
+        )
+
+
+# ---------------------------------------------------------------- one reader per field
+
+
+def _response_format(value: Any, at: str) -> list[Wanted]:
+    kind = value.get("type")
+    if kind == "text":
+        _only(value, at, "type")
+        return []
+    if kind == "json_object":
+        if "schema" in value:  # llama.cpp and others put one here
+            _only(value, at, "type", "schema")
+            return [Wanted(schema_of(value["schema"]), f"{at}.schema")]
+        _only(value, at, "type")
+        return [Wanted(ANY_OBJECT, at)]
+    if kind == "json_schema":
+        _only(value, at, "type", "json_schema")
+        inner, place = value.get("json_schema"), f"{at}.json_schema"
+        if not isinstance(inner, Mapping):
+            raise bad_request(f"{place} must be an object with a schema", place)
+        _only(inner, place, "name", "description", "schema", "strict")
+        name = inner.get("name")
+        if name is not None and not isinstance(name, str):
+            raise bad_request(f"{place}.name must be a string", f"{place}.name")
+        if inner.get("schema") is None:
+            raise bad_request(f"the field '{place}.schema' is required", f"{place}.schema")
+        return [Wanted(schema_of(inner["schema"]), f"{place}.schema")]
+    if kind == "structural_tag":
+        return [Wanted(StructuralTag.from_dict(value), at)]
+    known = "text, json_object, json_schema, structural_tag"
+    raise bad_request(f"{at}.type={kind!r:.80} is not one of {known}", f"{at}.type")
+
+
+def _structured_outputs(value: Any, at: str) -> list[Wanted]:
+    for key in value:
+        if key not in _STRUCTURED and key not in _STRUCTURED_FLAGS:
+            hint = did_you_mean(str(key), [*_STRUCTURED, *_STRUCTURED_FLAGS])
+            raise bad_request(f"unknown field '{at}.{key:.80}'{hint}", f"{at}.{key}", "unknown_field")
+    found = []
+    for key, read in _STRUCTURED.items():
+        if value.get(key) is not None:
+            found += _guarded(read, value[key], f"{at}.{key}")
+    for key in _STRUCTURED_FLAGS:
+        flag = value.get(key)
+        if key == "whitespace_pattern":
+            _check_whitespace(flag, f"{at}.{key}")
+        elif flag is not None and not isinstance(flag, bool):
+            raise bad_request(f"{at}.{key} must be true or false", f"{at}.{key}")
+    if len(found) != 1:
+        names = " and ".join(w.at for w in found) or "none"
+        raise bad_request(f"{at} must hold exactly one constraint, it holds {names}", at)
+    return found
+
+
+def _json_object(value: Any, at: str) -> list[Wanted]:
+    if not isinstance(value, bool):
+        raise bad_request(f"{at} must be true or false", at)
+    return [Wanted(ANY_OBJECT, at)] if value else []
+
+
+def _schema(value: Any, at: str) -> list[Wanted]:
+    return [Wanted(schema_of(value), at)]
+
+
+def _regex(value: Any, at: str) -> list[Wanted]:
+    return [Wanted(Regex(_text(value, at)), at)]
+
+
+def _choice(value: Any, at: str) -> list[Wanted]:
+    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+        raise bad_request(f"{at} must be a list of strings", at)
+    options = tuple(dict.fromkeys(value))
+    if not options:
+        raise bad_request(f"{at} is empty: nothing can be chosen", at)
+    return [Wanted(Choices(options), at)]
+
+
+def _grammar(value: Any, at: str) -> list[Wanted]:
+    return [Wanted(grammar_of(_text(value, at)), at)]
+
+
+def _ebnf(value: Any, at: str) -> list[Wanted]:
+    return [Wanted(Ebnf(_text(value, at)), at)]
+
+
+def _structural_tag(value: Any, at: str) -> list[Wanted]:
+    if isinstance(value, str):
+        value = _parsed(value, at)
+    return [Wanted(StructuralTag.from_dict(value), at)]
+
+
+_FIELDS: dict[str, Callable[[Any, str], list[Wanted]]] = {
+    "response_format": _response_format,
+    "structured_outputs": _structured_outputs,
+    "guided_json": _schema,
+    "guided_regex": _regex,
+    "guided_choice": _choice,
+    "guided_grammar": _grammar,
+    "regex": _regex,
+    "ebnf": _ebnf,
+    "json_schema": _schema,
+    "structural_tag": _structural_tag,
+}
+_STRUCTURED: dict[str, Callable[[Any, str], list[Wanted]]] = {
+    "json": _schema,
+    "regex": _regex,
+    "choice": _choice,
+    "grammar": _grammar,
+    "json_object": _json_object,
+    "structural_tag": _structural_tag,
+}
+_STRUCTURED_FLAGS = ("whitespace_pattern", "disable_any_whitespace", "disable_fallback", "disable_additional_properties")
+
+
+# ---------------------------------------------------------------- values
+
+
+def schema_of(value: Any) -> JsonSchema:
+    """A schema as the interfaces give it: JSON, or JSON text.
+
+    Objects with declared properties take no others where the schema does not say
+    (`sgrt.schemas.closed`): that is what clients mean, and what OpenAI's strict mode demands.
+
+    Raises:
+        ConstraintError: it is no schema.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise ConstraintError(f"the schema is not JSON: {error}") from None
+    try:
+        return schema_constraint(closed(value))
+    except RecursionError:
+        raise ConstraintError("the schema is nested too deeply") from None
+
+
+def grammar_of(text: str) -> Constraint:
+    """vLLM's ``grammar`` is Lark or EBNF text; what stands in it tells which."""
+    return Ebnf(text) if "::=" in text else Lark(text)
+
+
+def _parsed(text: str, at: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise bad_request(f"{at} is not JSON: {error}", at) from None
+
+
+def _text(value: Any, at: str) -> str:
+    if not isinstance(value, str):
+        raise bad_request(f"{at} must be a string", at)
+    return value
+
+
+def _only(value: Mapping[str, Any], at: str, *known: str) -> None:
+    for key in value:
+        if key not in known and value[key] is not None:
+            place = join(at, str(key))
+            raise bad_request(
+                f"unknown field {place!r:.200}{did_you_mean(str(key), list(known))}", place, "unknown_field"
+            )

@@ -1,0 +1,101 @@
+"""Fields that several interfaces share: sampling and constraints, in every spelling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from sgrt.config import ServerConfig
+from sgrt.core import SamplingParams
+from sgrt.errors import InvalidSamplingParams
+from sgrt.server.failures import bad_request, from_error
+
+TokenId = int
+
+
+class Sampling(msgspec.Struct, kw_only=True):
+    """How tokens are drawn, as OpenAI and vLLM spell it. None is "not given" everywhere."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    max_tokens: int | None = None
+    min_tokens: int | None = None
+    ignore_eos: bool | None = None
+    n: int | None = None
+
+
+def sampling_params(
+    wire: Sampling, config: ServerConfig, *, max_tokens: int, **more: Any
+) -> SamplingParams:
+    """The sampling of a request.
+
+    Args:
+        max_tokens: what the request's own fields come to.
+        more: fields of `SamplingParams` that this interface spells its own way.
+
+    Raises:
+        ApiError: a value outside its range or above the server's limit.
+    """
+    stops = [wire.stop] if isinstance(wire.stop, str) else wire.stop or []
+    check_limit("stop", len(stops), config.max_stops)
+    check_limit("logit_bias", len(wire.logit_bias or {}), config.max_logit_bias)
+    check_limit("logprobs", more.get("logprobs") or 0, config.max_logprobs)
+    given: dict[str, Any] = {
+        "temperature": wire.temperature,
+        "top_p": wire.top_p,
+        "top_k": wire.top_k,
+        "min_p": wire.min_p,
+        "presence_penalty": wire.presence_penalty,
+        "frequency_penalty": wire.frequency_penalty,
+        "repetition_penalty": wire.repetition_penalty,
+        "logit_bias": _biases(wire.logit_bias),
+        "seed": None if wire.seed is None else wire.seed % (1 << 64),
+        "stop": tuple(stops),
+        "stop_token_ids": tuple(wire.stop_token_ids or ()),
+        "min_tokens": wire.min_tokens,
+        "ignore_eos": wire.ignore_eos,
+        "max_tokens": max_tokens,
+        **more,
+    }
+    try:
+        return SamplingParams(**{k: v for k, v in given.items() if v is not None})
+    except InvalidSamplingParams as error:
+        raise from_error(error) from None
+
+
+def _biases(wire: dict[str, float] | None) -> dict[int, float]:
+    biases = {}
+    for key, value in (wire or {}).items():
+        if not key.isdecimal() or not key.isascii():
+            raise bad_request(f"logit_bias: {key!r:.80} is not a token id", "logit_bias")
+        biases[int(key)] = value
+    return biases
+
+
+def num_choices(wire: Sampling, config: ServerConfig) -> int:
+    """How many continuations a request wants.
+
+    Raises:
+        ApiError: fewer than one, or above the server's limit.
+    """
+    n = 1 if wire.n is None else wire.n
+    if n < 1:
+        raise bad_request(f"n={n}: must be an integer >= 1", "n")
+    check_limit("n", n, config.max_n)
+    return n
+
+
+def check_limit(param: str, value: int, limit: int) -> None:
+    """Refuse more than the server allows."""
+    if value > limit:
+        raise bad_request(f"{param}: {value} is more than the limit of {limit}", param)
