@@ -85,14 +85,29 @@ class Engine:
         """The model's tokenizer (`models.tokenizer.Tokenizer`)."""
         return self._parts.tokenizer
 
-    def open(self, *, seed: int | None = None, priority: int = 0) -> Session:
-        """A new session; see `core.Backend.open`."""
+    @property
+    def context_len(self) -> int:
+        """Most tokens that a sequence can have."""
+        return self._loop.limit
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it can serve nothing any more."""
+        return self._loop.is_closed
+
+    def open(self, *, seed: int | None = None, priority: int = 0, namespace: str = "") -> Session:
+        """A new session; see `core.Backend.open`.
+
+        Args:
+            namespace: whose cached prefixes it shares; those of other namespaces are never
+                used, nor seen to exist.
+        """
         if not isinstance(priority, int):
             raise RequestError(f"priority={priority!r}: must be an integer")
         if seed is not None:
             SamplingParams(seed=seed)  # checks it
         chosen = self._seeds.getrandbits(64) if seed is None else seed
-        return Session(self, self._loop.new_live(priority=priority), chosen)
+        return Session(self, self._loop.new_live(priority=priority, namespace=namespace), chosen)
 
     def compile(self, constraint: Constraint) -> None:
         """See `core.Backend.compile`."""
@@ -365,7 +380,7 @@ class Session:
         lives = []
         flushed = self._flush_or_fail()
         for i in range(num):
-            live = self._loop.new_live(group=self._live.seq.group, priority=self._live.seq.priority)
+            live = self._loop.new_live(self._live)
             live.unborn = True
             child = Session(self._engine, live, _mix(_mix(self._seed, index), i))
             child._is_new = self._is_new

@@ -107,9 +107,7 @@ class JinjaChatTemplate:
         budget = _BUDGET.set(_Budget())
         try:
             pieces, length = [], 0
-            for piece in self._template.generate(
-                {"documents": None, **self._given, **variables}
-            ):
+            for piece in self._template.generate({"documents": None, **self._given, **variables}):
                 length += len(piece)
                 if length > MAX_OUTPUT_CHARS:
                     raise RequestError(f"chat template: more than {MAX_OUTPUT_CHARS} characters")

@@ -56,8 +56,8 @@ class Operation(Protocol):
 class Live:
     """A session on the loop's side: a sequence and the calls queued for it."""
 
-    def __init__(self, group: int, priority: int) -> None:
-        self.seq = Sequence(group=group, priority=priority)
+    def __init__(self, group: int, priority: int, namespace: str = "") -> None:
+        self.seq = Sequence(group=group, priority=priority, namespace=namespace)
         self.queue: deque[Operation] = deque()
         self.task: GenerateTask | OptionTask | None = None
         self.pending: Operation | None = None  # what other sequences carry out for this one
@@ -119,9 +119,22 @@ class Engine:
         if self._closed.is_set():  # it closed in between: nobody would run the action
             self._fail_all(EngineClosed())
 
-    def new_live(self, *, group: int | None = None, priority: int = 0) -> Live:
-        """A session's state; joins the loop with its first operation."""
-        return Live(next(self._groups) if group is None else group, priority)
+    @property
+    def is_closed(self) -> bool:
+        """Whether the loop has ended, or is about to."""
+        return self._closing
+
+    def new_live(
+        self, parent: Live | None = None, *, priority: int = 0, namespace: str = ""
+    ) -> Live:
+        """A session's state; joins the loop with its first operation.
+
+        Args:
+            parent: whose group, priority and namespace it has.
+        """
+        if parent is not None:
+            return Live(parent.seq.group, parent.seq.priority, parent.seq.namespace)
+        return Live(next(self._groups), priority, namespace)
 
     def submit(self, live: Live, *operations: Operation) -> None:
         """Queue operations of one session, in order."""

@@ -100,7 +100,7 @@ class Score:
         live.pending = self
         self._tasks = self._begin(live, live)
         if self._before_alone is not None:
-            empty = engine.new_live(group=live.seq.group, priority=live.seq.priority)
+            empty = engine.new_live(live)
             empty.seq.token_ids = list(self._before_alone)
             self._alone = self._begin(empty, live)
 
@@ -108,7 +108,7 @@ class Score:
         """Score the options after ``base``, for ``live``."""
         tasks, lives = [], []
         for token_ids in self._options:
-            option = self._engine.new_live(group=live.seq.group, priority=live.seq.priority)
+            option = self._engine.new_live(live)
             task = OptionTask(len(base.seq.token_ids), token_ids, self._on_done(live, option))
             option.task = task
             tasks.append(task)

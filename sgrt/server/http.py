@@ -167,7 +167,9 @@ class App:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         if method not in methods:
             allowed = ", ".join(methods)
-            raise ApiError(405, f"use {allowed}", code="method_not_allowed", headers={"allow": allowed})
+            raise ApiError(
+                405, f"use {allowed}", code="method_not_allowed", headers={"allow": allowed}
+            )
         return methods[method]
 
 
@@ -245,9 +247,7 @@ class _Exchange:
 
     async def fail(self, error: ApiError) -> None:
         if self.status == 0:
-            await self.answer(
-                Answer(error.as_json(), error.status, headers=dict(error.headers))
-            )
+            await self.answer(Answer(error.as_json(), error.status, headers=dict(error.headers)))
         elif self._stream is not None:
             await self._body(self._stream.error_frame(error))
             await self._send({"type": "http.response.body", "body": self._stream.done})
@@ -325,9 +325,17 @@ class Guard:
     def check_host(self, headers: dict[bytes, bytes]) -> None:
         """On loopback, refuse names that a web page could have pointed here."""
         host = headers.get(b"host", b"").decode("latin-1")
-        name = host if host in _LOOPBACK else host.rpartition(":")[0] if re.search(r":\d+$", host) else host
+        name = (
+            host
+            if host in _LOOPBACK
+            else host.rpartition(":")[0]
+            if re.search(r":\d+$", host)
+            else host
+        )
         if self._hosts is not None and name and name not in self._hosts:
-            raise ApiError(403, f"the host {name!r:.80} is not served here", code="host_not_allowed")
+            raise ApiError(
+                403, f"the host {name!r:.80} is not served here", code="host_not_allowed"
+            )
 
     def check_key(self, access: Access, headers: dict[bytes, bytes]) -> str:
         """Returns the namespace of the caller's cached prefixes."""
@@ -352,7 +360,9 @@ class Guard:
         """A web page can send forms anywhere, JSON only where it is allowed."""
         media = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if media and media != b"application/json":
-            raise ApiError(415, "send content-type: application/json", code="unsupported_media_type")
+            raise ApiError(
+                415, "send content-type: application/json", code="unsupported_media_type"
+            )
 
     async def read_body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         """The whole body, within its limits of size and time."""
@@ -418,7 +428,9 @@ def _unauthorized() -> ApiError:
 
 
 def _too_large(limit: int) -> ApiError:
-    return ApiError(413, f"the body is longer than the limit of {limit} bytes", code="body_too_large")
+    return ApiError(
+        413, f"the body is longer than the limit of {limit} bytes", code="body_too_large"
+    )
 
 
 __all__ = ["Answer", "App", "Call", "EventStream", "Route", "bad_request", "sse"]

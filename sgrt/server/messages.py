@@ -38,7 +38,9 @@ def _message(item: Any, at: str) -> Message:
         raise bad_request(f"{at} must be an object", at)
     role = item.get("role")
     if role not in _ROLES:
-        raise bad_request(f"{at}.role={role!r:.80} is not one of {', '.join(sorted(_ROLES))}", f"{at}.role")
+        raise bad_request(
+            f"{at}.role={role!r:.80} is not one of {', '.join(sorted(_ROLES))}", f"{at}.role"
+        )
     for key, value in item.items():
         if key not in ("role", "content", *_FIELDS[role]) and value is not None:
             raise bad_request(f"unknown field '{at}.{key:.80}'", f"{at}.{key}", "unknown_field")
@@ -127,7 +129,9 @@ def chat_prompt(
         ApiError: there is no template, or it refuses these messages.
     """
     if template is None:
-        raise ApiError(400, "this model has no chat template: use /v1/completions", at, "no_chat_template")
+        raise ApiError(
+            400, "this model has no chat template: use /v1/completions", at, "no_chat_template"
+        )
     for name in variables or {}:
         if name not in template.variables:
             place = f"chat_template_kwargs.{name:.80}"

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import msgspec
 
 from sgrt.core import GenerateResult, TokenEvent, TokenLogprob
 from sgrt.server.body import decode
@@ -17,36 +15,18 @@ from sgrt.server.http import Answer, Call, EventStream, encode, sse
 from sgrt.server.messages import chat_prompt, read_messages
 from sgrt.server.service import Follower, Job, Service
 from sgrt.server.tools import CallReader, Piece, ToolUse, read_tools
-from sgrt.server.wanted import Constrained, Wanted, wanted
-from sgrt.server.wire import Sampling, check_limit, num_choices, sampling_params
+from sgrt.server.wanted import Wanted, wanted
+from sgrt.server.wire import (
+    Labels,
+    StreamOptions,
+    check_labels,
+    check_limit,
+    num_choices,
+    sampling_params,
+)
 
 
-class StreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Args: include_usage: end with a chunk that holds the usage; continuous_usage_stats: put it
-    into every chunk."""
-
-    include_usage: bool | None = None
-    continuous_usage_stats: bool | None = None
-    include_obfuscation: bool | None = None
-
-
-class Labels(msgspec.Struct, kw_only=True):
-    """Fields that describe the caller or choose among services; each has one meaning here."""
-
-    user: str | None = None
-    safety_identifier: str | None = None
-    metadata: dict[str, str] | None = None
-    store: bool | None = None
-    service_tier: str | None = None
-    prompt_cache_key: str | None = None
-    prompt_cache_retention: str | None = None
-    priority: int | None = None
-    cache_salt: str | None = None
-    rid: str | None = None
-    request_id: str | None = None
-
-
-class ChatRequest(Labels, Constrained, Sampling, kw_only=True, forbid_unknown_fields=True):
+class ChatRequest(Labels, kw_only=True, forbid_unknown_fields=True):
     """The body; every field has an effect, or only the values that are true here pass."""
 
     messages: list[Any]
@@ -72,21 +52,15 @@ class ChatRequest(Labels, Constrained, Sampling, kw_only=True, forbid_unknown_fi
 _SPELLING = {"max_tokens": "max_completion_tokens", "logprobs": "top_logprobs"}
 
 
-def check_labels(wire: Labels) -> None:
-    """Refuse what the labels promise and this server does not do."""
-    if wire.store:
-        raise bad_request("store=true: this server keeps no completions", "store", "unsupported")
-    if wire.service_tier not in (None, "auto", "default"):
-        raise bad_request(f"service_tier={wire.service_tier!r:.80}: there is one tier", "service_tier")
-    if wire.prompt_cache_retention not in (None, "in_memory", "in-memory"):
-        raise bad_request("prompt_cache_retention: prefixes are cached in memory", "prompt_cache_retention")
-
-
 def _check_fixed(wire: ChatRequest) -> None:
     if wire.skip_special_tokens is False:
-        raise bad_request("skip_special_tokens=false: texts have no special tokens here", "skip_special_tokens")
+        raise bad_request(
+            "skip_special_tokens=false: texts have no special tokens here", "skip_special_tokens"
+        )
     if wire.include_stop_str_in_output:
-        raise bad_request("include_stop_str_in_output=true is not supported", "include_stop_str_in_output")
+        raise bad_request(
+            "include_stop_str_in_output=true is not supported", "include_stop_str_in_output"
+        )
     if wire.modalities not in (None, ["text"]):
         raise bad_request("modalities: this model writes text only", "modalities")
     if wire.reasoning_effort not in (None, "none"):
@@ -146,7 +120,8 @@ def read_chat(wire: ChatRequest, call: Call) -> Chat:
         service.engine.chat_template,  # type: ignore[arg-type]
         read_messages(wire.messages),
         use,
-        add_generation_prompt=wire.add_generation_prompt is not False and not wire.continue_final_message,
+        add_generation_prompt=wire.add_generation_prompt is not False
+        and not wire.continue_final_message,
         continue_final_message=bool(wire.continue_final_message),
         variables=wire.chat_template_kwargs,
     )
@@ -195,14 +170,18 @@ def _held_to(service: Service, asked: Wanted | None, use: ToolUse) -> Wanted | N
 
 
 def _max_tokens(wire: ChatRequest, service: Service) -> int:
-    if wire.max_tokens is not None and wire.max_completion_tokens is not None:
-        if wire.max_tokens != wire.max_completion_tokens:
-            raise bad_request("max_tokens and max_completion_tokens differ", "max_tokens")
-    given = wire.max_completion_tokens if wire.max_completion_tokens is not None else wire.max_tokens
+    both = {wire.max_tokens, wire.max_completion_tokens} - {None}
+    if len(both) > 1:
+        raise bad_request("max_tokens and max_completion_tokens differ", "max_tokens")
+    given = (
+        wire.max_completion_tokens if wire.max_completion_tokens is not None else wire.max_tokens
+    )
     if given is None:
         return service.config.default_max_tokens or service.engine.context_len
     if given < 1:
-        raise bad_request(f"max_completion_tokens={given}: must be an integer >= 1", "max_completion_tokens")
+        raise bad_request(
+            f"max_completion_tokens={given}: must be an integer >= 1", "max_completion_tokens"
+        )
     return given
 
 
@@ -241,9 +220,7 @@ def _cut_end(chat: Chat, result: GenerateResult) -> str:
     return str(result.stop_match) if result.stop_match in chat.use.stop else ""
 
 
-def _collect(
-    pieces: list[Piece], chat: Chat, choice: int
-) -> tuple[str, list[dict[str, Any]]]:
+def _collect(pieces: list[Piece], chat: Chat, choice: int) -> tuple[str, list[dict[str, Any]]]:
     content = "".join(p.text for p in pieces if p.kind == "content")
     calls: list[dict[str, Any]] = []
     for piece in pieces:
@@ -303,7 +280,11 @@ def _logprob(tokenizer: Any, token: TokenLogprob) -> dict[str, Any]:
 
 def _token(tokenizer: Any, token_id: int, logprob: float) -> dict[str, Any]:
     raw = tokenizer.token_bytes(token_id)
-    return {"token": raw.decode("utf-8", "replace"), "logprob": floored(logprob), "bytes": list(raw)}
+    return {
+        "token": raw.decode("utf-8", "replace"),
+        "logprob": floored(logprob),
+        "bytes": list(raw),
+    }
 
 
 def floored(logprob: float) -> float:
@@ -334,13 +315,13 @@ async def stream_chat(call: Call, chat: Chat) -> AsyncIterator[bytes]:
         yield sse(encode({**writers[0].head, "choices": [], "usage": usage(results)}))
 
 
-async def merged(followers: list[Follower]) -> AsyncIterator[tuple[int, list[TokenEvent]]]:
+async def merged(followers: list[Follower]) -> AsyncIterator[tuple[int, Sequence[TokenEvent]]]:
     """Events of several generations, as they come. Raises the first error."""
     if len(followers) == 1:
         async for events in followers[0].batches():
             yield 0, events
         return
-    queue: asyncio.Queue[tuple[int, list[TokenEvent] | BaseException | None]] = asyncio.Queue()
+    queue: asyncio.Queue[tuple[int, Sequence[TokenEvent] | BaseException | None]] = asyncio.Queue()
 
     async def pump(index: int) -> None:
         try:
@@ -394,7 +375,7 @@ class _Writer:
         delta = {"role": "assistant", "content": None if self._reader else ""}
         return self._frame(delta)
 
-    def frames(self, events: list[TokenEvent]) -> bytes:
+    def frames(self, events: Sequence[TokenEvent]) -> bytes:
         """The chunks for some events; b"" where there is nothing to show yet."""
         self._num_taken += len(events)
         self._num_tokens += sum(len(e.token_ids) for e in events)

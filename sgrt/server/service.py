@@ -28,7 +28,7 @@ from sgrt.core import (
     Text,
     TokenEvent,
 )
-from sgrt.errors import PromptTooLong, SgrtError
+from sgrt.errors import SgrtError
 from sgrt.server.failures import ApiError, Spelling, from_error, overloaded
 
 T = TypeVar("T")
@@ -96,7 +96,7 @@ class Follower:
         if handle.done():
             self._changed.set()
 
-    async def batches(self) -> AsyncIterator[list[TokenEvent]]:
+    async def batches(self) -> AsyncIterator[Sequence[TokenEvent]]:
         """Events in the order they came, as many at once as are there. Raises its error."""
         taken = 0
         while True:
@@ -208,10 +208,11 @@ class Service:
             session = self.engine.open(
                 seed=job.params.seed, priority=job.priority, namespace=job.namespace
             )
-            if job.prompt and isinstance(job.prompt[0], int):
-                session.extend_ids(job.prompt)  # type: ignore[arg-type]
+            texts = [part for part in job.prompt if isinstance(part, Text)]
+            if texts:
+                session.extend(*texts)
             else:
-                session.extend(*job.prompt)  # type: ignore[arg-type]
+                session.extend_ids([i for i in job.prompt if not isinstance(i, Text)])
             if job.n == 1:
                 return list(session.generate([request]))
             # one seed for all would draw the same text n times: each fork derives its own
@@ -287,6 +288,3 @@ def _length(prompt: Sequence[Any]) -> int:
     if prompt and isinstance(prompt[0], Text):
         return sum(len(part.text) for part in prompt)
     return 0
-
-
-__all__ = ["Follower", "Job", "PromptTooLong", "Service", "refusing"]

@@ -19,16 +19,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sgrt.constraints import (
+from sgrt.core import (
     Constraint,
     JsonSchema,
+    Message,
     OneOf,
     RepeatOf,
     SequenceOf,
     StructuralTag,
     Structure,
 )
-from sgrt.core import Message
 from sgrt.errors import ConstraintError
 from sgrt.server.failures import bad_request, from_error
 from sgrt.server.wanted import schema_of
@@ -138,7 +138,8 @@ def read_tools(
     if not chosen:
         listed = ", ".join(names) or "none"
         raise bad_request(
-            f"tool_choice names {named!r:.130}, which is not among the tools ({listed})", "tool_choice"
+            f"tool_choice names {named!r:.130}, which is not among the tools ({listed})",
+            "tool_choice",
         )
     return ToolUse(chosen, "named", False)
 
@@ -161,7 +162,9 @@ def _tool(item: Any, at: str, flat: bool) -> Tool:
         raise bad_request(f"{place} must be an object", place)
     for key in inner:
         if key not in ("name", "description", "parameters", "strict", *(("type",) if flat else ())):
-            raise bad_request(f"unknown field '{place}.{key:.80}'", f"{place}.{key}", "unknown_field")
+            raise bad_request(
+                f"unknown field '{place}.{key:.80}'", f"{place}.{key}", "unknown_field"
+            )
     name = inner.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise bad_request(f"{place}.name must be 1 to 128 letters, digits or _.:-", f"{place}.name")
@@ -216,9 +219,13 @@ def _plain(message: Message) -> Message:
     for call in calls:
         function = call["function"]
         arguments = function["arguments"]
-        text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        text = (
+            arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        )
         texts.append(call_text(function["name"], text))
-    return Message(message.role, "\n".join(texts)) if calls else Message(message.role, message.content)
+    return (
+        Message(message.role, "\n".join(texts)) if calls else Message(message.role, message.content)
+    )
 
 
 # ---------------------------------------------------------------- from the text

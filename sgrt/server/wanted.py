@@ -11,13 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
-from sgrt.constraints import Choices, Constraint, Ebnf, JsonSchema, Lark, Regex, StructuralTag
+from sgrt.core import Choices, Constraint, Ebnf, JsonSchema, Lark, Regex, StructuralTag
 from sgrt.errors import ConstraintError
 from sgrt.schemas import closed, schema_constraint
 from sgrt.server.body import did_you_mean, join
 from sgrt.server.failures import bad_request, from_error
+from sgrt.server.wire import Constrained
 
 ANY_OBJECT = JsonSchema('{"type":"object"}')
 
@@ -28,23 +27,6 @@ class Wanted:
 
     constraint: Constraint
     at: str
-
-
-class Constrained(msgspec.Struct, kw_only=True):
-    """Fields that hold the text to something; at most one may be given."""
-
-    response_format: dict[str, Any] | None = None
-    structured_outputs: dict[str, Any] | None = None
-    guided_json: dict[str, Any] | str | bool | None = None
-    guided_regex: str | None = None
-    guided_choice: list[str] | None = None
-    guided_grammar: str | None = None
-    guided_decoding_backend: str | None = None
-    guided_whitespace_pattern: str | None = None
-    regex: str | None = None
-    ebnf: str | None = None
-    json_schema: dict[str, Any] | str | bool | None = None
-    structural_tag: dict[str, Any] | str | None = None
 
 
 def wanted(wire: Constrained) -> Wanted | None:
@@ -75,7 +57,9 @@ def _guarded(read: Callable[[Any, str], list[Wanted]], value: Any, at: str) -> l
 def _check_no_effect(wire: Constrained) -> None:
     backend = wire.guided_decoding_backend
     if backend not in (None, "auto", "guidance", "llguidance", "xgrammar", "outlines"):
-        raise bad_request(f"guided_decoding_backend={backend!r:.80} is not known", "guided_decoding_backend")
+        raise bad_request(
+            f"guided_decoding_backend={backend!r:.80} is not known", "guided_decoding_backend"
+        )
     _check_whitespace(wire.guided_whitespace_pattern, "guided_whitespace_pattern")
 
 
@@ -93,7 +77,8 @@ def _check_whitespace(pattern: object, at: str) -> None:
         allows_none = False
     if not allows_none:
         raise bad_request(
-            f"{at}={pattern!r:.80}: JSON is written without white space here, and this asks for some", at
+            f"{at}={pattern!r:.80}: JSON is written without white space here, and this asks for some",
+            at,
         )
 
 
@@ -133,7 +118,9 @@ def _structured_outputs(value: Any, at: str) -> list[Wanted]:
     for key in value:
         if key not in _STRUCTURED and key not in _STRUCTURED_FLAGS:
             hint = did_you_mean(str(key), [*_STRUCTURED, *_STRUCTURED_FLAGS])
-            raise bad_request(f"unknown field '{at}.{key:.80}'{hint}", f"{at}.{key}", "unknown_field")
+            raise bad_request(
+                f"unknown field '{at}.{key:.80}'{hint}", f"{at}.{key}", "unknown_field"
+            )
     found = []
     for key, read in _STRUCTURED.items():
         if value.get(key) is not None:
@@ -207,7 +194,12 @@ _STRUCTURED: dict[str, Callable[[Any, str], list[Wanted]]] = {
     "json_object": _json_object,
     "structural_tag": _structural_tag,
 }
-_STRUCTURED_FLAGS = ("whitespace_pattern", "disable_any_whitespace", "disable_fallback", "disable_additional_properties")
+_STRUCTURED_FLAGS = (
+    "whitespace_pattern",
+    "disable_any_whitespace",
+    "disable_fallback",
+    "disable_additional_properties",
+)
 
 
 # ---------------------------------------------------------------- values
@@ -256,5 +248,7 @@ def _only(value: Mapping[str, Any], at: str, *known: str) -> None:
         if key not in known and value[key] is not None:
             place = join(at, str(key))
             raise bad_request(
-                f"unknown field {place!r:.200}{did_you_mean(str(key), list(known))}", place, "unknown_field"
+                f"unknown field {place!r:.200}{did_you_mean(str(key), list(known))}",
+                place,
+                "unknown_field",
             )

@@ -11,8 +11,6 @@ from sgrt.core import SamplingParams
 from sgrt.errors import InvalidSamplingParams
 from sgrt.server.failures import bad_request, from_error
 
-TokenId = int
-
 
 class Sampling(msgspec.Struct, kw_only=True):
     """How tokens are drawn, as OpenAI and vLLM spell it. None is "not given" everywhere."""
@@ -32,6 +30,62 @@ class Sampling(msgspec.Struct, kw_only=True):
     min_tokens: int | None = None
     ignore_eos: bool | None = None
     n: int | None = None
+
+
+class Constrained(Sampling, kw_only=True):
+    """Fields that hold the text to something; at most one may be given."""
+
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: dict[str, Any] | str | bool | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    guided_decoding_backend: str | None = None
+    guided_whitespace_pattern: str | None = None
+    regex: str | None = None
+    ebnf: str | None = None
+    json_schema: dict[str, Any] | str | bool | None = None
+    structural_tag: dict[str, Any] | str | None = None
+
+
+class Labels(Constrained, kw_only=True):
+    """Fields that describe the caller or choose among services; each has one meaning here."""
+
+    user: str | None = None
+    safety_identifier: str | None = None
+    metadata: dict[str, str] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    priority: int | None = None
+    cache_salt: str | None = None
+    rid: str | None = None
+    request_id: str | None = None
+
+
+class StreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Args: include_usage: end with a chunk that holds the usage; continuous_usage_stats: put it
+    into every chunk."""
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+def check_labels(wire: Labels) -> None:
+    """Refuse what the labels promise and this server does not do."""
+    if wire.store:
+        raise bad_request("store=true: this server keeps no completions", "store", "unsupported")
+    if wire.service_tier not in (None, "auto", "default"):
+        raise bad_request(
+            f"service_tier={wire.service_tier!r:.80}: there is one tier", "service_tier"
+        )
+    if wire.prompt_cache_retention not in (None, "in_memory", "in-memory"):
+        raise bad_request(
+            "prompt_cache_retention: prefixes are cached in memory", "prompt_cache_retention"
+        )
 
 
 def sampling_params(
