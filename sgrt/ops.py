@@ -29,6 +29,7 @@ from sgrt_kernels.head_sample import (
     SamplingRow,
     SamplingRows,
     head_sample,
+    list_masks,
 )
 from sgrt_kernels.native import Library, load
 from sgrt_kernels.quant import Format, RawWeight, dequantize
@@ -54,6 +55,7 @@ __all__ = [
     "SamplingRows",
     "dequantize",
     "head_sample",
+    "list_masks",
     "native_library",
 ]
 

@@ -1,9 +1,11 @@
-"""Masks of a whole batch: filled in one call without the GIL, short ones given as lists of ids."""
+"""Masks of a whole batch, filled in one go, most of it without the GIL."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import llguidance
 import numpy as np
@@ -12,52 +14,69 @@ from numpy.typing import NDArray
 from sgrt.errors import GrammarBudgetExceeded
 from sgrt.grammar.engines.llguidance_ import LLMatcher
 from sgrt.grammar.matcher import Matcher
-
-FEW = 256
-"""Rows that allow at most so many tokens are given as ids."""
-
-RowMask = Sequence[int] | NDArray[np.uint32] | GrammarBudgetExceeded
-"""Allowed ids, ascending; or a mask of W words, uint32; or why there is neither."""
+from sgrt.grammar.vocabulary import Vocabulary
 
 
-def fill_rows(
-    matchers: Sequence[Matcher], vocab_size: int, *, num_threads: int = 1, few: int = FEW
-) -> list[RowMask]:
-    """What each matcher allows next.
+@dataclass(frozen=True, slots=True)
+class Masks:
+    """What the rows of a batch allow next; R rows, M of them with a mask.
+
+    Attributes:
+        listed: rows whose tokens are known without a mask: ids, ascending.
+        errors: rows that have neither; their matchers cannot be used again.
+        masked: the other rows, M of them, ascending.
+        bitmask: [M, W] uint32, their masks; the next batch overwrites it.
+    """
+
+    listed: dict[int, Sequence[int]]
+    errors: dict[int, Exception]
+    masked: list[int]
+    bitmask: NDArray[np.uint32]
+
+
+class MaskBuffer:
+    """Memory for the masks of one batch at a time: fresh pages cost more than the masks.
 
     Args:
-        matchers: one per row.
         vocab_size: V of the masks; at least that of the matchers' vocabulary.
-        num_threads: threads of the engine.
-        few: most ids to list; rows that allow more come as masks.
+        num_threads: threads of the engine; pays from some hundred rows on.
+    """
 
-    Returns:
-        Per row its mask, which the caller owns. A row that allows nothing is an empty list. A
-        matcher that ran out of fuel gives its error and cannot be used again; the others are
+    def __init__(self, vocab_size: int, *, num_threads: int = 1) -> None:
+        self._num_threads = num_threads
+        self._bitmask = np.zeros((8, (vocab_size + 31) // 32), np.uint32)
+
+    def fill(self, matchers: Sequence[Matcher]) -> Masks:
+        """What each matcher allows next.
+
+        A matcher that ran out of fuel, or whose engine broke, gives its error; the others are
         not affected.
 
-    Cost: the engine's masks, without the GIL, and some 10 µs a row.
-    """
-    result: list[RowMask] = [()] * len(matchers)
-    lazy: list[int] = []
-    for row, matcher in enumerate(matchers):
-        ids = matcher.allowed()
-        if ids is None or len(ids) > few:
-            lazy.append(row)
-        else:
-            result[row] = ids
-    if lazy:
-        bitmask = np.zeros((len(lazy), (vocab_size + 31) // 32), np.uint32)
-        errors = fill_batch([matchers[row] for row in lazy], bitmask, num_threads=num_threads)
-        for i, row in enumerate(lazy):
-            ids = None if i in errors else classify(bitmask[i], few)
-            result[row] = errors.get(i) or (bitmask[i] if ids is None else ids)
-    return result
+        Cost: the engine's masks, without the GIL, and some 2 µs a row.
+        """
+        listed: dict[int, Sequence[int]] = {}
+        masked: list[int] = []
+        for row, matcher in enumerate(matchers):
+            ids = matcher.allowed()
+            if ids is None:
+                masked.append(row)
+            else:
+                listed[row] = ids
+        if len(masked) > len(self._bitmask):
+            num_rows = max(len(masked), 2 * len(self._bitmask))
+            self._bitmask = np.zeros((num_rows, self._bitmask.shape[1]), np.uint32)
+        bitmask = self._bitmask[: len(masked)]
+        found = fill_batch([matchers[r] for r in masked], bitmask, num_threads=self._num_threads)
+        errors = {masked[i]: error for i, error in found.items()}
+        if errors:
+            keep = [i for i in range(len(masked)) if i not in found]
+            masked, bitmask = [masked[i] for i in keep], bitmask[keep]
+        return Masks(listed, errors, masked, bitmask)
 
 
 def fill_batch(
     matchers: Sequence[Matcher], bitmask: NDArray[np.uint32], *, num_threads: int = 1
-) -> dict[int, GrammarBudgetExceeded]:
+) -> dict[int, Exception]:
     """Write the masks of a batch.
 
     Args:
@@ -66,7 +85,8 @@ def fill_batch(
         num_threads: threads of the engine.
 
     Returns:
-        Rows whose mask took too long, with the error; their words mean nothing.
+        Rows without a mask, with the error: `GrammarBudgetExceeded` where it took too long.
+        Their words mean nothing.
 
     Mutates:
         bitmask.
@@ -77,45 +97,61 @@ def fill_batch(
         )
     if len(bitmask) != len(matchers):
         raise ValueError(f"bitmask has {len(bitmask)} rows for {len(matchers)} matchers")
-    num_rows, num_words = bitmask.shape
+    errors: dict[int, Exception] = {}
     together: dict[int, LLMatcher] = {}
-    if num_threads > 1:
-        for row, m in enumerate(matchers):
-            if isinstance(m, LLMatcher) and m.needs_engine(num_words):
-                together[row] = m
-    if together:
-        _executor(num_threads).unsafe_compute_mask_ptr(
-            [(m.engine, row) for row, m in together.items()],
-            bitmask.ctypes.data,
-            num_words * 4,
-            num_rows,
-        )
-    errors = {}
     for row, matcher in enumerate(matchers):
+        if isinstance(matcher, LLMatcher) and matcher.needs_engine():
+            together[row] = matcher
+            continue
         try:
-            if row in together:
-                together[row].finish_fill(bitmask[row])
-            else:
-                matcher.fill(bitmask[row])
-        except GrammarBudgetExceeded as error:
+            matcher.fill(bitmask[row])
+        except Exception as error:
             errors[row] = error
+    _fill_together(together, bitmask, num_threads, errors)
     return errors
+
+
+def _fill_together(
+    matchers: dict[int, LLMatcher],
+    bitmask: NDArray[np.uint32],
+    num_threads: int,
+    errors: dict[int, Exception],
+) -> None:
+    """The engine writes the rows of these matchers; what is left to do is done for all at once."""
+    if not matchers:
+        return
+    rows: dict[Vocabulary, list[int]] = {}
+    for row, matcher in matchers.items():
+        rows.setdefault(matcher.vocabulary, []).append(row)
+    num_words = bitmask.shape[1]
+    for vocabulary, its_rows in rows.items():
+        if vocabulary.num_words > num_words:
+            raise ValueError(f"masks of {num_words} words, not {vocabulary.num_words}")
+        todo = [(matchers[row].engine, row) for row in its_rows]
+        _compute(todo, bitmask, vocabulary.num_words, num_threads)
+        vocabulary.clear_special_inplace(bitmask, its_rows)
+        if vocabulary.num_words < num_words:
+            bitmask[its_rows, vocabulary.num_words :] = 0
+    for row, matcher in matchers.items():
+        if matcher.engine.is_error():
+            try:
+                matcher.finish_fill(bitmask[row])
+            except GrammarBudgetExceeded as error:
+                errors[row] = error
+
+
+def _compute(
+    todo: list[tuple[Any, int]], bitmask: NDArray[np.uint32], num_words: int, num_threads: int
+) -> None:
+    """Let engines write the first words of their rows."""
+    start, stride = bitmask.ctypes.data, bitmask.strides[0]
+    if num_threads > 1 and num_words == bitmask.shape[1]:
+        _executor(num_threads).unsafe_compute_mask_ptr(todo, start, stride, len(bitmask))
+        return
+    for engine, row in todo:
+        engine.unsafe_compute_mask_ptr(start + row * stride, num_words * 4)
 
 
 @functools.cache
 def _executor(num_threads: int) -> llguidance.LLExecutor:
     return llguidance.LLExecutor(num_threads)
-
-
-def classify(row: NDArray[np.uint32], few: int = FEW) -> list[int] | None:
-    """The ids a mask allows, ascending, or None where there are more than ``few``.
-
-    Args:
-        row: [W] uint32.
-    """
-    words = row.nonzero()[0]
-    if len(words) > few:  # each holds at least one bit
-        return None
-    bits = np.unpackbits(row[words].astype("<u4", copy=False).view(np.uint8), bitorder="little")
-    at = bits.nonzero()[0]
-    return None if len(at) > few else (words[at >> 5] * 32 + (at & 31)).tolist()

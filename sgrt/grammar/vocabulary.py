@@ -76,14 +76,20 @@ class Vocabulary:
         keep = np.fromiter((~b & 0xFFFFFFFF for b in bits.values()), np.uint32, len(bits))
         return words, keep
 
-    def clear_special_inplace(self, mask: NDArray[np.uint32]) -> None:
+    def clear_special_inplace(
+        self, mask: NDArray[np.uint32], rows: Sequence[int] | None = None
+    ) -> None:
         """Clear the bits of special tokens.
 
         Args:
             mask: [W] or [R, W] uint32.
+            rows: only these of R.
         """
         words, keep = self._special_words
-        mask[..., words] &= keep
+        if rows is None:
+            mask[..., words] &= keep
+        else:
+            mask[np.ix_(np.asarray(rows, np.intp), words)] &= keep
 
     # canonical tokenization
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from itertools import islice
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from sgrt import ops
 from sgrt.errors import EngineError
-from sgrt.grammar.masks import fill_rows
+from sgrt.grammar.masks import MaskBuffer
 from sgrt.grammar.matcher import Matcher
 from sgrt.runtime.model_runner import Runner
 from sgrt.runtime.sequence import Sequence
 
-RowMask = NDArray[np.int32] | NDArray[np.uint32] | None
-"""Allowed ids, ascending, int32; or a mask of W words, uint32; or None for any token."""
+FEW = 256
+"""Rows that allow at most so many tokens are drawn from a list of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,17 @@ class Token:
     targets: tuple[float, ...] = ()
 
 
-Filled = list[RowMask | Exception]
-"""Per row its mask, or why it has none."""
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """The masks of a step, until the next one is filled.
+
+    Args:
+        plan: of all rows; those with an error count as free.
+        errors: rows without a mask, and why.
+    """
+
+    plan: ops.MaskPlan
+    errors: Mapping[int, Exception]
 
 
 class MaskFiller:
@@ -68,8 +77,9 @@ class MaskFiller:
         self.seconds = 0.0
         """Time spent filling, in all."""
         self._vocab_size = vocab_size
+        self._buffer = MaskBuffer(vocab_size)
         self._orders: SimpleQueue[Seq[Row] | None] = SimpleQueue()
-        self._results: SimpleQueue[Filled] = SimpleQueue()
+        self._results: SimpleQueue[Filled | BaseException] = SimpleQueue()
         threading.Thread(target=self._run, name="sgrt-masks", daemon=True).start()
 
     def order(self, rows: Seq[Row]) -> None:
@@ -78,7 +88,10 @@ class MaskFiller:
 
     def take(self) -> Filled:
         """Wait for what was ordered."""
-        return self._results.get()
+        result = self._results.get()
+        if isinstance(result, BaseException):
+            raise result
+        return result
 
     def close(self) -> None:
         """End the thread."""
@@ -87,20 +100,60 @@ class MaskFiller:
     def _run(self) -> None:
         while (rows := self._orders.get()) is not None:
             start = time.perf_counter()
-            self._results.put(self._fill(rows))
+            try:
+                result: Filled | BaseException = self._fill(rows)
+            except BaseException as error:  # whatever it is, the loop must not wait for ever
+                result = error
+            self._results.put(result)
             self.seconds += time.perf_counter() - start
 
     def _fill(self, rows: Seq[Row]) -> Filled:
-        matchers = [row.matcher for row in rows if row.matcher is not None]
-        try:
-            filled = iter(fill_rows(matchers, self._vocab_size))
-        except Exception as error:
-            if len(rows) == 1:
-                return [error]
-            return [mask for row in rows for mask in self._fill([row])]
-        return [
-            None if row.matcher is None else _with_end(next(filled), row.end_ids) for row in rows
-        ]
+        at = [r for r, row in enumerate(rows) if row.matcher is not None]
+        masks = self._buffer.fill([m for row in rows if (m := row.matcher) is not None])
+        for i, mask in zip(masks.masked, masks.bitmask, strict=True):
+            for token_id in rows[at[i]].end_ids:
+                mask[token_id // 32] |= np.uint32(1 << (token_id % 32))
+        listed = {at[i]: sorted({*ids, *rows[at[i]].end_ids}) for i, ids in masks.listed.items()}
+        masked = [at[i] for i in masks.masked]
+        plan = plan_of(len(rows), masked, masks.bitmask, listed, self._vocab_size)
+        return Filled(plan, {at[i]: error for i, error in masks.errors.items()})
+
+
+def plan_of(
+    num_rows: int,
+    masked: Seq[int],
+    bitmask: NDArray[np.uint32],
+    listed: Mapping[int, Seq[int]],
+    vocab_size: int,
+) -> ops.MaskPlan:
+    """The plan of rows of which some have a mask, some a list of ids, and the rest neither.
+
+    Args:
+        masked: rows that have a mask, ascending.
+        bitmask: [M, W] uint32, their masks; those that allow few become lists.
+        listed: row → ids, ascending.
+    """
+    counts, ids = ops.list_masks(bitmask, vocab_size, FEW, ops.native_library())
+    kind = np.zeros(num_rows, np.uint8)
+    mask_row = np.zeros(num_rows, np.int32)
+    few_len = np.zeros(num_rows + 1, np.int32)
+    at = np.array(masked, np.intp)
+    mask_row[at] = np.arange(len(at), dtype=np.int32)
+    kind[at] = np.choose(np.clip(counts + 1, 0, 3), _KIND_BY_COUNT)
+    few_len[at + 1] = np.maximum(counts, 0)
+    if listed:
+        ends = np.cumsum(few_len[at + 1])
+        lists = dict(zip(masked, np.split(ids, ends[:-1]), strict=True)) if masked else {}
+        for row, its_ids in listed.items():
+            lists[row] = np.array(its_ids, np.int32)
+            few_len[row + 1] = len(its_ids)
+            kind[row] = ops.RowKind.FORCED if len(its_ids) == 1 else ops.RowKind.FEW
+        ids = np.concatenate([lists[row] for row in sorted(lists)])
+    return ops.MaskPlan(kind, bitmask, ids, np.cumsum(few_len, dtype=np.int32), mask_row)
+
+
+_KIND_BY_COUNT = (ops.RowKind.BITMASK, ops.RowKind.FEW, ops.RowKind.FORCED, ops.RowKind.FEW)
+"""Of masks that allow more than `FEW` tokens (count -1), none, one, several."""
 
 
 class Sampler:
@@ -126,63 +179,62 @@ class Sampler:
             Waits for them; must be called once.
         """
         if all(row.matcher is None for row in rows):
-            return lambda: [None] * len(rows)
+            return lambda: Filled(ops.MaskPlan.free(len(rows)), {})
         self._filler.order(rows)
         return self._filler.take
 
     def draw(
-        self, hidden: Any, rows: Seq[Row], allowed: Filled
+        self, hidden: Any, rows: Seq[Row], filled: Filled
     ) -> tuple[list[Token | Exception], int]:
         """Draw one token per row.
 
         Args:
             hidden: what the runner's forward returned, one per row.
-            allowed: the masks, or why there is none.
+            filled: the masks of these rows.
 
         Returns:
             Per row the token, or why there is none; and the head rows computed.
         """
         tokens: list[Token | Exception] = [
-            mask if isinstance(mask, Exception) else _NOT_DRAWN for mask in allowed
+            filled.errors.get(i, _NOT_DRAWN) for i in range(len(rows))
         ]
-        open_rows = [i for i, token in enumerate(tokens) if token is _NOT_DRAWN]
-        return tokens, self._draw_into(tokens, hidden, rows, allowed, open_rows)
+        open_rows = [i for i in range(len(rows)) if i not in filled.errors]
+        return tokens, self._draw_into(tokens, hidden, rows, filled.plan, open_rows)
 
     def _draw_into(
         self,
         tokens: list[Token | Exception],
         hidden: Any,
         rows: Seq[Row],
-        allowed: Filled,
+        plan: ops.MaskPlan,
         open_rows: list[int],
     ) -> int:
         """Draw some of the rows; where that fails, all but those at fault again."""
         if not open_rows:
             return 0
         try:
-            drawn = self._draw(hidden, rows, allowed, open_rows)
+            drawn = self._draw(hidden, rows, plan, open_rows)
         except ops.RowError as error:
             bad = {open_rows[r] for r in error.rows}
             for i in bad:
                 tokens[i] = EngineError(f"cannot draw a token: {error.reason}")
             rest = [i for i in open_rows if i not in bad]
-            return self._draw_into(tokens, hidden, rows, allowed, rest)
+            return self._draw_into(tokens, hidden, rows, plan, rest)
         except Exception as error:
             if len(open_rows) == 1:
                 tokens[open_rows[0]] = error
                 return 0
-            return sum(self._draw_into(tokens, hidden, rows, allowed, [i]) for i in open_rows)
+            return sum(self._draw_into(tokens, hidden, rows, plan, [i]) for i in open_rows)
         for r, i in enumerate(open_rows):
             tokens[i] = _token(drawn, r, rows[i].sampling.num_top)
         _add_targets(tokens, drawn, rows, open_rows)
         return drawn.rows_computed
 
     def _draw(
-        self, hidden: Any, rows: Seq[Row], allowed: Seq[Any], open_rows: list[int]
+        self, hidden: Any, rows: Seq[Row], plan: ops.MaskPlan, open_rows: list[int]
     ) -> ops.Drawn:
         if len(open_rows) < len(rows):
-            hidden = hidden[open_rows]
-        plan = _plan([allowed[i] for i in open_rows], (self._runner.vocab_size + 31) // 32)
+            hidden, plan = hidden[open_rows], plan.take(open_rows)
         sampling = ops.SamplingRows.build([rows[i].sampling for i in open_rows])
         return self._runner.sample(hidden, plan, sampling)
 
@@ -192,40 +244,6 @@ class Sampler:
 
 
 _NOT_DRAWN = EngineError("not drawn")
-
-
-def _with_end(mask: Any, end_ids: frozenset[int]) -> RowMask | Exception:
-    """A mask or ids as `fill_rows` gives them, with the tokens that may end the text."""
-    if isinstance(mask, Exception):
-        return mask
-    if not (isinstance(mask, np.ndarray) and mask.dtype == np.uint32):
-        ids = np.asarray(mask, np.int32)
-        return np.union1d(ids, sorted(end_ids)).astype(np.int32) if end_ids else ids
-    for i in end_ids:
-        mask[i // 32] |= np.uint32(1 << (i % 32))
-    return mask
-
-
-def _plan(masks: Seq[RowMask], num_words: int) -> ops.MaskPlan:
-    """The masks of the rows to draw, as arrays."""
-    kind = np.zeros(len(masks), np.uint8)
-    bitmask = None
-    few: list[RowMask] = []
-    few_start = np.zeros(len(masks) + 1, np.int32)
-    for r, mask in enumerate(masks):
-        if mask is None:
-            continue
-        if mask.dtype == np.uint32:
-            kind[r] = ops.RowKind.BITMASK
-            if bitmask is None:
-                bitmask = np.empty((len(masks), num_words), np.uint32)
-            bitmask[r] = mask
-        else:
-            kind[r] = ops.RowKind.FORCED if len(mask) == 1 else ops.RowKind.FEW
-            few_start[r + 1] = len(mask)
-            few.append(mask)
-    few_ids = np.concatenate(few) if few else np.zeros(0, np.int32)  # type: ignore[arg-type]
-    return ops.MaskPlan(kind, bitmask, few_ids, np.cumsum(few_start, dtype=np.int32))
 
 
 def _add_targets(

@@ -13,7 +13,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from sgrt.core import Constraint
 from sgrt.errors import ConstraintError
 from sgrt.grammar.compiler import GrammarCompiler
-from sgrt.grammar.masks import classify
 from sgrt.grammar.matcher import Grammar, Matcher
 from sgrt.grammar.vocabulary import Vocabulary
 
@@ -87,9 +86,14 @@ def mask_of(matcher: Matcher, vocabulary: Vocabulary) -> NDArray[np.uint32]:
 
 
 def allowed_ids(matcher: Matcher, vocabulary: Vocabulary) -> list[int]:
-    ids = classify(mask_of(matcher, vocabulary), few=len(vocabulary) + 32)
-    assert ids is not None
-    return ids
+    return ids_of(mask_of(matcher, vocabulary))
+
+
+def ids_of(mask: NDArray[np.uint32]) -> list[int]:
+    """The bits set in a mask."""
+    bits = np.unpackbits(mask.astype("<u4", copy=False).view(np.uint8), bitorder="little")
+    found: list[int] = bits.nonzero()[0].tolist()
+    return found
 
 
 def walk(

@@ -6,12 +6,19 @@ import random
 
 import numpy as np
 import pytest
-from grammar_support import allowed_ids, bpe_vocabulary, byte_vocabulary, grammar, mask_of
+from grammar_support import (
+    allowed_ids,
+    bpe_vocabulary,
+    byte_vocabulary,
+    grammar,
+    ids_of,
+    mask_of,
+)
 from test_matcher import CONSTRAINTS
 
 from sgrt.core import Regex
 from sgrt.errors import GrammarBudgetExceeded
-from sgrt.grammar.masks import FEW, classify, fill_batch, fill_rows
+from sgrt.grammar.masks import MaskBuffer, fill_batch
 from sgrt.grammar.matcher import Matcher
 
 
@@ -30,20 +37,36 @@ def some_matchers(count: int, seed: int) -> list[Matcher]:
     return matchers
 
 
+def rows_of(buffer: MaskBuffer, matchers: list[Matcher]) -> list[list[int] | Exception]:
+    """The ids of each row, or its error."""
+    masks = buffer.fill(matchers)
+    rows: dict[int, list[int] | Exception] = {**masks.errors}
+    rows |= {row: list(ids) for row, ids in masks.listed.items()}
+    rows |= {row: ids_of(m) for row, m in zip(masks.masked, masks.bitmask, strict=True)}
+    assert masks.masked == sorted(masks.masked) and sorted(rows) == list(range(len(matchers)))
+    return [rows[r] for r in range(len(matchers))]
+
+
 @pytest.mark.parametrize("num_threads", [1, 2])
-@pytest.mark.parametrize("few", [0, 3, FEW])
-def test_rows_of_a_batch_equal_single_masks(num_threads: int, few: int) -> None:
-    matchers = some_matchers(23, num_threads)
+def test_rows_of_a_batch_equal_single_masks(num_threads: int) -> None:
     vocabulary = bpe_vocabulary()
-    expected = [mask_of(m, vocabulary) for m in matchers]
-    rows = fill_rows(matchers, len(vocabulary), num_threads=num_threads, few=few)
-    for row, mask in zip(rows, expected, strict=True):
-        ids = classify(mask, 10_000)
-        assert ids is not None
-        if len(ids) <= few:
-            assert list(row) == ids
-        else:
-            assert isinstance(row, np.ndarray) and row.tobytes() == mask.tobytes()
+    buffer = MaskBuffer(len(vocabulary), num_threads=num_threads)
+    for seed, count in enumerate((23, 3, 40, 1, 0)):  # whatever an earlier batch left behind
+        matchers = some_matchers(count, seed)
+        expected = [ids_of(mask_of(m, vocabulary)) for m in matchers]
+        assert rows_of(buffer, matchers) == expected
+
+
+def test_masks_of_two_vocabularies_in_one_batch_keep_their_own_special_tokens() -> None:
+    size = len(bpe_vocabulary())
+    matchers = [grammar(Regex("[a-c]+"), name).matcher() for name in ("bytes", "bpe")]
+    expected = [ids_of(mask_of(m, m.vocabulary)) for m in matchers]  # type: ignore[attr-defined]
+    assert rows_of(MaskBuffer(size), matchers) == expected
+
+
+def test_mask_shorter_than_the_vocabulary_is_refused() -> None:
+    with pytest.raises(ValueError, match="words"):
+        MaskBuffer(100).fill([grammar(Regex("a"), "bpe").matcher()])
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])
@@ -61,28 +84,15 @@ def test_row_out_of_fuel_fails_alone(num_threads: int) -> None:
     greedy = grammar(Regex("((a?){50}){50}a{2000}")).matcher()
     others = [grammar(Regex("[a-c]+")).matcher() for _ in range(3)]
     failed = None
+    buffer = MaskBuffer(257, num_threads=num_threads)
     for _ in range(100):
-        rows = fill_rows([others[0], greedy, *others[1:]], 257, num_threads=num_threads)
+        rows = rows_of(buffer, [others[0], greedy, *others[1:]])
         assert rows[0] == rows[2] == rows[3] == [97, 98, 99]
         if isinstance(rows[1], GrammarBudgetExceeded):
             failed = rows[1]
             break
         greedy.accept([97])
     assert failed is not None
-
-
-@pytest.mark.parametrize("size", [1, 31, 32, 33, 1000])
-def test_classify_lists_exactly_the_set_bits(size: int) -> None:
-    rng = np.random.default_rng(size)
-    for share in (0.0, 0.02, 0.5, 1.0):
-        bits = rng.random(size) < share
-        row = np.zeros((size + 31) // 32, np.uint32)
-        for i in np.flatnonzero(bits):
-            row[i // 32] |= np.uint32(1) << np.uint32(i % 32)
-        expected = np.flatnonzero(bits).tolist()
-        assert classify(row, size) == expected
-        assert classify(row, len(expected)) == expected
-        assert len(expected) == 0 or classify(row, len(expected) - 1) is None
 
 
 def test_batch_refuses_a_mask_of_another_kind() -> None:
@@ -99,4 +109,4 @@ def test_batch_refuses_a_mask_of_another_kind() -> None:
 def test_special_tokens_stay_clear_when_the_engine_allows_the_end() -> None:
     matcher = grammar(Regex("a*")).matcher()
     row = mask_of(matcher, byte_vocabulary())
-    assert matcher.is_complete and classify(row) == [97]
+    assert matcher.is_complete and ids_of(row) == [97]

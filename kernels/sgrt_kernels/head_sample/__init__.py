@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sgrt_kernels.head_sample import reference
 from sgrt_kernels.head_sample.head import Head
+from sgrt_kernels.head_sample.listing import list_masks
 from sgrt_kernels.head_sample.rows import (
     BadLogits,
     Drawn,
@@ -35,6 +36,7 @@ __all__ = [
     "SamplingRow",
     "SamplingRows",
     "head_sample",
+    "list_masks",
     "logits",
 ]
 

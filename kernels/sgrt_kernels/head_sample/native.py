@@ -18,7 +18,7 @@ from sgrt_kernels.head_sample.rows import BadLogits, Drawn, MaskPlan, NoAllowedT
 from sgrt_kernels.native import Library
 from sgrt_kernels.quant import RawWeight
 
-_LAYOUT = 3  # kSampleLayout of sample.h
+_LAYOUT = 4  # kSampleLayout of sample.h
 _TILE_ROWS = 16
 _NO_ALLOWED_TOKEN, _BAD_LOGITS = 1, 2  # RowStatus of sample.h
 
@@ -48,6 +48,7 @@ class _Request(ctypes.Structure):
         ("kind", ctypes.c_void_p),
         ("bitmask", ctypes.c_void_p),
         ("mask_words", ctypes.c_int64),
+        ("mask_row", ctypes.c_void_p),
         ("few_ids", ctypes.c_void_p),
         ("few_start", ctypes.c_void_p),
         *((name, ctypes.c_void_p) for name in _LIST_ARRAYS),
@@ -172,6 +173,8 @@ def _request(
     request = _Request(plan.num_rows, vocab_size, hidden_row.ctypes.data, plan.kind.ctypes.data)
     if plan.bitmask is not None:
         request.bitmask, request.mask_words = plan.bitmask.ctypes.data, plan.bitmask.shape[1]
+        if plan.mask_row is not None:
+            request.mask_row = plan.mask_row.ctypes.data
     if len(plan.few_ids):
         request.few_ids, request.few_start = plan.few_ids.ctypes.data, plan.few_start.ctypes.data
     for names in _LISTS.values():

@@ -124,9 +124,12 @@ def allowed_tokens(plan: MaskPlan, rows: SamplingRows, like: torch.Tensor) -> to
     masked = np.flatnonzero(plan.kind == RowKind.BITMASK)
     if len(masked):
         assert plan.bitmask is not None  # checked by MaskPlan
-        words = _on(plan.bitmask[masked].view(np.int32), like).unsqueeze(-1)  # [n, W, 1]
+        at = masked if plan.mask_row is None else plan.mask_row[masked]
+        used, at = np.unique(at, return_inverse=True)  # a mask that rows share travels once
+        words = _on(plan.bitmask[used].view(np.int32), like).unsqueeze(-1)  # [m, W, 1]
         bits = (words >> torch.arange(32, device=like.device)) & 1
-        allowed[_on(masked, like)] = bits.flatten(1)[:, : like.shape[1]].bool()
+        masks = bits.flatten(1)[:, : like.shape[1]].bool()  # [m, V]
+        allowed[_on(masked, like)] = masks[_on(at, like)]
     allowed[_entries(plan.few_ids, plan.few_start, like)] = True
     allowed[_entries(rows.banned_ids, rows.banned_start, like)] = False
     return allowed

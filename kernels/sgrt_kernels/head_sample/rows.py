@@ -58,7 +58,7 @@ class RowKind(IntEnum):
     FREE = 0
     """Every token."""
     BITMASK = 1
-    """Those with a bit set in the row of `MaskPlan.bitmask`."""
+    """Those with a bit set in its row of `MaskPlan.bitmask`."""
     FEW = 2
     """Those listed in `MaskPlan.few_ids`."""
     FORCED = 3
@@ -121,10 +121,12 @@ class MaskPlan:
 
     Args:
         kind: [R] uint8, values of `RowKind`.
-        bitmask: [R, W] uint32 (or int32 with the same bits) or None; bit ``i % 32`` of word
+        bitmask: [M, W] uint32 (or int32 with the same bits) or None; bit ``i % 32`` of word
             ``i // 32`` is token i. Read for BITMASK rows only; bits from V on are ignored.
         few_ids: flat int32, the tokens of FEW and FORCED rows, ascending within a row.
         few_start: [R + 1] int32; None where no row lists tokens.
+        mask_row: [R] int32, which row of the bitmask is a BITMASK row's own; rows may share one.
+            None means row r, and M is R.
 
     Raises:
         ValueError: shapes that disagree, ids that do not ascend, or a row whose lists do not
@@ -135,6 +137,7 @@ class MaskPlan:
     bitmask: NDArray[np.uint32] | None = None
     few_ids: I32 = _OPEN
     few_start: I32 = _OPEN
+    mask_row: I32 | None = None
 
     def __post_init__(self) -> None:
         self.kind = _array(self.kind, np.uint8)
@@ -158,14 +161,28 @@ class MaskPlan:
             raise ValueError(f"row {row} is {kind} but lists {counts[row]} tokens")
 
     def _check_bitmask(self) -> None:
-        if self.bitmask is not None:
-            self.bitmask = _array(self.bitmask, np.uint32)
-            if self.bitmask.ndim != 2 or self.bitmask.shape[0] != self.num_rows:
+        masked = self.kind == RowKind.BITMASK
+        if self.bitmask is None:
+            if masked.any():
+                raise ValueError("a row is BITMASK but there is no bitmask")
+            return
+        self.bitmask = _array(self.bitmask, np.uint32)
+        if self.bitmask.ndim != 2:
+            raise ValueError(f"bitmask has shape {self.bitmask.shape}, not (M, W)")
+        num_masks = len(self.bitmask)
+        if self.mask_row is None:
+            if num_masks != self.num_rows:
                 raise ValueError(
                     f"bitmask has shape {self.bitmask.shape}, not ({self.num_rows}, W)"
                 )
-        elif (self.kind == RowKind.BITMASK).any():
-            raise ValueError("a row is BITMASK but there is no bitmask")
+            return
+        self.mask_row = _array(self.mask_row, np.int32)
+        if self.mask_row.shape != (self.num_rows,):
+            raise ValueError(f"mask_row has shape {self.mask_row.shape}, not ({self.num_rows},)")
+        wrong = masked & ((self.mask_row < 0) | (self.mask_row >= num_masks))
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise ValueError(f"row {row} has mask {self.mask_row[row]} of {num_masks}")
 
     @property
     def num_rows(self) -> int:
@@ -205,6 +222,18 @@ class MaskPlan:
             for r, words in masks.items():
                 bitmask[r] = words
         return cls(kind, bitmask, few_ids, few_start)
+
+    def take(self, rows: Sequence[int]) -> MaskPlan:
+        """The plan of some of the rows, in this order; the bitmask is shared."""
+        index = np.array(rows, np.intp)
+        start, end = self.few_start[index], self.few_start[index + 1]
+        lists = [self.few_ids[a:b] for a, b in zip(start, end, strict=True)]
+        few_ids = np.concatenate(lists) if lists else self.few_ids[:0]
+        mask_row = index if self.mask_row is None else self.mask_row[index]
+        few_start = _starts((end - start).tolist())
+        return MaskPlan(
+            self.kind[index], self.bitmask, few_ids, few_start, _array(mask_row, np.int32)
+        )
 
     def check_vocabulary(self, vocab_size: int) -> None:
         """Raise ValueError unless every id is below `vocab_size` and the bitmask reaches it."""

@@ -135,10 +135,9 @@ class LLMatcher:
         self._engine.unsafe_compute_mask_ptr(row.ctypes.data, num_words * 4)
         self.finish_fill(row)
 
-    def needs_engine(self, num_words: int) -> bool:
-        """Whether the engine itself can write a row of so many words, and has to."""
-        known = self._mask is not None or self._engine.is_stopped()
-        return not known and num_words == self._grammar.vocabulary.num_words
+    def needs_engine(self) -> bool:
+        """Whether the mask is not known without the engine."""
+        return self._mask is None and not self._engine.is_stopped()
 
     def finish_fill(self, row: NDArray[np.uint32]) -> None:
         """What is left to do after the engine wrote the row."""

@@ -120,7 +120,7 @@ int unpack_bitmask(const uint32_t* words, int64_t vocab_size, int32_t* ids) {
 // Ids that the mask allows; returns how many.
 int masked_ids(const SampleRequest& q, int64_t r, int32_t* ids) {
     if (q.kind[r] == kBitmask) {
-        return unpack_bitmask(q.bitmask + r * q.mask_words, q.vocab_size, ids);
+        return unpack_bitmask(q.mask(r), q.vocab_size, ids);
     }
     if (q.kind[r] == kFree) {
         for (int64_t i = 0; i < q.vocab_size; ++i) ids[i] = int32_t(i);

@@ -9,7 +9,7 @@
 namespace sgrt {
 
 // Of the two structs; counted up with every change of them.
-constexpr int64_t kSampleLayout = 3;
+constexpr int64_t kSampleLayout = 4;
 
 enum RowKind : uint8_t { kFree = 0, kBitmask = 1, kFew = 2, kForced = 3 };
 enum RowStatus : uint8_t { kDrawn = 0, kNoAllowedToken = 1, kBadLogits = 2 };
@@ -22,8 +22,9 @@ struct SampleRequest {
     const int32_t* hidden_row;
     // which tokens
     const uint8_t* kind;
-    const uint32_t* bitmask;  // [R, mask_words]; read for kBitmask rows
+    const uint32_t* bitmask;  // [M, mask_words]
     int64_t mask_words;
+    const int32_t* mask_row;  // [R]: where the mask of a kBitmask row stands; null: row r
     const int32_t* few_ids;
     const int32_t* few_start;
     const int32_t* banned_ids;
@@ -59,6 +60,9 @@ struct SampleRequest {
     // More of the head than the listed rows.
     bool needs_all(int64_t r) const { return kind[r] <= kBitmask || wants_unmasked(r); }
     bool needs_listed(int64_t r) const { return kind[r] == kFew && !wants_unmasked(r); }
+    const uint32_t* mask(int64_t r) const {
+        return bitmask + (mask_row ? mask_row[r] : r) * mask_words;
+    }
     // Where the list of row r begins; that of the row before ends there.
     static int32_t begin(const int32_t* start, int64_t r) { return start ? start[r] : 0; }
 };

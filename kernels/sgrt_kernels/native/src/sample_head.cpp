@@ -93,7 +93,7 @@ class Chunk {
     }
 
     bool mask_touches(int64_t r, int tile) const {
-        const uint32_t word = q_.bitmask[r * q_.mask_words + tile / 2];
+        const uint32_t word = q_.mask(r)[tile / 2];
         return word >> (tile % 2 * kTileRows) & 0xffffu;
     }
 
