@@ -15,6 +15,7 @@ MAX_EXACT_INT = 2**53
 MIN_EXACT_FRACTION = 1e-15
 """Smallest step or bound that the engine writes out in decimals."""
 _MAX_DIGITS = 400
+_sorted_text = json.JSONEncoder(sort_keys=True).encode
 _STRING_OR_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
 _UNWRITABLE = re.compile("[\x00-\x07\x0b\x0e-\x1f\x7f\ud800-\udfff]")
 """Characters whose only JSON spelling would be ``\\uXXXX``, which is never generated."""
@@ -91,7 +92,7 @@ def dump(value: Any) -> str:
 
 def equality_key(value: Any) -> str:
     """Equal exactly where JSON Schema calls two values equal: 1 is 1.0 but not true."""
-    return json.dumps(_fold_numbers(value), sort_keys=True)
+    return _sorted_text(_fold_numbers(value))
 
 
 def _fold_numbers(value: Any) -> Any:

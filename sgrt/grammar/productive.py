@@ -19,12 +19,19 @@ class Graph:
 
     def __init__(self, root: Node) -> None:
         self.root = root
-        self.nodes: list[tuple[Node, int]] = []
+        self.nodes: list[Node] = []
         self.targets: dict[int, Node | bool] = {}
+        self._trees: dict[int, tuple[int, list[Node]]] = {}
+        """Height and nodes of each tree, by identity of its root."""
 
-    def add(self, node: Node, depth: int) -> None:
-        """Take in a schema that stands ``depth`` schemas deep in its tree (its root: 1)."""
-        self.nodes.append((node, depth))
+    def add_tree(self, root: Node) -> None:
+        """Take in the root or the target of a `$ref`, and the schemas in it."""
+        tree = [(root, 1)]
+        for node, depth in tree:
+            tree += [(child, depth + 1) for child in children(node)]
+        nodes = [node for node, _ in tree]
+        self.nodes += nodes
+        self._trees[id(root)] = tree[-1][1], nodes
 
     def refer(self, node: Node, target: Node | bool) -> None:
         self.targets[id(node)] = target
@@ -37,31 +44,17 @@ class Graph:
         Schemas that refer to each other in a circle count as nested in one another, all of them:
         an engine may walk them in any order.
         """
-        heights, edges = self._trees()
+        edges = {
+            tree: {id(t) for n in nodes if isinstance(t := self.targets.get(id(n)), dict)}
+            for tree, (_, nodes) in self._trees.items()
+        }
         total: dict[int, int] = {}
         for component in components(edges):
-            own = sum(heights[tree] for tree in component)
+            own = sum(self._trees[tree][0] for tree in component)
             below = [total[t] for tree in component for t in edges[tree] if t not in component]
             deepest = own + max(below, default=0)
             limits.check_limit("nested schemas", deepest, limits.MAX_SCHEMA_DEPTH)
             total.update(dict.fromkeys(component, deepest))
-
-    def _trees(self) -> tuple[dict[int, int], dict[int, set[int]]]:
-        """Height of each tree and the trees it refers to, by identity of the tree's root."""
-        heights: dict[int, int] = {}
-        edges: dict[int, set[int]] = {}
-        starts = {id(t) for t in self.targets.values() if isinstance(t, dict)} | {id(self.root)}
-        owner: dict[int, int] = {}
-        for node, depth in self.nodes:
-            tree = id(node) if id(node) in starts else owner.get(id(node), id(self.root))
-            heights[tree] = max(heights.get(tree, 0), depth)
-            target = self.targets.get(id(node))
-            edges.setdefault(tree, set())
-            if isinstance(target, dict):
-                edges[tree].add(id(target))
-            for child in children(node):
-                owner[id(child)] = tree
-        return heights, edges
 
     # keywords that meet in one value
 
@@ -70,10 +63,11 @@ class Graph:
 
         The engine intersects the patterns of one string, which takes it exponential time.
         """
-        nodes = {id(node): node for node, _ in self.nodes}
+        nodes = {id(node): node for node in self.nodes}
         edges = {
             key: {id(o) for o in (*self._all(node), *node.get("anyOf", ())) if isinstance(o, dict)}
             for key, node in nodes.items()
+            if key in self.targets or "allOf" in node or "anyOf" in node
         }
         num_patterns: dict[int, int] = {}
         for component in components(edges):
@@ -109,12 +103,13 @@ class Graph:
         grew = True
         while grew:
             before = len(alive)
-            for node, _ in reversed(self.nodes):
+            for node in reversed(self.nodes):
                 if id(node) not in alive and self._is_alive(node, alive):
                     alive.add(id(node))
             grew = len(alive) > before
-        for node, _ in self.nodes:
-            _replace(node, alive)
+        if len(alive) < len(self.nodes):
+            for node in self.nodes:
+                _replace(node, alive)
         return id(self.root) in alive
 
     def _is_alive(self, node: Node, alive: set[int]) -> bool:

@@ -10,6 +10,7 @@ from sgrt.grammar import automaton, json_text, limits
 from sgrt.grammar.schema.document import Schema
 from sgrt.grammar.schema.formula import (
     FALSE,
+    KINDS,
     NUMERIC,
     TRUE,
     And,
@@ -46,6 +47,9 @@ Clause = tuple[Formula, ...]
 """Assertions (atoms, `OneOf`, `NoneOf`) about values of one kind."""
 
 
+_ALL_KINDS = frozenset(KINDS)
+
+
 class Expander:
     """Expands the formulas of one document."""
 
@@ -53,8 +57,26 @@ class Expander:
         self._reader = reader
         self._known: dict[tuple[Schema, bool, str], Formula] = {}
         self._open: dict[Schema, None] = {}
+        self._kinds: dict[Schema, frozenset[str]] = {}
         self.cells: dict[Any, tuple[dict[str, Formula], Formula]] = {}
         """What `objects.Object` found out about sets of keys."""
+
+    def kinds(self, formula: Formula, depth: int = 0) -> frozenset[str]:
+        """Kinds that a value of a formula can have, and perhaps more."""
+        match formula:
+            case And(parts):
+                return _ALL_KINDS.intersection(*(self.kinds(p, depth) for p in parts))
+            case Or(parts):
+                return frozenset().union(*(self.kinds(p, depth) for p in parts))
+            case IsKind(kinds):
+                return kinds
+            case OneOf(values):
+                return frozenset(map(kind_of, values))
+            case Satisfies(schema, True) if depth < limits.MAX_REF_CHAIN:
+                if schema not in self._kinds:
+                    self._kinds[schema] = self.kinds(self._reader.formula(schema), depth + 1)
+                return self._kinds[schema]
+        return _ALL_KINDS
 
     def clauses(self, formula: Formula, kind: str) -> list[Clause]:
         """Alternatives that together are the formula, for values of one kind.

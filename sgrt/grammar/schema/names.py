@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import functools
 from typing import Any
 
 
@@ -21,7 +21,8 @@ def holds_key(node: Any, key: str) -> bool:
     return False
 
 
-def closest(name: str, known: Iterable[str]) -> str | None:
+@functools.lru_cache(maxsize=256)
+def closest(name: str, known: tuple[str, ...]) -> str | None:
     """The known name that this one was probably meant to be."""
     lower = {k.lower(): k for k in known}
     close = difflib.get_close_matches(name.lower(), lower, 1, 0.85)

@@ -250,7 +250,7 @@ def choose(clause: Clause, expander: Expander) -> Iterator[Clause]:
         yield from choose((*others, Has(at, name), Property(at, name, searched.value)), expander)
 
 
-def count(clause: Clause, expander: Expander) -> Iterator[Clause]:
+def count(clause: Clause, expander: Expander) -> Iterator[Object]:
     """Clauses that together are a clause, each of which the engine can count the keys of.
 
     It counts where all keys that a schema names are there for sure, or no others are allowed.
@@ -262,7 +262,7 @@ def count(clause: Clause, expander: Expander) -> Iterator[Clause]:
     if high is not None and len(whole.required) > high:
         return
     if not names or not is_counted or whole.is_closed:
-        yield clause
+        yield whole
         return
     is_short = high is None and low == len(whole.required) + 1  # one name more is enough
     most = limits.MAX_OPTIONAL_COUNTED * (10 if is_short else 1)

@@ -304,7 +304,7 @@ class Reader:
             self.note(schema.pointer, "format", "subset", "the plain forms of " + value)
             return Matches(schema.pointer, f"(?:{formats.REGULAR_FORMATS[value]})", None)
         if value not in formats.ANNOTATION_FORMATS:
-            close = closest(value, formats.REGULAR_FORMATS)
+            close = closest(value, tuple(formats.REGULAR_FORMATS))
             if close:
                 schema.refuse(f"has no {value!r:.40}", "format", f"did you mean {close!r}?")
         self.note(schema.pointer, "format", "annotation", f"{value!r:.40} is not of the standard")

@@ -79,8 +79,9 @@ class Writer:
         return number
 
     def _write_place(self, formula: Formula) -> Node:
-        clauses = {}
-        for kind in KINDS:
+        clauses: dict[str, list[Clause]] = {kind: [] for kind in KINDS}
+        possible = self._expander.kinds(formula)
+        for kind in filter(possible.__contains__, KINDS):
             try:
                 clauses[kind] = self._expander.clauses(formula, kind)
             except ConstraintError as error:
@@ -189,7 +190,7 @@ class Writer:
         found: list[Node] = []
         for chosen in objects.choose(clause, self._expander):
             for counted in objects.count(chosen, self._expander):
-                shape = objects.Object(counted, self._expander).shape(self.child)
+                shape = counted.shape(self.child)
                 found += [] if shape is None else [shape]
                 check_clauses(len(found))
         return found
@@ -222,10 +223,7 @@ def _check(root: Node, definitions: dict[str, Node], targets: list[tuple[Node, N
     """Bound the nesting, and prune what nothing satisfies."""
     graph = productive.Graph(root)
     for start in (root, *definitions.values()):
-        todo = [(start, 1)]
-        for node, depth in todo:
-            graph.add(node, depth)
-            todo += [(child, depth + 1) for child in productive.children(node)]
+        graph.add_tree(start)
     for ref, target in targets:
         graph.refer(ref, target)
     graph.check_depth()
