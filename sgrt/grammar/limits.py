@@ -59,7 +59,7 @@ MAX_COMPOSED_PLACES = 20_000
 MAX_COMPOSED_STATES = 5_000
 MAX_WHITE = 256
 """Characters of white space in one place of a JSON text."""
-MAX_CHOICES = 10_000
+MAX_CHOICES = 20_000
 MAX_CHOICES_BYTES = 1024 * 1024
 
 
