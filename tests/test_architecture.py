@@ -55,7 +55,10 @@ EXCEPTIONS = {("sgrt.lang.defaults", "sgrt.backends.local")}
 HEAVY = ("torch", "triton", "xgrammar", "transformers")
 NO_HEAVY = ("sgrt.errors", "sgrt.core", "sgrt.config", "sgrt.lang", "sgrt.grammar", "sgrt.cli")
 # Integers only: simulated and property-tested without a model.
-PURE = ("sgrt.runtime.scheduler", "sgrt.runtime.radix_tree", "sgrt.runtime.page_pool")
+PURE = tuple(
+    f"sgrt.runtime.{name}"
+    for name in ("scheduler", "kv_manager", "radix_tree", "page_pool", "sequence", "trie")
+)
 
 Import = tuple[str, bool]
 """(dotted name, whether it happens when the module is imported)"""

@@ -278,6 +278,7 @@ class Session:
     The seam: text is tokenized where a generation, a score or a fork follows it. What was
     generated keeps its tokens, and text behind it is tokenized on its own, so a token never
     spans the border between the two (a plain tokenization of the whole text might merge there).
+    An option of a score stands where a generation would, and is tokenized as one would write it.
     """
 
     def __init__(self, engine: Engine, live: Live, seed: int) -> None:

@@ -29,7 +29,6 @@ from sgrt.errors import (
     EngineError,
     OutOfPages,
     PromptTooLong,
-    RequestError,
     SgrtError,
 )
 from sgrt.runtime.kv_manager import KVManager
@@ -38,7 +37,7 @@ from sgrt.runtime.sampler import Row, Sampler, Token
 from sgrt.runtime.scheduler import Scheduler
 from sgrt.runtime.sequence import Sequence, Work
 from sgrt.runtime.stats import Stats
-from sgrt.runtime.tasks import Ending, GenerateTask, OptionTask
+from sgrt.runtime.tasks import BranchTask, Ending, GenerateTask
 
 log = logging.getLogger("sgrt.engine")
 
@@ -59,7 +58,7 @@ class Live:
     def __init__(self, group: int, priority: int, namespace: str = "") -> None:
         self.seq = Sequence(group=group, priority=priority, namespace=namespace)
         self.queue: deque[Operation] = deque()
-        self.task: GenerateTask | OptionTask | None = None
+        self.task: GenerateTask | BranchTask | None = None
         self.pending: Operation | None = None  # what other sequences carry out for this one
         self.unborn = False  # a fork that has not happened yet
         self.error: SgrtError | None = None
@@ -282,8 +281,10 @@ class Engine:
 
     def _take(self, live: Live, row: Row, token: Token) -> None:
         task = live.task
-        if isinstance(task, OptionTask):
-            if task.take(row.position, token.targets[0]):
+        if isinstance(task, BranchTask):
+            if task.take(row.position, token.targets):
+                live.task = None
+                self.scheduler.park(live.seq)
                 task.done(None)
             return
         assert task is not None
@@ -311,26 +312,12 @@ class Engine:
         live.task = task
         self._go_on(live, task, 0, task.opening())
 
-    def begin_options(self, live: Live, options: Seq[Live]) -> None:
-        """Score options, each on a sequence of its own that shares this one's pages."""
-        num_tokens = len(live.seq.token_ids)
-        if num_tokens == 0:
-            raise RequestError("nothing to score after: the sequence is empty")
-        for option in options:
-            task = option.task
-            assert isinstance(task, OptionTask)
-            seq = option.seq
-            seq.token_ids = live.seq.token_ids + list(task.option_ids)
-            if len(seq.token_ids) > self.limit:
-                raise PromptTooLong(len(seq.token_ids), self.limit)
-        for option in options:
-            task = option.task
-            assert isinstance(task, OptionTask)
-            task.counts.prompt = num_tokens
-            self._lives[option.seq] = option
-            self.kv.fork(live.seq, option.seq)
-            option.seq.want_scores(num_tokens)
-            self.scheduler.add(option.seq)
+    def compute(self, live: Live, task: BranchTask) -> None:
+        """Start to compute a branch at the end of a sequence that has no task."""
+        live.task = task
+        self._lives[live.seq] = live
+        live.seq.want_states(task.start)
+        self.scheduler.add(live.seq)
 
     def fork(self, live: Live, children: Seq[Live]) -> None:
         """Children go on from where this sequence is."""
@@ -363,10 +350,10 @@ class Engine:
             if live.task is None:
                 self.scheduler.park(live.seq)
 
-    def end_option(self, option: Live) -> None:
-        """An option is scored, or never will be."""
-        if self._lives.pop(option.seq, None) is not None:
-            self.scheduler.remove(option.seq)
+    def drop(self, live: Live) -> None:
+        """Take back a sequence that another one's operation has made; nobody is told."""
+        if self._lives.pop(live.seq, None) is not None:
+            self.scheduler.remove(live.seq)
 
     def _count_cached(self, work: Work) -> None:
         live = self._lives.get(work.seq)

@@ -57,14 +57,21 @@ class KVManager:
 
     def find(self, seq: Sequence) -> int:
         """Tokens of ``seq`` that a new start would find computed (nothing is taken)."""
+        if seq.origin is not None and seq.origin.num_computed:
+            return seq.origin.num_computed
         return self.tree.match(self._matchable(seq), namespace=seq.namespace).num_tokens
 
     def attach(self, seq: Sequence) -> int:
         """Take the longest computed prefix for a sequence that holds nothing.
 
+        That is what its origin has computed, where there is one that still holds it.
+
         Returns:
             Number of tokens found. Never so many that a needed hidden state is skipped.
         """
+        if seq.origin is not None and seq.origin.num_computed:
+            self.fork(seq.origin, seq)
+            return seq.num_computed
         match = self.tree.match(self._matchable(seq), namespace=seq.namespace)
         self.tree.lock(match.node)
         seq.node = match.node

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
-from sgrt.core import Handle, Scoring
-from sgrt.errors import SgrtError
+from sgrt.core import Handle, ScoreResult, Scoring
+from sgrt.errors import PromptTooLong, RequestError, SgrtError
 from sgrt.runtime.engine import Engine, Live
-from sgrt.runtime.tasks import GenerateTask, OptionTask, score_result
+from sgrt.runtime.tasks import BranchTask, GenerateTask
+from sgrt.runtime.trie import Branch, Trie
 
 T = TypeVar("T")
 
@@ -71,7 +73,11 @@ class Fork:
 
 
 class Score:
-    """Score options after the text.
+    """Score options after the text, all of them in one pass over their trie.
+
+    The session's own sequence computes its text, which is the trie's root; each branch then
+    begins where its parent ends, on pages that it shares with it. As many branches as the
+    scheduler runs at once are at work, the deepest ones first, so that few pages are held.
 
     Args:
         options: token ids of each option, none empty.
@@ -90,50 +96,91 @@ class Score:
         self._engine = engine
         self._options = [tuple(o) for o in options]
         self._handle = handle
-        self._before_alone = alone
-        self._tasks: list[OptionTask] = []
-        self._alone: list[OptionTask] | None = None
-        self._lives: list[Live] = []
-        self._num_open = 0
+        self._alone = alone
+        self._tries = [Trie(options) for _ in range(1 if alone is None else 2)]
+        self._ready: list[tuple[Branch, _Stem]] = []
+        self._stems: dict[_Stem, None] = {}  # that are needed
+        self._num_working = 0
 
     def start(self, engine: Engine, live: Live) -> None:
+        prompt_len = len(live.seq.token_ids)
+        if prompt_len == 0:
+            raise RequestError("nothing to score after: the sequence is empty")
+        longest = prompt_len + max(map(len, self._options))
+        if longest > engine.limit:
+            raise PromptTooLong(longest, engine.limit)
+        self._live = live
         live.pending = self
-        self._tasks = self._begin(live, live)
-        if self._before_alone is not None:
-            empty = engine.new_live(live)
-            empty.seq.token_ids = list(self._before_alone)
-            self._alone = self._begin(empty, live)
+        self._counts = self._begin(self._tries[0].root, _Stem(live, None)).counts
+        self._counts.prompt = prompt_len
+        if self._alone is not None:
+            self._begin(self._tries[1].root, _Stem(self._new_live(list(self._alone)), None))
 
-    def _begin(self, base: Live, live: Live) -> list[OptionTask]:
-        """Score the options after ``base``, for ``live``."""
-        tasks, lives = [], []
-        for token_ids in self._options:
-            option = self._engine.new_live(live)
-            task = OptionTask(len(base.seq.token_ids), token_ids, self._on_done(live, option))
-            option.task = task
-            tasks.append(task)
-            lives.append(option)
-        self._num_open += len(tasks)
-        self._lives += lives
-        self._engine.begin_options(base, lives)
-        return tasks
+    def _new_live(self, token_ids: list[int]) -> Live:
+        live = self._engine.new_live(self._live)
+        live.seq.token_ids = token_ids
+        return live
 
-    def _on_done(self, live: Live, option: Live) -> Callable[[SgrtError | None], None]:
-        def done(error: SgrtError | None) -> None:
-            self._engine.end_option(option)
-            if error is not None:
-                self._engine.fail(live, error)
+    def _begin(self, branch: Branch, stem: _Stem) -> BranchTask:
+        """Compute a branch on a sequence that ends with it."""
+        self._stems[stem] = None
+        self._num_working += 1
+        stem.num_open = 1 + len(branch.children)
+        start = len(stem.live.seq.token_ids) - len(branch.nodes)
+        task = BranchTask(branch, start, partial(self._on_done, branch, stem))
+        self._engine.compute(stem.live, task)
+        return task
+
+    def _on_done(self, branch: Branch, stem: _Stem, error: SgrtError | None) -> None:
+        if error is not None:
+            self._engine.fail(self._live, error)
+            return
+        self._num_working -= 1
+        self._ready += [(child, stem) for child in branch.children]
+        self._leave(stem)
+        while self._ready and self._num_working < self._engine.scheduler.max_running:
+            child, parent = self._ready.pop()
+            live = self._new_live(parent.live.seq.token_ids + list(child.token_ids))
+            live.seq.origin = parent.live.seq
+            self._begin(child, _Stem(live, parent))
+        if not self._stems:
+            self._finish()
+
+    def _leave(self, stem: _Stem | None) -> None:
+        """One that needed this sequence is done with it: the branch itself or a child."""
+        while stem is not None:
+            stem.num_open -= 1
+            if stem.num_open:
                 return
-            self._num_open -= 1
-            if self._num_open == 0:
-                result = score_result(self._tasks, self._alone)
-                self._engine.stats.count(result.usage)
-                self._handle.finish(result)
-                self._engine.resume(live)
+            del self._stems[stem]
+            if stem.live is not self._live:
+                self._engine.drop(stem.live)
+            stem = stem.parent
 
-        return done
+    def _finish(self) -> None:
+        logprobs = [tuple(map(trie.logprobs, self._options)) for trie in self._tries]
+        usage = self._counts.usage()
+        alone = None if self._alone is None else logprobs[1]
+        self._engine.stats.count(usage)
+        self._handle.finish(ScoreResult(tuple(self._options), logprobs[0], usage, alone))
+        self._engine.resume(self._live)
 
     def fail(self, error: SgrtError) -> None:
         self._handle.fail(error)
-        for option in self._lives:
-            self._engine.end_option(option)
+        for stem in self._stems:
+            if stem.live is not self._live:
+                self._engine.drop(stem.live)
+        self._stems = {}
+
+
+@dataclass(eq=False, slots=True)
+class _Stem:
+    """A sequence that ends with a branch; its pages stay until no branch begins there any more.
+
+    Args:
+        num_open: how many branches need it, its own included.
+    """
+
+    live: Live
+    parent: _Stem | None
+    num_open: int = 0

@@ -277,6 +277,8 @@ class Scheduler:
         for other in self.running:
             if other.todo <= 1 or other.namespace != seq.namespace:
                 continue
+            if limit <= other.num_shared * size:
+                continue
             shared = common_prefix_len(seq.token_ids, other.token_ids, min(limit, other.target_len))
             shared = shared // size * size
             if shared <= other.num_shared * size:

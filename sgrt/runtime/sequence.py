@@ -18,6 +18,7 @@ class Sequence:
     token_ids             engine              all tokens; the truth the text derives from
     target_len            engine              tokens that must be computed for the task
     first_output          engine              first position whose hidden state is needed
+    origin                engine              a sequence that this one begins with, or None
     pages                 KVManager           page of tokens [i * S, (i + 1) * S)
     num_shared            KVManager           leading pages that the radix tree owns
     num_computed          KVManager           KV is valid for tokens [0, num_computed)
@@ -39,6 +40,7 @@ class Sequence:
         "node",
         "num_computed",
         "num_shared",
+        "origin",
         "overtaken",
         "pages",
         "priority",
@@ -57,6 +59,7 @@ class Sequence:
         self.token_ids: list[int] = token_ids if token_ids is not None else []
         self.target_len = len(self.token_ids)
         self.first_output = max(0, self.target_len - 1)
+        self.origin: Sequence | None = None
         self.pages: list[int] = []
         self.num_shared = 0
         self.num_computed = 0
@@ -75,13 +78,12 @@ class Sequence:
 
     def want_next_token(self) -> None:
         """Ask for the hidden state after the last token."""
-        self.target_len = len(self.token_ids)
-        self.first_output = self.target_len - 1
+        self.want_states(len(self.token_ids) - 1)
 
-    def want_scores(self, start: int) -> None:
-        """Ask for the hidden states that predict tokens [start, len)."""
-        self.target_len = len(self.token_ids) - 1
-        self.first_output = start - 1
+    def want_states(self, start: int) -> None:
+        """Ask for the hidden states of tokens [start, len)."""
+        self.target_len = len(self.token_ids)
+        self.first_output = start
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,6 @@ from sgrt.core import (
     Generate,
     GenerateResult,
     Generation,
-    ScoreResult,
     TokenEvent,
     TokenLogprob,
     Usage,
@@ -30,6 +29,7 @@ from sgrt.grammar.matcher import Grammar
 from sgrt.runtime.detokenizer import Detokenizer
 from sgrt.runtime.sampler import Row
 from sgrt.runtime.sequence import Sequence
+from sgrt.runtime.trie import Branch
 
 
 class Vocabulary(Protocol):
@@ -320,42 +320,28 @@ def _replace(row: ops.SamplingRow, changes: dict[str, object]) -> ops.SamplingRo
 
 
 @dataclass(eq=False)
-class OptionTask:
-    """Scores one option: the log-probability of each of its tokens after the prompt.
+class BranchTask:
+    """Asks for what follows each node of a branch.
 
     Args:
-        prompt_len: tokens before the option.
-        option_ids: its tokens.
+        branch: whose nodes are filled in.
+        start: where the token of its first node stands in the sequence.
         done: called once, with the error that prevents it or with None when all are known.
     """
 
-    prompt_len: int
-    option_ids: tuple[int, ...]
+    branch: Branch
+    start: int
     done: Callable[[SgrtError | None], None]
     counts: Counts = field(default_factory=Counts)
-    logprobs: dict[int, float] = field(default_factory=dict)
+    num_filled: int = 0
 
     def row(self, seq: Sequence, position: int) -> Row:
-        """Ask for the log-probability of the option's token at ``position``."""
-        target = self.option_ids[position - self.prompt_len]
-        return Row(seq, position, ops.SamplingRow(targets=(target,), unmasked=True))
+        """Ask for the log-probabilities of all tokens that may stand at ``position``."""
+        targets = self.branch.nodes[position - 1 - self.start].targets
+        return Row(seq, position, ops.SamplingRow(targets=targets, unmasked=True))
 
-    def take(self, position: int, logprob: float) -> bool:
-        """Take one log-probability; returns whether it was the last."""
-        self.logprobs[position] = logprob
-        return len(self.logprobs) == len(self.option_ids)
-
-
-def score_result(options: Seq[OptionTask], alone: Seq[OptionTask] | None) -> ScoreResult:
-    """Put the options of one scoring together again."""
-    usage = options[0].counts.usage()
-    return ScoreResult(
-        tuple(o.option_ids for o in options),
-        _logprobs(options),
-        usage,
-        None if alone is None else _logprobs(alone),
-    )
-
-
-def _logprobs(options: Seq[OptionTask]) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(o.logprobs[p] for p in sorted(o.logprobs)) for o in options)
+    def take(self, position: int, logprobs: Seq[float]) -> bool:
+        """Take those log-probabilities; returns whether they were the last."""
+        self.branch.nodes[position - 1 - self.start].fill(logprobs)
+        self.num_filled += 1
+        return self.num_filled == len(self.branch.nodes)

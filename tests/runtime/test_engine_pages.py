@@ -10,7 +10,7 @@ import time
 import pytest
 
 from sgrt.backends.local import Engine, Session
-from sgrt.core import Choices, Generate, GenerateResult, Handle, Regex, SamplingParams, Text
+from sgrt.core import Choices, Generate, GenerateResult, Regex, SamplingParams, Text
 from sgrt.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -19,6 +19,7 @@ from sgrt.errors import (
     PromptTooLong,
     RequestError,
 )
+from tests.runtime.accounting import all_pages_back, check_conservation
 from tests.runtime.integer_model import integer_parts, oracle
 
 
@@ -27,37 +28,6 @@ def _greedy(max_tokens: int, **options) -> Generate:
     deadline_s = options.pop("deadline_s", None)
     params = SamplingParams(max_tokens=max_tokens, temperature=0, **options)
     return Generate(params=params, constraint=constraint, deadline_s=deadline_s)
-
-
-def _on_loop(engine: Engine, read):
-    """Run something on the engine's loop and return what it returns."""
-    handle: Handle = Handle()
-    engine._loop.post(lambda: handle.finish(read(engine._loop)))
-    return handle.result(10)
-
-
-def _check_conservation(engine: Engine) -> None:
-    def read(loop):
-        loop.kv.tree.check()
-        held = sum(len(s.pages) - s.num_shared for s in loop._lives)
-        return loop.kv.pool.num_free + loop.kv.tree.num_cached + held, loop.kv.num_pages
-
-    total, num_pages = _on_loop(engine, read)
-    assert total == num_pages
-
-
-def _all_pages_back(engine: Engine) -> None:
-    """Nothing is held, and nothing in the tree is locked."""
-
-    def read(loop):
-        return (
-            loop.kv.pool.num_free + loop.kv.tree.num_evictable,
-            loop.kv.num_pages,
-            len(loop._lives),
-        )
-
-    free, num_pages, num_lives = _on_loop(engine, read)
-    assert (free, num_lives) == (num_pages, 0)
 
 
 @pytest.mark.parametrize("cache", [True, False])
@@ -97,12 +67,12 @@ def test_pages_after_random_sessions_all_come_back(cache: bool, page_size: int) 
             else:
                 sessions.remove(session)
                 session.close()
-            _check_conservation(engine)
+            check_conservation(engine)
         for session in sessions:
             _check_text(session)
             session.close()
-        _check_conservation(engine)
-        _all_pages_back(engine)
+        check_conservation(engine)
+        all_pages_back(engine)
 
 
 def _check_text(session: Session) -> None:
@@ -165,7 +135,7 @@ def test_session_that_ended_at_a_stop_string_forks_as_its_text_says() -> None:
         (child,) = session.fork(1)
         (more,) = child.generate([_greedy(6)])
         assert list(more.result(10).token_ids) == oracle(token_ids, 6)
-        _check_conservation(engine)
+        check_conservation(engine)
 
 
 @pytest.mark.parametrize("page_size", [1, 4, 8])
@@ -182,7 +152,7 @@ def test_last_token_of_a_shared_page_is_computed_again_on_a_copy(page_size: int)
         (on,) = child.generate([_greedy(6)])
         assert list(on.result(10).token_ids) == oracle(list(prompt), 6)
         assert on.result().usage.cached == len(prompt) - 1
-        _check_conservation(engine)
+        check_conservation(engine)
 
 
 def test_constraint_without_a_choice_asks_the_model_nothing() -> None:
@@ -218,7 +188,7 @@ def test_full_pool_with_many_sequences_serves_all(num_pages: int) -> None:
         for prompt, handle in zip(prompts, handles, strict=True):
             assert list(handle.result(30).token_ids) == oracle(prompt, 25, ignore_eos=True)
         assert num_pages == 24 or engine.stats()["retracted"] > 0
-        _check_conservation(engine)
+        check_conservation(engine)
 
 
 def test_idle_sessions_on_a_full_pool_give_way_and_go_on_later() -> None:
@@ -274,7 +244,7 @@ def test_cancel_frees_pages_within_two_steps() -> None:
         with pytest.raises(Cancelled):
             handle.result(5)
         assert len(seen) - num_before <= 2
-        _all_pages_back(engine)
+        all_pages_back(engine)
 
 
 def test_deadline_that_passes_fails_only_its_own_sequence() -> None:
@@ -292,7 +262,7 @@ def test_deadline_that_passes_fails_only_its_own_sequence() -> None:
         with pytest.raises(DeadlineExceeded):
             queued.result(10)
         assert len(fine.result(10).token_ids) == 40
-        _check_conservation(engine)
+        check_conservation(engine)
 
 
 def test_step_that_breaks_fails_its_sequences_and_the_engine_lives() -> None:
@@ -303,7 +273,7 @@ def test_step_that_breaks_fails_its_sequences_and_the_engine_lives() -> None:
             engine.generate("abc", max_tokens=3, temperature=0)
         result = engine.generate("abc", max_tokens=3, temperature=0)
         assert list(result.token_ids) == oracle(list(b"abc"), 3)
-        _all_pages_back(engine)
+        all_pages_back(engine)
 
 
 def test_close_with_work_under_way_fails_every_handle() -> None:
