@@ -5,21 +5,17 @@ is extended with text, continued by the model, scored against options, and forke
 session is asked to do is queued and answered through a handle, so a program never waits unless
 it reads a value.
 
-Architecture invariant: this module imports nothing of sgrt but `errors`, `constraints` and
-`json_events`; both sides import it.
+Architecture invariant: this module imports nothing of sgrt but `errors`, `constraints`, `handles`
+and `json_events`; both sides import it.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import math
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from sgrt.constraints import Choices as Choices
 from sgrt.constraints import Constraint as Constraint
@@ -35,11 +31,11 @@ from sgrt.constraints import StructuralTag as StructuralTag
 from sgrt.constraints import Structure as Structure
 from sgrt.constraints import Substring as Substring
 from sgrt.errors import Cancelled, InvalidSamplingParams, RequestError, SgrtError
+from sgrt.handles import Handle as Handle
+from sgrt.handles import TokenEvent as TokenEvent
+from sgrt.handles import TokenLogprob as TokenLogprob
 from sgrt.json_events import JsonReader as JsonReader
 from sgrt.json_events import ValueEvent as ValueEvent
-
-log = logging.getLogger("sgrt.core")
-T = TypeVar("T")
 
 FinishReason = Literal["stop", "length"]
 """``stop``: a stop string or token, end of text, or a constraint that is complete.
@@ -247,33 +243,6 @@ Segment = Sequence[Text | Generate]
 
 
 @dataclass(frozen=True)
-class TokenLogprob:
-    """One token with its log-probability (natural) and the likeliest alternatives."""
-
-    token_id: int
-    logprob: float
-    top: tuple[tuple[int, float], ...] = ()
-
-
-@dataclass(frozen=True)
-class TokenEvent:
-    """Tokens that joined the text together.
-
-    Args:
-        token_ids: one sampled token, or a forced run.
-        text: what can be shown now; bytes of an unfinished character and the start of a
-            possible stop string are held back, so this may be "".
-        forced: the constraint left no other text, or none that fits (``finish="close"``), so
-            the model was not asked.
-    """
-
-    token_ids: tuple[int, ...]
-    text: str
-    forced: bool = False
-    logprobs: tuple[TokenLogprob, ...] = ()
-
-
-@dataclass(frozen=True)
 class Usage:
     """Tokens by what they cost.
 
@@ -340,169 +309,6 @@ class ScoreResult:
     token_logprobs: tuple[tuple[float, ...], ...]
     usage: Usage
     unconditional_logprobs: tuple[tuple[float, ...], ...] | None = None
-
-
-class Handle(Generic[T]):
-    """A value that a backend will fill in, with the events on the way to it.
-
-    One producer calls `push`, then `finish` or `fail` once. Any number of readers, threads or
-    coroutines, may wait, iterate or attach a callback, before or after.
-    """
-
-    def __init__(self, on_cancel: Callable[[], None] | None = None) -> None:
-        lock = threading.Lock()
-        self._progress = threading.Condition(lock)  # an event, or the end
-        self._ended = threading.Condition(lock)  # keeps readers of the result asleep till then
-        self._events: list[TokenEvent] = []
-        self._value: T | None = None
-        self._error: BaseException | None = None
-        self._done = False
-        self._callbacks: list[Callable[[], None]] = []
-        self._on_cancel = on_cancel
-
-    # producer
-
-    def push(self, event: TokenEvent) -> None:
-        with self._progress:
-            if self._done:
-                return
-            self._events.append(event)
-            callbacks = tuple(self._callbacks)
-            self._progress.notify_all()
-        _call_back(callbacks)
-
-    def finish(self, value: T) -> None:
-        self._settle(value, None)
-
-    def fail(self, error: BaseException) -> None:
-        self._settle(None, error)
-
-    def _settle(self, value: T | None, error: BaseException | None) -> None:
-        with self._progress:
-            if self._done:
-                return
-            self._value, self._error, self._done = value, error, True
-            self._on_cancel = None  # it may hold the session, which nobody needs any more
-            callbacks = tuple(self._callbacks)
-            self._progress.notify_all()
-            self._ended.notify_all()
-        _call_back(callbacks)
-
-    # reader
-
-    def done(self) -> bool:
-        return self._done
-
-    def error(self) -> BaseException | None:
-        """The error it ended with, or None; does not wait."""
-        return self._error
-
-    def cancel(self) -> None:
-        """Ask the backend to stop; the handle then ends with `Cancelled`."""
-        on_cancel = self._on_cancel
-        if on_cancel is not None:
-            on_cancel()
-
-    def on_change(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call back after each event and at the end, from the producer's thread.
-
-        Returns:
-            A function that detaches the callback.
-        """
-        with self._progress:
-            self._callbacks.append(callback)
-
-        def detach() -> None:
-            with self._progress:
-                if callback in self._callbacks:
-                    self._callbacks.remove(callback)
-
-        return detach
-
-    def result(self, timeout: float | None = None) -> T:
-        """Wait for the value.
-
-        Args:
-            timeout: seconds, or None to wait for ever.
-
-        Raises:
-            TimeoutError: not finished in time (the work goes on).
-            SgrtError: what the backend failed with.
-        """
-        with self._ended:
-            if not self._ended.wait_for(lambda: self._done, timeout):
-                raise TimeoutError(f"no result within {timeout:g} s")
-        return self._unwrap()
-
-    def _unwrap(self) -> T:
-        if self._error is not None:
-            raise self._error
-        return self._value  # type: ignore[return-value]
-
-    def events_from(self, index: int) -> Sequence[TokenEvent]:
-        """The events that are there from this one on; does not wait."""
-        return self._events[index:]
-
-    def events(self) -> Iterator[TokenEvent]:
-        """All events from the first on; raises the error where one ends the stream."""
-        index = 0
-        while True:
-            with self._progress:
-                self._progress.wait_for(lambda at=index: self._done or len(self._events) > at)  # type: ignore[misc]
-                fresh, done = self._events[index:], self._done
-            yield from fresh
-            index += len(fresh)
-            if done and index == len(self._events):
-                self._unwrap()
-                return
-
-    async def wait(self) -> T:
-        """`result` for coroutines; cancelling the coroutine does not cancel the work."""
-        async for _ in self._changes():
-            if self._done:
-                break
-        return self._unwrap()
-
-    async def aevents(self) -> AsyncIterator[TokenEvent]:
-        """`events` for coroutines."""
-        index = 0
-        async for _ in self._changes():
-            done = self._done
-            fresh = self._events[index:]
-            for event in fresh:
-                yield event
-            index += len(fresh)
-            if done and index == len(self._events):
-                break
-        self._unwrap()
-
-    async def _changes(self) -> AsyncIterator[None]:
-        loop = asyncio.get_running_loop()
-        changed = asyncio.Event()
-
-        def wake() -> None:
-            with suppress(RuntimeError):  # the reader's event loop may be closed by now
-                loop.call_soon_threadsafe(changed.set)
-
-        detach = self.on_change(wake)
-        try:
-            while True:
-                changed.clear()
-                yield None
-                if self._done:
-                    changed.set()
-                await changed.wait()
-        finally:
-            detach()
-
-
-def _call_back(callbacks: Sequence[Callable[[], None]]) -> None:
-    """Readers' callbacks; what one of them raises is not the producer's failure."""
-    for callback in callbacks:
-        try:
-            callback()
-        except BaseException:
-            log.exception("a callback of a handle failed")
 
 
 Generation = Handle[GenerateResult]

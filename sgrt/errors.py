@@ -10,7 +10,8 @@
     │   └── GrammarBudgetExceeded     compiling or masking took more than its share
     ├── RequestError                  the request itself is wrong
     │   ├── PromptTooLong             more tokens than the context holds
-    │   └── InvalidSamplingParams     field, value and the rule it breaks
+    │   ├── InvalidSamplingParams     field, value and the rule it breaks
+    │   └── WouldBlock                a coroutine's code waits where it must await
     ├── ModelError                    a model cannot be found, read or run
     │   ├── ModelNotFound             nothing by that name, and what to do about it
     │   └── CorruptModel              a file that is not what it claims to be
@@ -163,6 +164,16 @@ class InvalidSamplingParams(RequestError):
         self.value = value
         self.rule = rule
         super().__init__(f"{field}={value!r}: {rule}")
+
+
+class WouldBlock(RequestError):
+    """Code of an async program waits for a value instead of awaiting it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the value is not there yet, and waiting here would stop the event loop",
+            hint="await s.get(name), or await s.settled() before reading all else",
+        )
 
 
 class ModelError(SgrtError):
