@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
@@ -101,6 +101,19 @@ def no_waiting() -> Iterator[None]:
     finally:
         with suppress(ValueError):  # an async generator may be closed in another context
             _may_wait.reset(token)
+
+
+def check_may_wait() -> None:
+    """Raises WouldBlock where the code that runs must not wait."""
+    if not _may_wait.get():
+        raise WouldBlock()
+
+
+def waiting_context() -> Context:
+    """A copy of this context for other threads, where waiting is nobody's harm."""
+    context = copy_context()
+    context.run(_may_wait.set, True)
+    return context
 
 
 class Handle(Generic[T]):
@@ -229,8 +242,7 @@ class Handle(Generic[T]):
         ready: Callable[[], bool],
         timeout: float | None,
     ) -> bool:
-        if not _may_wait.get():
-            raise WouldBlock()
+        check_may_wait()
         end = None if timeout is None else time.monotonic() + timeout
         waiter = _here.waiter()
         detach = attach(waiter.wake)

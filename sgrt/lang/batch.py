@@ -4,15 +4,140 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
+from sgrt.core import Handle
 from sgrt.errors import Cancelled
+from sgrt.lang.feed import Feed
 from sgrt.lang.state import ProgramState
 
-Start = Callable[[int], tuple[ProgramState, Callable[[], Any]]]
+Item = tuple[int, ProgramState]
+Begin = Callable[[int, Callable[[ProgramState], None]], ProgramState]
+"""Begin item i; the function given is called with its state when all of it has ended."""
+
+
+class Batch:
+    """Runs items 0 … num_items - 1, at most ``limit`` at a time, each exactly once.
+
+    Nothing runs before `begin`. Items end in any order.
+
+    Args:
+        done: items that need not run, with their states.
+    """
+
+    def __init__(
+        self, begin: Begin, num_items: int, limit: int, done: dict[int, ProgramState] | None = None
+    ) -> None:
+        self._begin_item = begin
+        self._done = done or {}
+        self._left = iter([i for i in range(num_items) if i not in self._done])
+        self._num_items = num_items
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._running: dict[int, ProgramState | None] = {}
+        self._num_ended = 0
+        self._stopped = False
+        self.finished: Feed[Item] = Feed()
+        self.all_finished: Handle[None] = Handle()
+
+    def begin(self) -> None:
+        """Start as many items as may run at a time."""
+        for item in self._done.items():
+            self._count(item)
+        if self._num_items == 0:
+            self._end()
+        for _ in range(self._limit):
+            if not self._begin_next():
+                return
+
+    def _begin_next(self) -> bool:
+        with self._lock:
+            index = None if self._stopped else next(self._left, None)
+            if index is None:
+                return False
+            self._running[index] = None
+        state = self._begin_item(index, lambda state: self._ended(index, state))
+        with self._lock:
+            if index in self._running:
+                self._running[index] = state
+            stopped = self._stopped
+        if stopped:
+            state.cancel()
+        return True
+
+    def _ended(self, index: int, state: ProgramState) -> None:
+        with self._lock:
+            del self._running[index]
+        self._count((index, state))
+        self._begin_next()
+
+    def _count(self, item: Item) -> None:
+        self.finished.append(item)
+        with self._lock:
+            self._num_ended += 1
+            is_last = self._num_ended == self._num_items
+        if is_last:
+            self._end()
+
+    def _end(self) -> None:
+        self.finished.close()
+        self.all_finished.finish(None)
+
+    def stop(self, error: BaseException | None = None) -> None:
+        """Cancel what runs; what has not begun will not. Followers end, with the error if given."""
+        with self._lock:
+            self._stopped = True
+            running = [state for state in self._running.values() if state is not None]
+        for state in running:
+            state.cancel()
+        self.all_finished.fail(error or Cancelled())
+        self.finished.close()
+
+    # ways to wait for it
+
+    def results(self, report: Report | None = None) -> list[ProgramState]:
+        """Run all; the states in order."""
+        try:
+            self.begin()
+            if report is not None:
+                for _, state in self.finished.follow():
+                    report(state)
+            self.all_finished.result()
+        except BaseException as error:
+            self.stop(error)
+            raise
+        return [state for _, state in sorted(self.finished.now(), key=lambda item: item[0])]
+
+    def follow(self) -> Iterator[Item]:
+        """Items as they end; leaving early cancels the others."""
+        try:
+            self.begin()
+            yield from self.finished.follow()
+            self.all_finished.result()
+        finally:
+            self.stop()
+
+    async def afollow(self) -> AsyncIterator[Item]:
+        """`follow` for coroutines."""
+        try:
+            self.begin()
+            async for item in self.finished.afollow():
+                yield item
+            await self.all_finished.wait()
+        finally:
+            self.stop()
+
+    def in_order(self) -> Iterator[ProgramState]:
+        """States in order, each as soon as it and all before it have ended."""
+        early: dict[int, ProgramState] = {}
+        num_given = 0
+        for index, state in self.follow():
+            early[index] = state
+            while num_given in early:
+                yield early.pop(num_given)
+                num_given += 1
 
 
 class Report(Protocol):
@@ -21,69 +146,9 @@ class Report(Protocol):
     def __call__(self, state: ProgramState) -> None: ...
 
 
-class _Runs:
-    """The items under way, so that an interrupt can cancel them."""
-
-    def __init__(self, start: Start) -> None:
-        self._start = start
-        self._lock = threading.Lock()
-        self._running: set[ProgramState] = set()
-        self._stopped = False
-
-    def run(self, index: int) -> ProgramState:
-        """Run one item to its end, good or bad."""
-        state, body = self._start(index)
-        with self._lock:
-            self._running.add(state)
-            stopped = self._stopped
-        if stopped:
-            state._fail(Cancelled())
-        try:
-            if not stopped:
-                state._execute(body)
-            state.error()  # waits for all that the program has asked for
-        finally:
-            with self._lock:
-                self._running.discard(state)
-        return state
-
-    def stop(self) -> None:
-        """Cancel what runs; what has not begun will not."""
-        with self._lock:
-            self._stopped = True
-            running = list(self._running)
-        for state in running:
-            state.cancel()
-
-
-def run_all(
-    start: Start, num_items: int, *, name: str, num_threads: int, progress_bar: bool
-) -> list[ProgramState]:
-    """Run item 0 … num_items - 1 in at most ``num_threads`` threads; states in order."""
-    if num_items == 0:
-        return []
-    runs = _Runs(start)
-    pool = ThreadPoolExecutor(min(num_threads, num_items), thread_name_prefix="sgrt-batch")
-    try:
-        futures = [pool.submit(runs.run, index) for index in range(num_items)]
-        with _progress(name, num_items, progress_bar) as report:
-            for future in as_completed(futures):
-                report(future.result())
-        return [future.result() for future in futures]
-    except BaseException:
-        for future in futures:
-            future.cancel()
-        runs.stop()
-        raise
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
 @contextmanager
-def _progress(name: str, num_items: int, shown: bool) -> Iterator[Report]:
-    if not shown:
-        yield lambda state: None
-        return
+def progress(name: str, num_items: int) -> Iterator[Report]:
+    """A bar on standard error: items, tokens per second, failures."""
     from rich.console import Console  # only who wants a bar pays for it
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

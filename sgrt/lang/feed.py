@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Iterator
-from typing import Generic, TypeVar
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Generic, TypeVar
 
 from sgrt.core import Handle
 
@@ -12,14 +13,21 @@ T = TypeVar("T")
 
 
 class Feed(Generic[T]):
-    """Append-only; one writer, any number of readers, threads or coroutines.
+    """Append-only; any number of writers and readers, threads or coroutines.
 
     A reader sees every item from the first on, and ends when the feed is closed.
+
+    Args:
+        lock: guards it; a lock of its own where None is given.
     """
 
-    def __init__(self, items: list[T] | None = None) -> None:
-        self._items: list[T] = list(items or ())
-        self._lock = threading.Lock()
+    __slots__ = ("_closed", "_items", "_lock", "_more")
+
+    def __init__(
+        self, items: Iterable[T] = (), lock: AbstractContextManager[Any] | None = None
+    ) -> None:
+        self._items: list[T] = list(items)
+        self._lock = threading.Lock() if lock is None else lock
         self._more: Handle[None] | None = None
         self._closed = False
 

@@ -8,84 +8,23 @@ shared by all programs. No thread is kept per program.
 
 from __future__ import annotations
 
-import logging
-import os
-import queue
-import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from sgrt.core import Generate, Handle, ScoreResult, Session, Text
 from sgrt.errors import Cancelled
+from sgrt.lang.background import continuations
 from sgrt.lang.variables import Generated, Selected
-
-log = logging.getLogger("sgrt.lang")
-
-
-class _Continuations:
-    """One daemon thread that runs what a finished handle lets go on.
-
-    Callbacks of a handle run on the backend's own thread, which must not be made to wait for
-    a lane's lock; so they only leave a note here.
-    """
-
-    def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        os.register_at_fork(after_in_child=self._forget)
-
-    def put(self, work: Callable[[], None]) -> None:
-        self.put_from_anywhere(work)
-        self.begin()
-
-    def put_from_anywhere(self, work: Callable[[], None]) -> None:
-        """`put` for finalizers, which may interrupt any code: takes no lock, and so leaves the
-        work until something else begins the thread."""
-        self._queue.put(work)
-
-    def begin(self) -> None:
-        """Have the thread."""
-        if self._thread is None:
-            with self._lock:
-                if self._thread is None:
-                    self._thread = threading.Thread(
-                        target=self._loop, name="sgrt-continuations", daemon=True
-                    )
-                    self._thread.start()
-
-    def _loop(self) -> None:
-        while True:
-            work = self._queue.get()
-            try:
-                work()
-            except Exception:  # nobody can be told; the thread serves all programs
-                log.exception("a continuation failed")
-
-    def _forget(self) -> None:
-        """A forked process has no such thread."""
-        self._queue = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._thread = None
-
-
-_continuations = _Continuations()
 
 
 def when_done(handle: Handle[Any], work: Callable[[], None]) -> None:
     """Run ``work`` once on the shared thread, as soon as the handle has ended."""
-    once = threading.Lock()
-
-    def check() -> None:
-        if handle.done() and once.acquire(blocking=False):
-            _continuations.put(work)
-
-    handle.on_change(check)
-    check()
+    handle.on_end(partial(continuations.put, work))
 
 
 def when_all_done(handles: Sequence[Handle[Any]], work: Callable[[], None]) -> None:
@@ -111,11 +50,11 @@ class Claim:
     """
 
     def __init__(self, lane: Lane, parent: Claim | None = None) -> None:
-        _continuations.begin()  # it cannot be begun from a finalizer
+        continuations.begin()  # it cannot be begun from a finalizer
         self._closed = lane.closed
         self._parent = parent
         # All that `__del__` needs is its own: at the interpreter's end modules may be empty.
-        self._later = _continuations.put_from_anywhere
+        self._later = continuations.put_from_anywhere
         self._stop = partial(lane.stop, Cancelled())
 
     def __del__(self) -> None:
@@ -142,10 +81,18 @@ class Lane:
     """One session and the operations on their way to it.
 
     After an error nothing more reaches the session; every later operation fails with it.
+
+    Args:
+        lock: guards it; that of the run, which others take too.
     """
 
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
+    __slots__ = (
+        *("_beside", "_error", "_held", "_lock", "_queue", "_session", "_working", "children"),
+        "closed",
+    )
+
+    def __init__(self, lock: AbstractContextManager[Any]) -> None:
+        self._lock = lock
         self._queue: deque[Operation] = deque()
         self._session: Session | None = None
         self._held = True  # until a session comes, and while a handle is waited for
@@ -166,9 +113,10 @@ class Lane:
     def submit(self, operation: Operation) -> None:
         """Queue an operation; it runs at once where nothing holds the lane."""
         with self._lock:
-            self._queue.append(operation)
-            if not self._held:
-                self._drain()
+            if self._held:
+                self._queue.append(operation)
+            else:
+                self._step(operation)
 
     def stop(self, error: BaseException) -> None:
         """Cancel what the backend still works on, and fail all that waits here."""

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
-import threading
-from collections.abc import Callable, Mapping, Sequence
+import math
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from types import MethodType
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 from sgrt.core import Backend, Handle, SamplingParams
-from sgrt.errors import RequestError
+from sgrt.errors import InvalidSamplingParams, RequestError
+from sgrt.handles import waiting_context
+from sgrt.lang import coroutines, hub
 from sgrt.lang.api import did_you_mean, sequence_of
-from sgrt.lang.batch import run_all
+from sgrt.lang.background import continuations
+from sgrt.lang.batch import Batch, progress
+from sgrt.lang.conduct import Conduct
 from sgrt.lang.defaults import checked, default_backend
+from sgrt.lang.run import Defaults, Run, send_current
 from sgrt.lang.state import ProgramState
 from sgrt.lang.trace import Trace, split_seed
+from sgrt.lang.variables import StreamEvent, ended, outcome
 
 SAMPLING = tuple(f.name for f in fields(SamplingParams))
-_OPTIONS = ("backend", "stream", "sampling")
+_OPTIONS = ("backend", "stream", "sampling", "deadline_s")
+_IN_FLIGHT = 4096  # of a batch, where nothing is said
+
+Batchable = Sequence[Mapping[str, Any] | tuple[Any, ...]]
+Start = Callable[[ProgramState], Any]
+"""The program's function with its arguments; wants the state."""
 
 
 class Program:
@@ -34,6 +48,12 @@ class Program:
         self._func = func
         self._name = func.__qualname__.rpartition("<locals>.")[2]
         self._signature = inspect.signature(func)
+        self._is_async = inspect.iscoroutinefunction(func)
+        self._conduct = Conduct(func)
+        parameters = list(self._signature.parameters.values())[1:]
+        self._named = {p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY}
+        self._has_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        self._plain = Defaults(SamplingParams())
 
     def __get__(self, instance: object, owner: type | None = None) -> Program:
         return self if instance is None else Program(MethodType(self._func, instance))
@@ -43,23 +63,30 @@ class Program:
             return self._func(*args, **kwargs)
         return self.run(*args, **kwargs)
 
+    # one run
+
     def run(
         self,
         *args: Any,
         backend: Backend | None = None,
         stream: bool = False,
         sampling: Mapping[str, Any] | None = None,
+        deadline_s: float | None = None,
         **kwargs: Any,
     ) -> ProgramState:
         """Run the program; returns when the function has, whether or not the model has.
 
+        The function runs in the thread that calls; an async one, or with ``stream``, elsewhere.
+
         Args:
             args: the function's arguments after the state; so are keywords of its parameters.
             backend: where to run; None takes the default backend.
-            stream: run the function in a thread of its own and return at once.
+            stream: return at once, while the function runs.
             sampling: defaults for every gen of the run. The fields of `core.SamplingParams` may
                 also be given as keywords, where the program has no parameter of that name.
                 ``seed`` is the seed of the run: every gen and fork has one derived from it.
+            deadline_s: seconds after which the run's work is given up: what has not been
+                produced fails with `DeadlineExceeded`.
 
         Raises:
             TypeError: arguments that the program or the run does not take.
@@ -67,31 +94,109 @@ class Program:
             Exception: whatever the function raises, as it is (unless streaming: then readers
                 get it).
         """
-        arguments, params = self._divide(kwargs, sampling)
-        self._check_arguments(args, arguments)
-        where = default_backend() if backend is None else checked(backend)
-        state = self._start(where, params, params.seed)
-        body = functools.partial(self._func, state, *args, **arguments)
+        state, start = self._prepare(args, kwargs, backend, sampling, deadline_s)
         if stream:
-            threading.Thread(
-                target=state._execute, args=(body,), name="sgrt-program", daemon=True
-            ).start()
+            self._launch(state, start)
             return state._outside_view()
-        state._execute(body)
+        send_current()
+        if self._is_async:
+            self._launch(state, start)
+            _wait(state)
+        else:
+            state._execute(partial(start, state))
         if (error := state._raised()) is not None:
             raise error
         return state
 
+    async def arun(
+        self,
+        *args: Any,
+        backend: Backend | None = None,
+        sampling: Mapping[str, Any] | None = None,
+        deadline_s: float | None = None,
+        **kwargs: Any,
+    ) -> ProgramState:
+        """`run` for coroutines; returns when all has been produced, so that no read waits.
+
+        An async program runs in the task that awaits; a plain one runs beside the event loop.
+        Cancelling the task cancels the model's work.
+        """
+        state, start = self._prepare(args, kwargs, backend, sampling, deadline_s)
+        try:
+            if self._is_async:
+                await state._aexecute(partial(start, state))
+            else:
+                self._launch(state, start)
+                await ended(state._body)
+            await state.settled()
+        except asyncio.CancelledError:
+            state.cancel()
+            raise
+        if (error := state._raised()) is not None:
+            raise error
+        return state
+
+    async def astream(
+        self,
+        *args: Any,
+        backend: Backend | None = None,
+        sampling: Mapping[str, Any] | None = None,
+        deadline_s: float | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[StreamEvent]:
+        """Run the program, plain or async, and follow its text; leaving early cancels the run.
+
+        Raises:
+            ProgramError: an error is raised where it ends the text.
+        """
+        state, start = self._prepare(args, kwargs, backend, sampling, deadline_s)
+        self._launch(state, start)
+        try:
+            async for event in state._outside_view().aevents():
+                yield event
+        finally:
+            state.cancel()
+
+    # many runs
+
+    @overload
     def run_batch(
         self,
-        batch: Sequence[Mapping[str, Any] | tuple[Any, ...]],
+        batch: Batchable,
+        *,
+        backend: Backend | None = ...,
+        num_threads: int | str = ...,
+        progress_bar: bool = ...,
+        generator_style: Literal[False] = ...,
+        sampling: Mapping[str, Any] | None = ...,
+        deadline_s: float | None = ...,
+        **defaults: Any,
+    ) -> list[ProgramState]: ...
+    @overload
+    def run_batch(
+        self,
+        batch: Batchable,
+        *,
+        backend: Backend | None = ...,
+        num_threads: int | str = ...,
+        progress_bar: bool = ...,
+        generator_style: Literal[True],
+        sampling: Mapping[str, Any] | None = ...,
+        deadline_s: float | None = ...,
+        **defaults: Any,
+    ) -> Iterator[ProgramState]: ...
+    def run_batch(
+        self,
+        batch: Batchable,
         *,
         backend: Backend | None = None,
         num_threads: int | str = "auto",
         progress_bar: bool = False,
+        generator_style: bool = False,
         sampling: Mapping[str, Any] | None = None,
+        deadline_s: float | None = None,
         **defaults: Any,
-    ) -> list[ProgramState]:
+    ) -> list[ProgramState] | Iterator[ProgramState]:
         """Run the program once per item, side by side.
 
         Each item runs exactly once. One that fails does not touch the others: its state has an
@@ -99,54 +204,148 @@ class Program:
 
         Args:
             batch: arguments per item: a mapping of keywords, or a tuple.
-            num_threads: most items under way at once; "auto" is 128.
+            num_threads: most items under way at once; "auto" is 4,096. No thread is kept per
+                item, except for programs whose own code blocks (`sgrt.lang.hub`).
             progress_bar: items, tokens/s and failures on standard error.
+            generator_style: give an iterator, in order, whose states come as soon as they and
+                all before them have ended. Leaving it early cancels the rest.
             sampling, defaults: as for `run`. With a seed, item i runs with a seed split from it.
+            deadline_s: as for `run`, for each item from when it begins.
 
         Returns:
             One finished state per item, in order.
         """
-        _, params = self._divide(defaults, sampling, batch=True)
+        made = self._batch(batch, backend, num_threads, sampling, deadline_s, defaults)
+        if generator_style:
+            if progress_bar:
+                raise RequestError("progress_bar needs the whole batch: not with generator_style")
+            return made.in_order()
+        if not progress_bar:
+            return made.results()
+        with progress(self._name, len(batch)) as report:
+            return made.results(report)
+
+    def stream_batch(
+        self,
+        batch: Batchable,
+        *,
+        backend: Backend | None = None,
+        num_threads: int | str = "auto",
+        sampling: Mapping[str, Any] | None = None,
+        deadline_s: float | None = None,
+        **defaults: Any,
+    ) -> Iterator[tuple[int, ProgramState]]:
+        """`run_batch` as an iterator of (index, state) as they end. Leaving it early cancels the
+        rest."""
+        return self._batch(batch, backend, num_threads, sampling, deadline_s, defaults).follow()
+
+    async def arun_batch(
+        self,
+        batch: Batchable,
+        *,
+        backend: Backend | None = None,
+        num_threads: int | str = "auto",
+        sampling: Mapping[str, Any] | None = None,
+        deadline_s: float | None = None,
+        **defaults: Any,
+    ) -> list[ProgramState]:
+        """`run_batch` for coroutines; cancelling the task cancels the rest."""
+        made = self._batch(batch, backend, num_threads, sampling, deadline_s, defaults)
+        states = {index: state async for index, state in made.afollow()}
+        return [states[index] for index in range(len(batch))]
+
+    def astream_batch(
+        self,
+        batch: Batchable,
+        *,
+        backend: Backend | None = None,
+        num_threads: int | str = "auto",
+        sampling: Mapping[str, Any] | None = None,
+        deadline_s: float | None = None,
+        **defaults: Any,
+    ) -> AsyncIterator[tuple[int, ProgramState]]:
+        """`stream_batch` for coroutines."""
+        return self._batch(batch, backend, num_threads, sampling, deadline_s, defaults).afollow()
+
+    # how it runs
+
+    def _batch(
+        self,
+        batch: Batchable,
+        backend: Backend | None,
+        num_threads: int | str,
+        sampling: Mapping[str, Any] | None,
+        deadline_s: float | None,
+        given: Mapping[str, Any],
+    ) -> Batch:
+        _, defaults, seed = self._divide(given, sampling, batch=True)
+        _check_deadline(deadline_s)
         where = default_backend() if backend is None else checked(backend)
         items = [_item(item) for item in batch]
+        send_current()
 
-        def start(index: int) -> tuple[ProgramState, Callable[[], Any]]:
-            seed = None if params.seed is None else split_seed(params.seed, index)
-            state = self._start(where, params, seed)
+        def begin(index: int, then: Callable[[ProgramState], None]) -> ProgramState:
             args, kwargs = items[index]
-            return state, lambda: self._func(state, *args, **kwargs)
+            own_seed = None if seed is None else split_seed(seed, index)
+            state = self._new_state(where, defaults, own_seed, deadline_s)
+            self._launch(state, lambda s: self._func(s, *args, **kwargs), then)
+            return state
 
-        return run_all(
-            start,
-            len(items),
-            name=self._name,
-            num_threads=_num_threads(num_threads),
-            progress_bar=progress_bar,
-        )
+        return Batch(begin, len(items), _num_threads(num_threads))
 
-    def _start(self, backend: Backend, params: SamplingParams, seed: int | None) -> ProgramState:
-        trace = Trace(self._name, backend, replace(params, seed=None), seed)
-        trace.open()
+    def _prepare(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        backend: Backend | None,
+        sampling: Mapping[str, Any] | None,
+        deadline_s: float | None,
+    ) -> tuple[ProgramState, Start]:
+        """Check everything, then make a state."""
+        arguments, defaults, seed = self._divide(kwargs, sampling)
+        self._check_arguments(args, arguments)
+        _check_deadline(deadline_s)
+        where = default_backend() if backend is None else checked(backend)
+        state = self._new_state(where, defaults, seed, deadline_s)
+        return state, lambda s: self._func(s, *args, **arguments)
+
+    def _new_state(
+        self, backend: Backend, defaults: Defaults, seed: int | None, deadline_s: float | None
+    ) -> ProgramState:
+        trace = Trace(Run(self._name, backend, defaults), seed)
+        if deadline_s is not None:
+            continuations.after(deadline_s, partial(_expire, weakref.ref(trace), deadline_s))
         return ProgramState(trace, Handle(), inside=True)
+
+    def _launch(
+        self,
+        state: ProgramState,
+        start: Start,
+        then: Callable[[ProgramState], None] | None = None,
+    ) -> None:
+        """Run it elsewhere; ``then`` is called when all that it asked for has ended too."""
+        if self._is_async:
+            coroutines.spawn(_acomplete(state, start, then), waiting_context())
+        else:
+            hub.spawn(partial(_complete, state, start, then), self._conduct, waiting_context())
 
     def _divide(
         self, given: Mapping[str, Any], sampling: Mapping[str, Any] | None, *, batch: bool = False
-    ) -> tuple[dict[str, Any], SamplingParams]:
-        """Keywords for the program, and what its gens do unless they say otherwise."""
+    ) -> tuple[dict[str, Any], Defaults, int | None]:
+        """Keywords for the program, what its gens do unless they say otherwise, and the seed."""
         mine = {} if batch else {k: v for k, v in given.items() if self._takes(k)}
         defaults = {k: v for k, v in given.items() if k not in mine}
         defaults.update(sampling or {})
+        if not defaults:
+            return mine, self._plain, None
         for name in defaults:
             if name not in SAMPLING:
                 raise TypeError(self._unexpected(name))
-        given = {k: sequence_of(v) for k, v in defaults.items()}
-        return mine, SamplingParams().override(**given)
+        params = SamplingParams().override(**{k: sequence_of(v) for k, v in defaults.items()})
+        return mine, Defaults(replace(params, seed=None)), params.seed
 
     def _takes(self, name: str) -> bool:
-        parameters = list(self._signature.parameters.values())[1:]
-        named = {p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY}
-        has_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
-        return name in named or (has_any and name not in SAMPLING)
+        return name in self._named or (self._has_any and name not in SAMPLING)
 
     def _unexpected(self, name: str) -> str:
         known = [*list(self._signature.parameters)[1:], *SAMPLING, *_OPTIONS]
@@ -194,17 +393,61 @@ def function(
 
 def _check_function(func: Callable[..., Any]) -> None:
     if not inspect.isfunction(func):
-        raise TypeError(f"a program must be a plain function, not {func!r:.80}")
-    if inspect.iscoroutinefunction(func) or inspect.isasyncgenfunction(func):
-        raise TypeError(f"{func.__qualname__}: a program must be a plain function, not async")
-    if inspect.isgeneratorfunction(func):
-        raise TypeError(f"{func.__qualname__}: a program must be a plain function, not a generator")
+        raise TypeError(f"a program must be a function, not {func!r:.80}")
+    if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
+        raise TypeError(f"{func.__qualname__}: a program must be a function, not a generator")
     parameters = inspect.signature(func).parameters
     if not parameters:
         raise TypeError(f"{func.__qualname__}: a program needs a parameter for its state")
     for name in _OPTIONS:
         if name in parameters:
             raise TypeError(f"{func.__qualname__}: the parameter name {name!r} belongs to run()")
+
+
+def _complete(
+    state: ProgramState, start: Start, then: Callable[[ProgramState], None] | None
+) -> None:
+    try:
+        state._execute(partial(start, state))
+        if then is not None:
+            state.error()  # waits for all that the program has asked for
+    finally:
+        if then is not None:
+            then(state)
+
+
+async def _acomplete(
+    state: ProgramState, start: Start, then: Callable[[ProgramState], None] | None
+) -> None:
+    try:
+        await state._aexecute(partial(start, state))
+        if then is not None:
+            await state.settled()
+    except asyncio.CancelledError:
+        pass  # user code cancelled its own task; the state has the error
+    finally:
+        if then is not None:
+            then(state)
+
+
+def _wait(state: ProgramState) -> None:
+    """Wait for the function; an interrupt of the wait cancels it."""
+    try:
+        outcome(state._body)
+    except BaseException:
+        state.cancel()
+        raise
+
+
+def _expire(trace: weakref.ref[Trace], seconds: float) -> None:
+    if (found := trace()) is not None:
+        found.expire(seconds)
+
+
+def _check_deadline(value: object) -> None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is not None and not (is_number and 0 < value < math.inf):  # type: ignore[operator]
+        raise InvalidSamplingParams("deadline_s", value, "must be a number of seconds > 0")
 
 
 def _item(item: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -217,7 +460,7 @@ def _item(item: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def _num_threads(value: int | str) -> int:
     if value == "auto":
-        return 128
+        return _IN_FLIGHT
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
     raise RequestError(f"num_threads={value!r}: must be 'auto' or an integer >= 1")

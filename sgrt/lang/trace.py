@@ -10,20 +10,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import NamedTuple
 
 from sgrt.core import Backend, Generate, SamplingParams, Text
-from sgrt.errors import ProgramError
+from sgrt.errors import DeadlineExceeded, ProgramError
 from sgrt.lang.chat import Chat, Piece, spelling_of
 from sgrt.lang.feed import Feed
 from sgrt.lang.interpreter import Claim, Decide, Finish, Lane, Operation, Sample, Split, Write
 from sgrt.lang.ir import Concat, Expr, Gen, Node, Role, RoleBegin, RoleEnd, Select
+from sgrt.lang.run import Run
 from sgrt.lang.variables import Generated, Produced, Selected, Variable
 from sgrt.lang.where import here
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """A stretch of a program's text.
 
     Args:
@@ -40,36 +41,51 @@ class Part:
 
 
 class Trace:
-    """Everything that one program state has said so far."""
+    """Everything that one program state has said so far.
 
-    def __init__(
-        self,
-        program: str,
-        backend: Backend,
-        params: SamplingParams,
-        seed: int | None,
-        parent: Trace | None = None,
-    ) -> None:
-        self.program = program
-        self.backend = backend
-        self.params = params  # of gens that say nothing else
+    Attributes:
+        own: variables set here, not inherited from a parent.
+        inherited: how many parts came from the parent.
+    """
+
+    __slots__ = (
+        *("_chat", "_claim", "_is_noted", "_is_open", "_num_selects", "_pending", "children"),
+        *("ended", "inherited", "lane", "own", "parts", "run", "seed", "variables"),
+        "__weakref__",
+    )
+
+    def __init__(self, run: Run, seed: int | None, parent: Trace | None = None) -> None:
+        self.run = run
         self.seed = seed
-        self.lane = Lane()
+        self.lane = Lane(run.lock)
         self._claim: Claim = Claim(self.lane, parent._claim if parent else None)
-        self.parts: Feed[Part] = Feed()
+        self.parts: Feed[Part] = Feed(lock=run.lock)
         self.variables: dict[str, Variable] = {}
-        self.own: dict[str, Variable] = {}  # set here, not inherited from a parent
+        self.own: dict[str, Variable] = {}
         self.children: list[Trace] = []
-        self.inherited = 0  # parts that came from the parent
+        self.inherited = 0
         self.ended = False
+        self._is_open = parent is not None
         self._chat: Chat | None = None
         self._pending: list[Text | tuple[Generate, Generated]] = []
+        self._is_noted = False
         self._num_selects = 0
 
-    def open(self) -> None:
+    @property
+    def program(self) -> str:
+        """Name of the program."""
+        return self.run.program
+
+    @property
+    def backend(self) -> Backend:
+        """Where it runs."""
+        return self.run.backend
+
+    def _open(self) -> None:
         """Get a session; where the backend has none to give, the readers are told."""
+        self._is_open = True
         try:
-            session = self.backend.open(seed=self.seed)
+            session = self.run.backend.open(seed=self.seed)
         except Exception as error:
             self.lane.stop(error)
         else:
@@ -78,25 +94,24 @@ class Trace:
     # appending
 
     def append(self, node: Node) -> None:
-        """Say what a node says.
+        """Say what a node says; `Run` says when the backend hears of it.
 
         Raises:
             ProgramError: the program has ended, or roles do not nest.
             InvalidSamplingParams: a value of a gen is out of range.
         """
-        self._check_open()
-        try:
+        with self.run.lock:
+            self._check_open()
             self._lower(node)
-        finally:
-            self._flush()
 
     def _check_open(self) -> None:
-        if self.ended:
-            raise ProgramError(
-                "the program has ended; nothing can be appended",
-                program=self.program,
-                location=here(),
-            )
+        if not self.ended:
+            return
+        stopped_by = self.run.stopped_by
+        why = "it has ended" if stopped_by is None else f"{type(stopped_by).__name__}: {stopped_by}"
+        raise ProgramError(
+            f"nothing can be appended: {why}", program=self.program, location=here()
+        ) from stopped_by
 
     def _lower(self, node: Node) -> None:
         match node:
@@ -135,11 +150,8 @@ class Trace:
     def message(self, role: str) -> Iterator[None]:
         """`role` as a statement of its own."""
         self._check_open()
-        try:
-            with self.role(role):
-                yield
-        finally:
-            self._flush()
+        with self.role(role):
+            yield
 
     def _text(self, text: str) -> None:
         if not text:
@@ -158,16 +170,17 @@ class Trace:
                 self._pending.append(piece.text)
 
     def _gen(self, gen: Gen) -> None:
-        params = self.params.override(**gen.sampling) if gen.sampling else self.params
-        variable = Generated(gen, self.program, here(), max_tokens=params.max_tokens)
+        request = self.run.defaults.request(gen)
+        variable = Generated(gen, self.program, here(), max_tokens=request.params.max_tokens)
         self._produce(variable)
         if gen.n == 1:
-            request = Generate(params=params, constraint=gen.constraint)
             self._pending.append((request, variable))
+            if not self._is_noted:
+                self._is_noted = True
+                self.run.note(self)
             return
-        requests = [
-            Generate(params=_with_seed(params, i), constraint=gen.constraint) for i in range(gen.n)
-        ]
+        params = request.params
+        requests = [replace(request, params=_with_seed(params, i)) for i in range(gen.n)]
         self._submit(Sample(requests, variable))
 
     def _select(self, select: Select) -> None:
@@ -217,30 +230,37 @@ class Trace:
 
     # handing over
 
-    def _flush(self) -> None:
+    def hand_over(self) -> None:
+        """Give what is kept back to the lane."""
+        self._is_noted = False
         if self._pending:
             write, self._pending = Write(self._pending), []
-            self.lane.submit(write)
+            self._to_lane(write)
 
     def _submit(self, operation: Operation) -> None:
-        self._flush()
+        self.hand_over()
+        self._to_lane(operation)
+
+    def _to_lane(self, operation: Operation) -> None:
+        if not self._is_open:
+            self._open()
         self.lane.submit(operation)
 
     def fork(self, size: int) -> list[Trace]:
         """Children that start as this trace is now."""
-        self._check_open()
-        self._flush()
-        first = len(self.children)
-        children = [self._child(first + i) for i in range(size)]
-        self.children.extend(children)
-        self.lane.submit(Split([child.lane for child in children]))
+        with self.run.lock:
+            self._check_open()
+            first = len(self.children)
+            children = [self._child(first + i) for i in range(size)]
+            self.children.extend(children)
+            self._submit(Split([child.lane for child in children]))
         return children
 
     def _child(self, index: int) -> Trace:
         seed = None if self.seed is None else split_seed(self.seed, index)
-        child = Trace(self.program, self.backend, self.params, seed, self)
+        child = Trace(self.run, seed, self)
         inherited = self.parts.now()
-        child.parts = Feed(inherited)
+        child.parts = Feed(inherited, self.run.lock)
         child.inherited = len(inherited)
         child.variables = dict(self.variables)
         child._chat = None if self._chat is None else self._chat.copy()
@@ -248,20 +268,42 @@ class Trace:
 
     def end(self) -> None:
         """Nothing more will be appended; the session goes back when its work is done."""
-        if not self.ended:
+        with self.run.lock:
+            if self.ended:
+                return
             self.ended = True
             for child in self.children:
                 child.end()
             self.parts.close()
-            self.lane.submit(Finish())
+            if self._is_noted or self._is_open:
+                self._submit(Finish())
+            else:  # it has said nothing that a backend need hear
+                self.lane.close()
+
+    def expire(self, seconds: float) -> None:
+        """The time that the run was allowed has passed; without effect where all has ended."""
+        with self.run.lock:
+            if not self.lane.closed.done():
+                self.run.stopped_by = DeadlineExceeded(seconds)
+                self.cancel(self.run.stopped_by)
+
+    async def settled(self) -> None:
+        """Wait, in a coroutine, until all that was asked for has ended, in children too."""
+        for part in self.parts.now():
+            if part.variable is not None:
+                await part.variable.settled()
+        for child in list(self.children):
+            await child.settled()
 
     def cancel(self, error: BaseException) -> None:
         """Stop all work; what has not been produced fails with ``error``."""
-        self.ended = True
-        for child in list(self.children):
-            child.cancel(error)
-        self.parts.close()
-        self.lane.stop(error)
+        with self.run.lock:
+            self.ended = self._is_open = True  # a session that it has not got, it does not need
+            for child in list(self.children):
+                child.cancel(error)
+            self.parts.close()
+            self.lane.stop(error)
+            self.hand_over()
 
 
 def split_seed(seed: int, *path: int | str) -> int:

@@ -64,6 +64,10 @@ class Variable(ABC):
         """Wait; tokens it took."""
         return Usage()
 
+    async def settled(self) -> None:
+        """Wait, in a coroutine, until nothing of it is left to wait for."""
+        return
+
 
 @dataclass
 class Assigned(Variable):
@@ -86,13 +90,19 @@ class Gathered(Variable):
     Args:
         readers: one per child and round; each waits for the child's value, or gives None where
             the child did not set the name.
+        sources: what they read.
     """
 
     name: str | None
     readers: tuple[Callable[[], Any], ...]
+    sources: tuple[Variable, ...]
 
     def failure(self) -> None:
         return None
+
+    async def settled(self) -> None:
+        for source in self.sources:
+            await source.settled()
 
     def value(self) -> list[Any]:
         return [read() for read in self.readers]
@@ -153,6 +163,11 @@ class Generated(Produced):
         if failure is not None:
             return failure
         return next((e for e in map(outcome, self._handles.result()) if e is not None), None)
+
+    async def settled(self) -> None:
+        await ended(self._handles)
+        for handle in self._handles.result() if self._handles.error() is None else ():
+            await ended(handle)
 
     def results(self) -> tuple[GenerateResult, ...]:
         """Wait; what the backend gave."""
@@ -268,6 +283,9 @@ class Selected(Produced):
     def failure(self) -> BaseException | None:
         return outcome(self._choice)
 
+    async def settled(self) -> None:
+        await ended(self._choice)
+
     def choice(self) -> Choice:
         """Wait for the decision."""
         return self._choice.result()
@@ -306,3 +324,12 @@ def outcome(handle: Handle[Any]) -> BaseException | None:
         if error is not handle.error():  # an interrupt of this wait, not the handle's own
             raise
     return handle.error()
+
+
+async def ended(handle: Handle[Any]) -> None:
+    """`outcome` for coroutines, which look at the error themselves."""
+    try:
+        await handle.wait()
+    except BaseException as error:
+        if error is not handle.error():  # this coroutine was cancelled
+            raise

@@ -1,0 +1,134 @@
+"""What all states of one run of a program share: its name, backend and defaults, and the text and
+generations that have been appended but not yet handed over.
+
+Appending is cheap because it only takes a note. What is noted goes to the backend together, as few
+and long segments, as soon as somebody could tell the difference: something is read, forked or
+scored, another program is run, the body ends, or some hundredths of a second have passed.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from sgrt.core import Backend, Generate, SamplingParams
+from sgrt.lang.hub import in_thread, watch
+
+if TYPE_CHECKING:
+    from sgrt.lang.ir import Gen
+    from sgrt.lang.trace import Trace
+
+_MAX_KNOWN = 512
+
+
+class Defaults:
+    """What the gens of a run do unless they say otherwise.
+
+    Requests are kept, since a gen that is repeated in a loop or a batch asks for the same again.
+    """
+
+    def __init__(self, params: SamplingParams) -> None:
+        self.params = params
+        self._known: dict[Any, Generate] = {}
+
+    def request(self, gen: Gen) -> Generate:
+        """What the gen asks of the backend.
+
+        Raises:
+            InvalidSamplingParams: a value of the gen is out of range.
+        """
+        # With types, because True == 1 and both are looked up alike.
+        key = (gen.constraint, *((k, type(v), v) for k, v in gen.sampling.items()))
+        try:
+            found = self._known.get(key)
+        except TypeError:  # a mapping, as logit_bias
+            return self._made(gen)
+        if found is None:
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            found = self._known[key] = self._made(gen)
+        return found
+
+    def _made(self, gen: Gen) -> Generate:
+        params = self.params.override(**gen.sampling) if gen.sampling else self.params
+        return Generate(params=params, constraint=gen.constraint)
+
+
+class Run:
+    """One run of a program.
+
+    Attributes:
+        lock: guards all traces and lanes of the run.
+        is_eager: a reader follows while the body runs, so nothing is kept back.
+        stopped_by: why its work was given up, or None.
+    """
+
+    __slots__ = (
+        *("__weakref__", "_noted", "_noted_at", "backend", "defaults", "is_eager", "lock"),
+        *("program", "stopped_by"),
+    )
+
+    def __init__(self, program: str, backend: Backend, defaults: Defaults) -> None:
+        self.program = program
+        self.backend = backend
+        self.defaults = defaults
+        self.lock = threading.RLock()
+        self.is_eager = False
+        self.stopped_by: BaseException | None = None
+        self._noted: list[Trace] = []
+        self._noted_at = 0
+
+    def note(self, trace: Trace) -> None:
+        """The trace keeps generations back; the caller holds the lock."""
+        if self.is_eager:
+            trace.hand_over()
+            return
+        if not self._noted:
+            self._noted_at = watch.ticks
+            _unsent.add(self)
+            watch.wake()
+        self._noted.append(trace)
+
+    def send(self) -> None:
+        """Hand over what is kept back."""
+        if not self._noted:
+            return
+        with self.lock:
+            noted, self._noted = self._noted, []
+            _unsent.discard(self)
+            for trace in noted:
+                trace.hand_over()
+
+    def send_all_from_now_on(self) -> None:
+        """Keep nothing back any more."""
+        self.is_eager = True
+        self.send()
+
+    def is_late(self) -> bool:
+        """Whether what is kept back has been so for more than a tick."""
+        return watch.ticks - self._noted_at > 1
+
+
+_unsent: set[Run] = set()
+current: ContextVar[Run | None] = ContextVar("sgrt_run", default=None)
+
+
+def send_current() -> None:
+    """Hand over what the program keeps back that runs here, if one does."""
+    run = current.get()
+    if run is not None:
+        run.send()
+
+
+def _send_late() -> bool:
+    for run in list(_unsent):
+        if run.is_late():
+            _unsent.discard(run)
+            in_thread(run.send)  # grammars may have to be compiled for it
+    return bool(_unsent)
+
+
+watch.unsent = _send_late
+os.register_at_fork(after_in_child=_unsent.clear)

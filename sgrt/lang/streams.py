@@ -1,0 +1,89 @@
+"""Following a program's text while it comes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+from sgrt.lang.reading import Reader, checked_name
+from sgrt.lang.trace import Part
+from sgrt.lang.variables import Produced, StreamEvent
+
+
+class Streams(Reader):
+    """The streaming part of a `ProgramState`."""
+
+    def events(self, name: str | None = None) -> Iterator[StreamEvent]:
+        """Follow the text as it comes, of the whole state or of one variable.
+
+        Raises:
+            ProgramError: an error is raised where it ends the text.
+        """
+        self._send()
+        if name is not None:
+            yield from self._variable_events(self._streamed(checked_name(name)))
+            return
+        for part in self._trace.parts.follow() if self._outside() else self._trace.parts.now():
+            if isinstance(part.variable, Produced):
+                yield from self._variable_events(part.variable)
+            elif part.text:
+                yield _given(part)
+        self._settle()
+
+    async def aevents(self, name: str | None = None) -> AsyncIterator[StreamEvent]:
+        """`events` for coroutines."""
+        self._send()
+        async for part in self._aparts():
+            variable = part.variable
+            if name is not None and (variable is None or variable.name != name):
+                continue
+            if isinstance(variable, Produced):
+                try:
+                    async for event in variable.aevents():
+                        yield event
+                except Exception as error:
+                    raise self._failed(variable, error) from self._cause(error)
+            elif part.text:
+                yield _given(part)
+            if name is not None:
+                break
+        else:
+            if name is not None:
+                self._find(name)
+            elif self._outside():
+                await self._body.wait()
+        if name is not None:
+            self._streamed(name)
+
+    async def _aparts(self) -> AsyncIterator[Part]:
+        if self._outside():
+            async for part in self._trace.parts.afollow():
+                yield part
+        else:
+            for part in self._trace.parts.now():
+                yield part
+
+    def text_iter(self, name: str | None = None) -> Iterator[str]:
+        """`events`, as non-empty pieces of text; together they are the whole text."""
+        return (event.text for event in self.events(name) if event.text)
+
+    async def text_async_iter(self, name: str | None = None) -> AsyncIterator[str]:
+        """`text_iter` for coroutines."""
+        async for event in self.aevents(name):
+            if event.text:
+                yield event.text
+
+    def _streamed(self, name: str) -> Produced:
+        variable = self._find(name, first=True)
+        if not isinstance(variable, Produced):
+            raise self._program_error(f"{name!r} was not generated; it cannot be streamed", name)
+        return variable
+
+    def _variable_events(self, variable: Produced) -> Iterator[StreamEvent]:
+        try:
+            yield from variable.events()
+        except Exception as error:
+            raise self._failed(variable, error) from self._cause(error)
+
+
+def _given(part: Part) -> StreamEvent:
+    return StreamEvent(part.text, "template" if part.template else "text")
