@@ -25,6 +25,8 @@ from sgrt.errors import MissingPackage
 if TYPE_CHECKING:
     from sgrt.backends.fake import ScriptedBackend as ScriptedBackend
     from sgrt.backends.local import Engine as Engine
+    from sgrt.backends.openai import OpenAI as OpenAI
+    from sgrt.backends.sglang import RuntimeEndpoint as RuntimeEndpoint
     from sgrt.config import EngineConfig as EngineConfig
     from sgrt.core import SamplingParams as SamplingParams
     from sgrt.core import Usage as Usage
@@ -57,6 +59,8 @@ __version__ = "0.1.0"
 _HOME = {
     "sgrt.backends.fake": ("ScriptedBackend",),
     "sgrt.backends.local": ("Engine",),
+    "sgrt.backends.openai": ("OpenAI",),
+    "sgrt.backends.sglang": ("RuntimeEndpoint",),
     "sgrt.config": ("EngineConfig",),
     "sgrt.core": ("SamplingParams", "Usage"),
     "sgrt.errors": (

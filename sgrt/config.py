@@ -21,6 +21,7 @@ ENVIRONMENT = {
     "SGRT_CPU_ISA": "native CPU kernels to load: avx512 | avx2 | neon | generic | none (default: best)",
     "SGRT_NUM_THREADS": "threads of the CPU kernels (default: the CPUs this process may use)",
     "SGRT_OFFLINE": "1 forbids fetching models",
+    "OPENAI_API_KEY": "key of the OpenAI backend, where it is given none",
 }
 """The one table of environment variables, with their meaning."""
 

@@ -17,7 +17,7 @@ SOURCES = {"sgrt": ROOT / "sgrt", "sgrt_kernels": ROOT / "kernels" / "sgrt_kerne
 # Room → rooms it may import, beside itself. A module belongs to the longest name it begins with.
 ROOMS: dict[str, set[str]] = {
     "sgrt": {"sgrt.lang", "sgrt.backends", "sgrt.backends.local", "sgrt.core", "sgrt.config"}
-    | {"sgrt.errors"},
+    | {"sgrt.backends.openai", "sgrt.backends.sglang", "sgrt.errors"},
     "sgrt.errors": set(),
     "sgrt.constraints": {"sgrt.errors"},
     "sgrt.handles": {"sgrt.errors"},
@@ -35,6 +35,9 @@ ROOMS: dict[str, set[str]] = {
     "sgrt.backends": {"sgrt.core", "sgrt.errors"},
     "sgrt.backends.local": {"sgrt.backends", "sgrt.runtime", "sgrt.core", "sgrt.config"}
     | {"sgrt.errors"},
+    "sgrt.backends.openai": {"sgrt.backends", "sgrt.core", "sgrt.config", "sgrt.errors"},
+    # models for chat templates
+    "sgrt.backends.sglang": {"sgrt.backends", "sgrt.models", "sgrt.core", "sgrt.errors"},
     "sgrt.server": {
         "sgrt.backends.local",
         "sgrt.runtime",

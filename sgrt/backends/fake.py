@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sgrt.backends.satisfied import satisfies
 from sgrt.core import (
     ChatTemplate,
     Choices,
@@ -35,7 +36,6 @@ from sgrt.core import (
     ScoreResult,
     Scoring,
     Segment,
-    Substring,
     Text,
     TokenEvent,
     TokenLogprob,
@@ -520,7 +520,7 @@ def _finished(
 ) -> GenerateResult:
     """The answer as a generation, cut where the parameters end it."""
     text, reason, match = _cut(answer, params)
-    is_complete = constraint is None or _satisfies(text, constraint)
+    is_complete = constraint is None or _believed(text, constraint)
     if constraint is not None and reason == "stop" and match is None:
         _check(text, constraint)
     if params.finish == "close" and not is_complete and reason == "length":
@@ -552,29 +552,13 @@ def _cut(answer: str, params: SamplingParams) -> tuple[str, FinishReason, str | 
 
 
 def _check(text: str, constraint: Constraint) -> None:
-    if not _satisfies(text, constraint):
+    if not _believed(text, constraint):
         raise ConstraintError(f"the scripted answer {text[:200]!r} breaks {constraint!r:.200}")
 
 
-def _satisfies(text: str, constraint: Constraint) -> bool:
-    match constraint:
-        case Choices(options):
-            return text in options
-        case Regex(pattern):
-            return _compiled(pattern).fullmatch(text) is not None
-        case JsonSchema():
-            return _is_json(text)
-        case Substring(source, by="characters"):
-            return text != "" and text in source
-    return True  # grammars and compositions are the engine's to read; the script is believed
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except json.JSONDecodeError:
-        return False
-    return True
+def _believed(text: str, constraint: Constraint) -> bool:
+    """Grammars and compositions are the engine's to read; there the script is believed."""
+    return satisfies(text, constraint) is not False
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

@@ -1,0 +1,585 @@
+"""`OpenAI`: any server that speaks OpenAI's protocol, chat or completions."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from sgrt.backends.fake import ChatML
+from sgrt.backends.remote import Push, RemoteBackend, RemoteSession, finished, malformed, refuse
+from sgrt.backends.satisfied import satisfies
+from sgrt.backends.sglang_words import constraint_fields
+from sgrt.backends.wire import Client
+from sgrt.config import env
+from sgrt.core import (
+    ChatTemplate,
+    Choices,
+    Constraint,
+    Ebnf,
+    FinishReason,
+    GenerateResult,
+    JsonSchema,
+    Regex,
+    SamplingParams,
+    ScoreResult,
+    StructuralTag,
+    Text,
+    TokenEvent,
+    TokenLogprob,
+    Usage,
+)
+from sgrt.errors import BackendError, ConstraintError, RequestError
+
+Server = Literal["openai", "vllm", "sglang", "llama.cpp"]
+_OPENAI_URL = "https://api.openai.com/v1"
+_COMPLETION_MODELS = ("gpt-3.5-turbo-instruct", "babbage-002", "davinci-002")
+_MARK = re.compile(r"<\|im_start\|>(\w+)\n|<\|im_end\|>\n")
+
+# Parameters that are not OpenAI's: by what name each kind of server knows them.
+_EXTRAS: dict[str, dict[Server, str]] = {
+    "top_k": {"vllm": "top_k", "sglang": "top_k", "llama.cpp": "top_k"},
+    "min_p": {"vllm": "min_p", "sglang": "min_p", "llama.cpp": "min_p"},
+    "repetition_penalty": {"vllm": "repetition_penalty", "sglang": "repetition_penalty"},
+    "min_tokens": {"vllm": "min_tokens", "sglang": "min_tokens"},
+    "stop_token_ids": {"vllm": "stop_token_ids", "sglang": "stop_token_ids"},
+    "ignore_eos": {"vllm": "ignore_eos", "sglang": "ignore_eos", "llama.cpp": "ignore_eos"},
+}
+
+
+class OpenAI(RemoteBackend):
+    """A model behind a server with ``/chat/completions`` or ``/completions``.
+
+    The server is sent text or messages, and tokenizes them itself: token ids are not known, and
+    what was generated is tokenized anew. On a chat model a program consists of messages, and a
+    generation begins its assistant's message (`continue_final_message` lifts that); ``select``
+    needs a completion model whose server echoes log-probabilities. What a server has no word for
+    is refused. Answers are checked against choices and patterns; of a JSON schema, that they are
+    JSON.
+
+    Args:
+        model_name: as the server knows it.
+        is_chat_model: None takes completions for OpenAI's own completion models only.
+        chat_template: how to write roles for a completion model; None refuses roles there.
+        base_url: up to and with ``/v1``.
+        api_key: None takes OPENAI_API_KEY; "" sends none.
+        server: whose additions to the protocol it understands: "openai" none, so that only JSON
+            schemas can be asked for, on chat models, and no top_k and such.
+        continue_final_message: the server goes on with an assistant's message that has begun
+            (vLLM, SGLang).
+        timeout_s, retries, max_connections: as for `RuntimeEndpoint`.
+
+    Attributes:
+        token_usage: tokens since its ``reset()``.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        is_chat_model: bool | None = None,
+        chat_template: ChatTemplate | None = None,
+        is_azure: bool = False,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        server: Server = "openai",
+        continue_final_message: bool = False,
+        timeout_s: float = 600.0,
+        retries: int = 3,
+        max_connections: int = 1024,
+    ) -> None:
+        if is_azure:
+            raise refuse("OpenAI", "is_azure=True", "give base_url= of an OpenAI-compatible URL")
+        if server not in get_args(Server):
+            raise RequestError(f"server={server!r}: must be one of {', '.join(get_args(Server))}")
+        if chat_template is not None and not callable(getattr(chat_template, "render", None)):
+            raise refuse("OpenAI", f"chat_template={chat_template!r:.80}", "give a ChatTemplate")
+        url = base_url or _OPENAI_URL
+        key = env("OPENAI_API_KEY") if api_key is None else api_key
+        super().__init__(
+            Client(
+                url,
+                headers={"Authorization": f"Bearer {key}"} if key else {},
+                timeout_s=timeout_s,
+                retries=retries,
+                max_connections=max_connections,
+            )
+        )
+        is_chat = model_name not in _COMPLETION_MODELS if is_chat_model is None else is_chat_model
+        self.is_chat_model = is_chat
+        self.server: Server = server
+        self.continue_final_message = continue_final_message
+        self.max_tokens_field = (
+            "max_completion_tokens" if is_chat and url == _OPENAI_URL else "max_tokens"
+        )
+        self.token_usage = TokenUsage()
+        self._model = model_name
+        self._template = ChatML() if is_chat else chat_template
+        self._numbers: dict[str, int] = {}
+        self._spellings: list[str] = []
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self._model
+
+    @property
+    def chat_template(self) -> ChatTemplate | None:
+        """For a chat model, only what `ProgramState.text` shows: the server writes its own."""
+        return self._template
+
+    def open(self, *, seed: int | None = None, priority: int = 0) -> RemoteSession:
+        """A new session. Raises RequestError for a priority: the protocol has none."""
+        self.check_open()
+        if priority:
+            raise refuse("OpenAI", f"priority={priority}")
+        return ChatSession(self, seed) if self.is_chat_model else CompletionSession(self, seed)
+
+    def compile(self, constraint: Constraint) -> None:
+        """Refuse what this kind of server has no word for; it compiles at first use."""
+        self.constraint_fields(constraint)
+
+    def token_texts(self, token_ids: Sequence[int]) -> list[str]:
+        """The spelling of tokens that log-probabilities name, by the numbers given here."""
+        return [self._spellings[i] for i in token_ids]
+
+    # what sessions ask
+
+    def number(self, spelling: str) -> int:
+        """A number for a token, whose own id is not known."""
+        if spelling not in self._numbers:
+            self._numbers[spelling] = len(self._spellings)
+            self._spellings.append(spelling)
+        return self._numbers[spelling]
+
+    def fields(self, params: SamplingParams, constraint: Constraint | None) -> dict[str, Any]:
+        """Model, parameters and constraint in the server's words."""
+        fields: dict[str, Any] = {
+            "model": self._model,
+            self.max_tokens_field: params.max_tokens,
+            "temperature": params.temperature,
+            "top_p": params.top_p,
+        }
+        for name in ("presence_penalty", "frequency_penalty"):
+            if getattr(params, name):
+                fields[name] = getattr(params, name)
+        if params.seed is not None:
+            fields["seed"] = params.seed & (1 << 63) - 1
+        if params.stop:
+            fields["stop"] = list(params.stop)
+        if params.logit_bias:
+            fields["logit_bias"] = {str(i): bias for i, bias in params.logit_bias.items()}
+        return {**fields, **self._extras(params), **self.constraint_fields(constraint)}
+
+    def _extras(self, params: SamplingParams) -> dict[str, Any]:
+        default = SamplingParams()
+        extras = {}
+        for field, names in _EXTRAS.items():
+            value = getattr(params, field)
+            if value == getattr(default, field) or (field == "top_k" and value == -1):
+                continue
+            if self.server not in names:
+                raise refuse(
+                    f"an OpenAI server of the kind {self.server!r}",
+                    f"{field}={value!r:.80}",
+                    "say server='vllm' (or 'sglang', 'llama.cpp') if it is one",
+                )
+            extras[names[self.server]] = list(value) if isinstance(value, tuple) else value
+        if params.finish == "close":
+            raise refuse("an OpenAI server", "finish='close'")
+        return extras
+
+    def constraint_fields(self, constraint: Constraint | None) -> dict[str, Any]:
+        """The constraint in the server's words.
+
+        Raises:
+            ConstraintError: it has none.
+        """
+        if constraint is None:
+            return {}
+        match self.server, constraint:
+            case "vllm", JsonSchema(schema):
+                return {"structured_outputs": {"json": json.loads(schema)}}
+            case "vllm", Regex(pattern):
+                return {"structured_outputs": {"regex": pattern}}
+            case "vllm", Choices(options):
+                return {"structured_outputs": {"choice": list(options)}}
+            case "vllm", Ebnf(grammar):
+                return {"structured_outputs": {"grammar": grammar}}
+            case "vllm" | "sglang", StructuralTag() if self.is_chat_model:
+                tag = constraint_fields(constraint)["structural_tag"]
+                return {"response_format": json.loads(tag)}
+            case "sglang", JsonSchema(schema) if not self.is_chat_model:
+                return {"json_schema": schema}
+            case "sglang", Regex() | Choices() | Ebnf():
+                return constraint_fields(constraint)
+            case "llama.cpp", JsonSchema(schema) if not self.is_chat_model:
+                return {"json_schema": json.loads(schema)}
+            case "llama.cpp", Ebnf(grammar):
+                return {"grammar": grammar}
+            case "llama.cpp", Choices(options):
+                return {"grammar": "root ::= " + " | ".join(json.dumps(o) for o in options)}
+            case _, JsonSchema(schema) if self.is_chat_model:
+                return {"response_format": _response_format(schema)}
+        kind = "chat" if self.is_chat_model else "completion"
+        raise ConstraintError(
+            f"{kind} models on a server of the kind {self.server!r} have no word for"
+            f" {type(constraint).__name__}",
+            hint="say server='vllm' (or 'sglang', 'llama.cpp') if it is one",
+        )
+
+
+class OpenAISession(RemoteSession):
+    """What both kinds share."""
+
+    def __init__(self, backend: OpenAI, seed: int | None) -> None:
+        super().__init__(backend, seed)
+        self._openai = backend
+
+    async def append_ids(self, ids: Sequence[int]) -> None:
+        raise refuse("an OpenAI server", "token ids", "it is sent text")
+
+    async def ids(self) -> list[int]:
+        raise refuse("an OpenAI server", "token_ids()", "it does not tell them")
+
+    def check(self, params: SamplingParams, constraint: Constraint | None) -> None:
+        self._openai.fields(params, constraint)
+        if params.logprobs_mode == "unmasked" and params.logprobs is not None and constraint:
+            raise refuse("an OpenAI server", "logprobs_mode='unmasked'", "its mask comes first")
+
+    async def _stream(
+        self,
+        path: str,
+        body: dict[str, Any],
+        answer: _Answer,
+        push: Push,
+    ) -> None:
+        asked = {**body, "stream": True, "stream_options": {"include_usage": True}}
+        async with contextlib.aclosing(self._openai.client.stream(path, asked)) as events:
+            async for event in events:
+                fresh = answer.take(event)
+                if fresh is not None:
+                    push(fresh)
+
+    def _result(
+        self, answer: _Answer, params: SamplingParams, constraint: Constraint | None
+    ) -> GenerateResult:
+        reason = answer.ending()
+        usage = answer.usage()
+        self._openai.token_usage.add(usage)
+        return finished(
+            answer.text,
+            (),
+            reason,
+            usage,
+            constraint,
+            stop_match=answer.stop_match(params, constraint),
+            logprobs=tuple(answer.logprobs) if params.logprobs is not None else None,
+        )
+
+
+class ChatSession(OpenAISession):
+    """Messages. The template's text, in ChatML, says where each begins and ends."""
+
+    def __init__(self, backend: OpenAI, seed: int | None) -> None:
+        super().__init__(backend, seed)
+        self._messages: tuple[tuple[str, str], ...] = ()
+        self._open = False
+
+    def twin(self, seed: int | None) -> ChatSession:
+        return ChatSession(self._openai, seed)
+
+    def take_state(self, parent: ChatSession) -> None:
+        self._messages, self._open = parent._messages, parent._open
+
+    async def append(self, parts: Sequence[Text]) -> None:
+        for part in parts:
+            if part.special:
+                self._read_marks(part.text)
+            elif part.text:
+                self._write(part.text)
+
+    def _read_marks(self, text: str) -> None:
+        at = 0
+        for mark in _MARK.finditer(text):
+            self._write(text[at : mark.start()])
+            at = mark.end()
+            self._open = mark[1] is not None
+            if self._open:
+                self._messages = (*self._messages, (mark[1], ""))
+        self._write(text[at:])
+
+    def _write(self, text: str) -> None:
+        if not text:
+            return
+        if not self._open:
+            raise RequestError(
+                f"{self._openai.name!r} is a chat model: {text[:60]!r} stands in no message",
+                hint="write sgrt.user(…) and sgrt.assistant(…), or give is_chat_model=False",
+            )
+        role, content = self._messages[-1]
+        self._messages = (*self._messages[:-1], (role, content + text))
+
+    async def continue_text(
+        self, params: SamplingParams, constraint: Constraint | None, push: Push
+    ) -> GenerateResult:
+        body = {**self._openai.fields(params, constraint), **self._conversation()}
+        if params.logprobs is not None:
+            body |= {"logprobs": True, "top_logprobs": params.logprobs}
+        answer = ChatAnswer(self._openai)
+        await self._stream("/chat/completions", body, answer, push)
+        result = self._result(answer, params, constraint)
+        self._write(result.text)
+        return result
+
+    def _conversation(self) -> dict[str, Any]:
+        if not self._open or self._messages[-1][0] != "assistant":
+            raise RequestError(
+                f"{self._openai.name!r} is a chat model: it can only continue an assistant message",
+                hint="write s += sgrt.assistant(sgrt.gen(…))",
+            )
+        begun = self._messages[-1][1]
+        messages = self._messages if begun else self._messages[:-1]
+        told: dict[str, Any] = {"messages": [{"role": r, "content": c} for r, c in messages]}
+        if not begun:
+            return told
+        if not self._openai.continue_final_message:
+            raise RequestError(
+                f"{self._openai.name!r} is a chat model: a generation must begin its message, and"
+                f" {begun[-60:]!r} stands before it",
+                hint="OpenAI(continue_final_message=True), if the server can",
+            )
+        return {**told, "continue_final_message": True, "add_generation_prompt": False}
+
+    async def score_options(self, options: tuple[str, ...], unconditional: bool) -> ScoreResult:
+        raise refuse(
+            "chat completions",
+            "select",
+            "they give no log-probabilities of given text; use gen(choices=…)",
+        )
+
+
+_Scored = tuple[tuple[int, ...], tuple[float, ...]]
+
+
+class CompletionSession(OpenAISession):
+    """Text."""
+
+    def __init__(self, backend: OpenAI, seed: int | None) -> None:
+        super().__init__(backend, seed)
+        self._text = ""
+
+    def twin(self, seed: int | None) -> CompletionSession:
+        return CompletionSession(self._openai, seed)
+
+    def take_state(self, parent: CompletionSession) -> None:
+        self._text = parent._text
+
+    async def append(self, parts: Sequence[Text]) -> None:
+        self._text += "".join(part.text for part in parts)
+
+    async def continue_text(
+        self, params: SamplingParams, constraint: Constraint | None, push: Push
+    ) -> GenerateResult:
+        body = {**self._openai.fields(params, constraint), "prompt": self._text}
+        if params.logprobs is not None:
+            body["logprobs"] = params.logprobs
+        answer = CompletionAnswer(self._openai)
+        await self._stream("/completions", body, answer, push)
+        result = self._result(answer, params, constraint)
+        self._text += result.text
+        return result
+
+    async def score_options(self, options: tuple[str, ...], unconditional: bool) -> ScoreResult:
+        """Echoed log-probabilities. A token across the seam counts to the option."""
+        found, usage = await self._echo(self._text, options)
+        alone = (await self._echo("", options))[0] if unconditional else None
+        ids, logprobs = zip(*found, strict=True)
+        first = None if alone is None else tuple(values for _, values in alone)
+        return ScoreResult(ids, logprobs, usage, first)
+
+    async def _echo(self, prompt: str, options: tuple[str, ...]) -> tuple[list[_Scored], Usage]:
+        body = {
+            **self._openai.fields(SamplingParams(max_tokens=1, temperature=0), None),
+            "prompt": [prompt + option for option in options],
+            "echo": True,
+            "logprobs": 1,
+        }
+        answer = await self._openai.client.post("/completions", body)
+        choices = answer.get("choices") if isinstance(answer, dict) else None
+        if not isinstance(choices, list) or len(choices) != len(options):
+            raise malformed("/completions", answer)
+        ordered = sorted(choices, key=lambda choice: choice.get("index", 0))
+        usage = _usage(answer.get("usage"), 0)
+        self._openai.token_usage.add(usage)
+        return [
+            self._echoed(choice, len(prompt), len(prompt + option))
+            for choice, option in zip(ordered, options, strict=True)
+        ], usage
+
+    def _echoed(self, choice: Mapping[str, Any], begin: int, end: int) -> _Scored:
+        told = choice.get("logprobs")
+        try:
+            rows = zip(told["tokens"], told["token_logprobs"], told["text_offset"], strict=True)  # type: ignore[index]
+            kept = [
+                (self._openai.number(token), 0.0 if value is None and at == 0 else float(value))
+                for token, value, at in rows
+                if at < end and at + len(token) > begin
+            ]
+        except (TypeError, KeyError, ValueError) as error:
+            raise malformed("/completions", told) from error
+        if not kept:
+            raise malformed("/completions", told)
+        return tuple(i for i, _ in kept), tuple(value for _, value in kept)
+
+
+class _Answer:
+    """What a stream has told so far."""
+
+    def __init__(self, backend: OpenAI) -> None:
+        self.text = ""
+        self.logprobs: list[TokenLogprob] = []
+        self._backend = backend
+        self._usage: Any = None
+        self._reason: Any = None
+        self._stopped_by: Any = None
+        self._events = 0
+
+    def take(self, event: Any) -> TokenEvent | None:
+        """What an event adds; None where that is nothing."""
+        if not isinstance(event, dict) or not isinstance(event.get("choices", []), list):
+            raise malformed(self._backend.client.url, event)
+        self._usage = event.get("usage") or self._usage
+        fresh = None
+        for choice in event.get("choices", ()):
+            try:
+                fresh = self._take_choice(choice)
+            except (TypeError, KeyError, ValueError, AttributeError) as error:
+                raise malformed(self._backend.client.url, event) from error
+        return fresh
+
+    def _take_choice(self, choice: Mapping[str, Any]) -> TokenEvent | None:
+        self._reason = choice.get("finish_reason") or self._reason
+        self._stopped_by = choice.get("stop_reason", choice.get("matched_stop")) or self._stopped_by
+        text = self.text_of(choice)
+        logprobs = tuple(self.logprobs_of(choice))
+        self.text += text
+        self.logprobs += logprobs
+        if not text and not logprobs:
+            return None
+        self._events += 1
+        return TokenEvent(tuple(found.token_id for found in logprobs), text, logprobs=logprobs)
+
+    def text_of(self, choice: Mapping[str, Any]) -> str:
+        raise NotImplementedError
+
+    def logprobs_of(self, choice: Mapping[str, Any]) -> list[TokenLogprob]:
+        raise NotImplementedError
+
+    def usage(self) -> Usage:
+        """The server's count, or what was seen."""
+        return _usage(self._usage, self._events)
+
+    def ending(self) -> FinishReason:
+        """Why it ended."""
+        if self._reason == "content_filter":
+            raise BackendError("the server's content filter withheld the answer")
+        if self._reason not in ("stop", "length"):
+            raise BackendError(f"the answer ended with finish_reason={self._reason!r:.80}")
+        return "stop" if self._reason == "stop" else "length"
+
+    def stop_match(self, params: SamplingParams, constraint: Constraint | None) -> str | int | None:
+        """What stopped it; the first stop string where the server does not say which."""
+        found = self._stopped_by
+        if found in params.stop or found in params.stop_token_ids:
+            return found  # type: ignore[no-any-return]
+        is_cut = constraint is not None and satisfies(self.text, constraint) is False
+        return params.stop[0] if params.stop and is_cut and self._reason == "stop" else None
+
+    def _number(self, token: Mapping[str, Any]) -> int:
+        return self._backend.number(str(token["token"]))
+
+
+class ChatAnswer(_Answer):
+    """Of ``/chat/completions``."""
+
+    def text_of(self, choice: Mapping[str, Any]) -> str:
+        delta = choice["delta"]
+        if delta.get("refusal"):
+            raise BackendError(f"the model refused: {str(delta['refusal'])[:300]}")
+        return str(delta.get("content") or "")
+
+    def logprobs_of(self, choice: Mapping[str, Any]) -> list[TokenLogprob]:
+        told = (choice.get("logprobs") or {}).get("content") or ()
+        return [
+            TokenLogprob(
+                self._number(token),
+                float(token["logprob"]),
+                tuple(
+                    (self._number(t), float(t["logprob"])) for t in token.get("top_logprobs", ())
+                ),
+            )
+            for token in told
+        ]
+
+
+class CompletionAnswer(_Answer):
+    """Of ``/completions``."""
+
+    def text_of(self, choice: Mapping[str, Any]) -> str:
+        return str(choice.get("text") or "")
+
+    def logprobs_of(self, choice: Mapping[str, Any]) -> list[TokenLogprob]:
+        told = choice.get("logprobs") or {}
+        tokens, values = told.get("tokens") or (), told.get("token_logprobs") or ()
+        tops = told.get("top_logprobs") or [None] * len(tokens)
+        number = self._backend.number
+        return [
+            TokenLogprob(
+                number(token),
+                float(value),
+                tuple((number(t), float(v)) for t, v in (top or {}).items()),
+            )
+            for token, value, top in zip(tokens, values, tops, strict=True)
+        ]
+
+
+@dataclass
+class TokenUsage:
+    """Tokens that a backend was charged for.
+
+    Args:
+        prompt_tokens: sent.
+        completion_tokens: generated.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def reset(self) -> None:
+        """Count from nothing again."""
+        self.prompt_tokens = self.completion_tokens = 0
+
+    def add(self, usage: Usage) -> None:
+        """Count a request."""
+        self.prompt_tokens += usage.prompt
+        self.completion_tokens += usage.sampled
+
+
+def _response_format(schema: str) -> dict[str, Any]:
+    told = {"name": "output", "strict": True, "schema": json.loads(schema)}
+    return {"type": "json_schema", "json_schema": told}
+
+
+def _usage(told: object, sampled: int) -> Usage:
+    """The server's count, or what was seen."""
+    if not isinstance(told, dict):
+        return Usage(sampled=sampled)
+    details = told.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else 0
+    return Usage(
+        told.get("prompt_tokens") or 0, cached or 0, 0, told.get("completion_tokens") or sampled
+    )
