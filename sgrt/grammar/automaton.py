@@ -114,8 +114,8 @@ def _sinks(a: Automaton, accepts: bool) -> list[int]:
     return [s for s, row in enumerate(a.table) if a.accepting[s] == accepts and set(row) == {s}]
 
 
-def _check_states(count: int) -> None:
-    limits.check_limit("states of an automaton", count, limits.MAX_AUTOMATON_STATES)
+def _check_states(count: int, limit: int = limits.MAX_AUTOMATON_STATES) -> None:
+    limits.check_limit("states of an automaton", count, limit)
 
 
 def _minimal(
@@ -178,16 +178,19 @@ def _merged_states(table: list[list[int]], accepting: list[bool]) -> list[int]:
 
 
 @functools.lru_cache(maxsize=256)
-def compile(pattern: str) -> Automaton:
+def compile(pattern: str, max_states: int = limits.MAX_AUTOMATON_STATES) -> Automaton:
     """The automaton of a pattern in the engine's syntax that matches whole texts.
+
+    Args:
+        max_states: of the automaton before it is minimal; four times as many of the pattern.
 
     Raises:
         GrammarBudgetExceeded: it needs too many states.
     """
-    builder = _Builder(pattern)
+    builder = _Builder(pattern, 4 * max_states)
     end = builder.new_state()
     start = builder.alternatives(end)
-    return _determinise(builder, start, end)
+    return _determinise(builder, start, end, max_states)
 
 
 def of_texts(texts: Iterable[str]) -> Automaton:
@@ -229,8 +232,9 @@ NOTHING = Automaton((0,), (0,), ((0,),), (False,))
 class _Builder:
     """A pattern as a non-deterministic automaton, built from its end to its start."""
 
-    def __init__(self, pattern: str) -> None:
+    def __init__(self, pattern: str, max_states: int) -> None:
         self.pattern = pattern
+        self._max_states = max_states
         self.pos = 0
         self.empty: list[list[int]] = []
         self.moves: list[tuple[Charset, int] | None] = []
@@ -238,7 +242,7 @@ class _Builder:
     def new_state(self, *empty: int, move: tuple[Charset, int] | None = None) -> int:
         self.empty.append(list(empty))
         self.moves.append(move)
-        limits.check_limit("states of a pattern", len(self.empty), limits.MAX_PATTERN_STATES)
+        limits.check_limit("states of a pattern", len(self.empty), self._max_states)
         return len(self.empty) - 1
 
     def alternatives(self, end: int) -> int:
@@ -350,7 +354,7 @@ def _class_of(text: str) -> Charset:
     return charset.complement(chars) if is_negated else chars
 
 
-def _determinise(nfa: _Builder, start: int, end: int) -> Automaton:
+def _determinise(nfa: _Builder, start: int, end: int, max_states: int) -> Automaton:
     sets_of_chars = {move[0] for move in nfa.moves if move}
     starts, classes = _runs(sets_of_chars)
     in_set = {chars: _classes_in(chars, starts, classes) for chars in sets_of_chars}
@@ -377,7 +381,7 @@ def _determinise(nfa: _Builder, start: int, end: int) -> Automaton:
                 closed[target] = numbers[closure]
             row.append(closed[target])
         table.append(row)
-        _check_states(len(sets))
+        _check_states(len(sets), max_states)
     return _minimal(starts, classes, table, [end in s for s in sets])
 
 
@@ -436,7 +440,7 @@ Edges = dict[int, dict[int, str]]
 
 def _labelled(a: Automaton) -> Edges:
     """Patterns between states that lead somewhere; -1 is before the start, -2 after the end."""
-    live = _live(a)
+    live = live_states(a)
     edges: Edges = {-1: {0: ""}}
     bounds = [*a.starts, charset.MAX_CODE_POINT + 1]
     for state in live:
@@ -451,7 +455,7 @@ def _labelled(a: Automaton) -> Edges:
     return edges
 
 
-def _live(a: Automaton) -> set[int]:
+def live_states(a: Automaton) -> set[int]:
     """States from which a text can still be accepted."""
     sources: dict[int, set[int]] = {}
     for state, row in enumerate(a.table):

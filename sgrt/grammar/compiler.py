@@ -26,7 +26,7 @@ from sgrt.core import (
 from sgrt.errors import ConstraintError
 from sgrt.grammar import compose, ebnf, json_schema, lark_, layout, regex, structural
 from sgrt.grammar.audit import audit_choices
-from sgrt.grammar.engines import llguidance_
+from sgrt.grammar.engines import llguidance_, tables
 from sgrt.grammar.engines.llguidance_ import LLGrammar
 from sgrt.grammar.engines.trie import TrieGrammar
 from sgrt.grammar.matcher import Grammar
@@ -188,7 +188,8 @@ def build(constraint: Constraint, vocabulary: Vocabulary) -> Grammar:
         return LLGrammar(vocabulary, llguidance_.json_schema_source(normal, layout.of(constraint)))
     if isinstance(constraint, Regex):
         pattern = regex.rewrite(constraint.pattern, regex.PYTHON)
-        return LLGrammar(vocabulary, llguidance_.regex_source(pattern))
+        table = tables.try_build(vocabulary, pattern)
+        return table or LLGrammar(vocabulary, llguidance_.regex_source(pattern))
     if isinstance(constraint, Choices):
         return TrieGrammar(vocabulary, audit_choices(constraint))
     if isinstance(constraint, Lark):

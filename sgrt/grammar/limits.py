@@ -25,9 +25,9 @@ MAX_REGEX_BYTES = 16 * 1024
 MAX_REGEX_DEPTH = 64
 MAX_REGEX_SIZE = 100_000
 """Characters of a regex with its counted repeats written out."""
-MAX_PATTERN_STATES = 4_000
 MAX_AUTOMATON_STATES = 1_000
-"""Of a pattern that is complemented or compared; most are below 50."""
+"""Of a pattern that is complemented or compared; most are below 50. Four times as many before
+it is deterministic."""
 MAX_CLAUSES = 600
 """Alternatives that one place of a schema may have for values of one type."""
 MAX_ASSERTIONS = 50_000

@@ -16,6 +16,8 @@ from sgrt.grammar.engines.llguidance_ import LLMatcher
 from sgrt.grammar.matcher import Matcher
 from sgrt.grammar.vocabulary import Vocabulary
 
+Ids = Sequence[int] | NDArray[np.int32]
+
 
 @dataclass(frozen=True, slots=True)
 class Masks:
@@ -28,7 +30,7 @@ class Masks:
         bitmask: [M, W] uint32, their masks; the next batch overwrites it.
     """
 
-    listed: dict[int, Sequence[int]]
+    listed: dict[int, Ids]
     errors: dict[int, Exception]
     masked: list[int]
     bitmask: NDArray[np.uint32]
@@ -54,7 +56,7 @@ class MaskBuffer:
 
         Cost: the engine's masks, without the GIL, and some 2 µs a row.
         """
-        listed: dict[int, Sequence[int]] = {}
+        listed: dict[int, Ids] = {}
         masked: list[int] = []
         for row, matcher in enumerate(matchers):
             ids = matcher.allowed()

@@ -32,9 +32,9 @@ class Matcher(Protocol):
         Cost: microseconds; releases the GIL.
         """
 
-    def allowed(self) -> Sequence[int] | None:
+    def allowed(self) -> Sequence[int] | NDArray[np.int32] | None:
         """The allowed token ids, ascending, where they are few and known without a mask
-        (automata and tries); None means "ask `fill`"."""
+        (tables and tries); None means "ask `fill`". Not to be changed."""
 
     def accept(self, token_ids: Sequence[int]) -> None:
         """Move over tokens that the masks allowed.

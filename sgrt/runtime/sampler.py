@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sgrt import ops
 from sgrt.errors import EngineError
-from sgrt.grammar.masks import MaskBuffer
+from sgrt.grammar.masks import Ids, MaskBuffer
 from sgrt.grammar.matcher import Matcher
 from sgrt.runtime.model_runner import Runner
 from sgrt.runtime.sequence import Sequence
@@ -113,17 +113,22 @@ class MaskFiller:
         for i, mask in zip(masks.masked, masks.bitmask, strict=True):
             for token_id in rows[at[i]].end_ids:
                 mask[token_id // 32] |= np.uint32(1 << (token_id % 32))
-        listed = {at[i]: sorted({*ids, *rows[at[i]].end_ids}) for i, ids in masks.listed.items()}
+        listed = {at[i]: _with(ids, rows[at[i]].end_ids) for i, ids in masks.listed.items()}
         masked = [at[i] for i in masks.masked]
         plan = plan_of(len(rows), masked, masks.bitmask, listed, self._vocab_size)
         return Filled(plan, {at[i]: error for i, error in masks.errors.items()})
+
+
+def _with(ids: Ids, end_ids: frozenset[int]) -> Ids:
+    """These ids and some more, ascending."""
+    return sorted({*ids, *end_ids}) if end_ids else ids
 
 
 def plan_of(
     num_rows: int,
     masked: Seq[int],
     bitmask: NDArray[np.uint32],
-    listed: Mapping[int, Seq[int]],
+    listed: Mapping[int, Ids],
     vocab_size: int,
 ) -> ops.MaskPlan:
     """The plan of rows of which some have a mask, some a list of ids, and the rest neither.
@@ -145,7 +150,7 @@ def plan_of(
         ends = np.cumsum(few_len[at + 1])
         lists = dict(zip(masked, np.split(ids, ends[:-1]), strict=True)) if masked else {}
         for row, its_ids in listed.items():
-            lists[row] = np.array(its_ids, np.int32)
+            lists[row] = np.asarray(its_ids, np.int32)
             few_len[row + 1] = len(its_ids)
             kind[row] = ops.RowKind.FORCED if len(its_ids) == 1 else ops.RowKind.FEW
         ids = np.concatenate([lists[row] for row in sorted(lists)])

@@ -14,7 +14,7 @@ from grammar_support import (
     ids_of,
     mask_of,
 )
-from test_matcher import CONSTRAINTS
+from test_matcher import CONSTRAINTS, RECORD
 
 from sgrt.core import Regex
 from sgrt.errors import GrammarBudgetExceeded
@@ -59,14 +59,14 @@ def test_rows_of_a_batch_equal_single_masks(num_threads: int) -> None:
 
 def test_masks_of_two_vocabularies_in_one_batch_keep_their_own_special_tokens() -> None:
     size = len(bpe_vocabulary())
-    matchers = [grammar(Regex("[a-c]+"), name).matcher() for name in ("bytes", "bpe")]
+    matchers = [grammar(RECORD, name).matcher() for name in ("bytes", "bpe")]
     expected = [ids_of(mask_of(m, m.vocabulary)) for m in matchers]  # type: ignore[attr-defined]
     assert rows_of(MaskBuffer(size), matchers) == expected
 
 
 def test_mask_shorter_than_the_vocabulary_is_refused() -> None:
     with pytest.raises(ValueError, match="words"):
-        MaskBuffer(100).fill([grammar(Regex("a"), "bpe").matcher()])
+        MaskBuffer(100).fill([grammar(RECORD, "bpe").matcher()])
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])

@@ -225,6 +225,31 @@ def _extend(levels: dict[int, list[_Way]], way: _Way, run: bytes) -> None:
 # ---------------------------------------------------------------- for people
 
 
+def why_no_text(vocabulary: Vocabulary, token_id: int) -> str | None:
+    """Why a token can stand in no text at all."""
+    if not 0 <= token_id < len(vocabulary):
+        return f"token {token_id} does not exist: the vocabulary has {len(vocabulary)}"
+    if token_id in vocabulary.special_ids:
+        return f"token {token_id} is a special token, which is no text"
+    return None
+
+
+def why_not(token: bytes, num_ok: int, allowed: list[int], can_end: bool) -> str:
+    """What breaks in a token that is not allowed.
+
+    Args:
+        num_ok: its bytes that are allowed.
+        allowed: the bytes that may follow them.
+        can_end: whether the text may end there.
+    """
+    after = f" after {token[:num_ok]!r:.80}" if num_ok else ""
+    what = f"{token[num_ok : num_ok + 1]!r} cannot follow{after}" if token else "it is no text"
+    if not allowed:
+        return f"{what}: the text is complete" if can_end else f"{what}: nothing can"
+    end = ", or the text ends" if can_end else ""
+    return f"{what}; allowed: {describe(allowed)}{end}"
+
+
 def describe(allowed: list[int]) -> str:
     """Bytes as people read them: characters, and ranges of them."""
     parts = [_range(low, high) for low, high in _ranges(b for b in allowed if b < 0x80)]

@@ -261,30 +261,19 @@ class LLMatcher:
 
     def explain(self, token_id: int) -> str | None:
         vocabulary = self._grammar.vocabulary
-        if not 0 <= token_id < len(vocabulary):
-            return f"token {token_id} does not exist: the vocabulary has {len(vocabulary)}"
-        if token_id in vocabulary.special_ids:
-            return f"token {token_id} is a special token, which is no text"
+        no_text = bytewise.why_no_text(vocabulary, token_id)
+        if no_text:
+            return no_text
         if not self._engine.is_stopped() and self._engine.validate_tokens([token_id]) == 1:
             return None
         engine = self._bytewise()
         if engine is None:
             return "the constraint does not allow it here"
-        return _why_not(engine.deep_copy(), vocabulary.tokens[token_id])
-
-
-def _why_not(engine: Any, token: bytes) -> str:
-    """What breaks in a token that is not allowed."""
-    num_ok = 0 if engine.is_stopped() else int(engine.validate_tokens(list(token)))
-    engine.try_consume_tokens(list(token[:num_ok]))
-    after = f" after {token[:num_ok]!r:.80}" if num_ok else ""
-    what = f"{token[num_ok : num_ok + 1]!r} cannot follow{after}" if token else "it is no text"
-    allowed = bytewise.allowed_bytes(engine)
-    can_end = engine.is_accepting()
-    if not allowed:
-        return f"{what}: the text is complete" if can_end else f"{what}: nothing can"
-    end = ", or the text ends" if can_end else ""
-    return f"{what}; allowed: {bytewise.describe(allowed)}{end}"
+        engine, token = engine.deep_copy(), vocabulary.tokens[token_id]
+        num_ok = 0 if engine.is_stopped() else int(engine.validate_tokens(list(token)))
+        engine.try_consume_tokens(list(token[:num_ok]))
+        allowed = bytewise.allowed_bytes(engine)
+        return bytewise.why_not(token, num_ok, allowed, engine.is_accepting())
 
 
 def _compile_error(message: str) -> ConstraintError:
