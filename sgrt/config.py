@@ -20,6 +20,7 @@ ENVIRONMENT = {
     "SGRT_HOME": "directory for models and caches (default: $XDG_CACHE_HOME/sgrt or ~/.cache/sgrt)",
     "SGRT_CPU_ISA": "native CPU kernels to load: avx512 | avx2 | neon | generic | none (default: best)",
     "SGRT_NUM_THREADS": "threads of the CPU kernels (default: the CPUs this process may use)",
+    "SGRT_API_KEY": "key that clients of `sgrt serve` must send, where --api-key gives none",
     "SGRT_OFFLINE": "1 forbids fetching models",
     "OPENAI_API_KEY": "key of the OpenAI backend, where it is given none",
 }

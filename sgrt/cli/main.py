@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from sgrt.errors import SgrtError
 
 VERBS = {
+    "serve": "serve a model to clients of OpenAI, SGLang and vLLM",
     "pull": "fetch a model into the cache",
     "models": "list models: size, where they are, state",
     "schema": "check what of a JSON Schema is enforced",

@@ -9,30 +9,29 @@ from sgrt.server.service import Service
 
 def build_app(service: Service) -> App:
     """The ASGI application over a service."""
-    return App(service, routes(service))
+    return App(service, ROUTES)
 
 
-def routes(service: Service) -> list[Route]:
-    """All routes; those of ``access="admin"`` exist only where an admin key does."""
-    return [
-        Route("GET", "/health", meta.health, "open"),
-        Route("GET", "/ping", meta.health, "open"),
-        Route("GET", "/ready", meta.ready, "open"),
-        Route("GET", "/health_generate", meta.health_generate),
-        Route("GET", "/version", meta.show_version),
-        Route("GET", "/v1/models", meta.models),
-        *(Route("GET", f"/v1/models/{name}", meta.model) for name in service.names),
-        Route("POST", "/v1/chat/completions", openai_chat.chat_completions),
-        Route("GET", "/model_info", meta.model_info),
-        Route("GET", "/get_model_info", meta.model_info),
-        Route("GET", "/server_info", meta.server_info),
-        Route("GET", "/get_server_info", meta.server_info),
-        Route("GET", "/v1/loads", meta.loads),
-        Route("GET", "/get_load", meta.loads),
-        Route("POST", "/tokenize", meta.tokenize),
-        Route("POST", "/detokenize", meta.detokenize),
-        Route("GET", "/tokenizer_info", meta.tokenizer_info),
-        Route("POST", "/abort_request", meta.abort_request),
-        Route("POST", "/flush_cache", meta.flush_cache),
-        Route("GET", "/flush_cache", meta.flush_cache),
-    ]
+ROUTES = [
+    Route("GET", "/health", meta.health, "open"),
+    Route("GET", "/ping", meta.health, "open"),
+    Route("GET", "/ready", meta.ready, "open"),
+    Route("GET", "/health_generate", meta.health_generate),
+    Route("GET", "/version", meta.show_version),
+    Route("GET", "/v1/models", meta.models),
+    Route("GET", "/v1/models/*", meta.model),
+    Route("POST", "/v1/chat/completions", openai_chat.chat_completions),
+    Route("GET", "/model_info", meta.model_info),
+    Route("GET", "/get_model_info", meta.model_info),
+    Route("GET", "/server_info", meta.server_info),
+    Route("GET", "/get_server_info", meta.server_info),
+    Route("GET", "/v1/loads", meta.loads),
+    Route("GET", "/get_load", meta.loads),
+    Route("POST", "/tokenize", meta.tokenize),
+    Route("POST", "/detokenize", meta.detokenize),
+    Route("GET", "/tokenizer_info", meta.tokenizer_info),
+    Route("POST", "/abort_request", meta.abort_request),
+    Route("POST", "/flush_cache", meta.flush_cache),
+    Route("GET", "/flush_cache", meta.flush_cache),
+]
+"""Those of ``access="admin"`` exist only where an admin key does."""

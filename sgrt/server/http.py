@@ -97,7 +97,7 @@ def sse(data: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Route:
-    """Where a handler answers, and who may call it."""
+    """Where a handler answers, and who may call it. A path may end in ``/*``: any one name."""
 
     method: str
     path: str
@@ -161,7 +161,8 @@ class App:
         await _while_connected(_respond(route, call, exchange), receive)
 
     def _route(self, scope: Scope) -> Route:
-        methods = self._routes.get(scope["path"])
+        path = scope["path"]
+        methods = self._routes.get(path) or self._routes.get(path.rpartition("/")[0] + "/*")
         if methods is None:
             raise ApiError(404, f"there is no {scope['path']!r:.200} here", code="not_found")
         method = "GET" if scope["method"] == "HEAD" else scope["method"]

@@ -49,15 +49,15 @@ def _model(service: Service, name: str) -> dict[str, Any]:
 
 
 async def health(call: Call) -> Answer:
-    """``GET /health``: the process answers and its engine runs."""
-    if call.service.engine.is_closed:
+    """``GET /health``: the process answers, and its engine has not died."""
+    if call.service.has_died:
         raise ApiError(503, "the engine has stopped", code="engine_stopped")
     return Answer(b"", media="text/plain")
 
 
 async def ready(call: Call) -> Answer:
     """``GET /ready``: new requests are taken."""
-    if call.service.is_draining or call.service.engine.is_closed:
+    if call.service.is_draining or call.service.engine.is_closed:  # raises while it loads
         raise ApiError(503, "not ready", code="draining", headers={"retry-after": "5"})
     return Answer({"status": "ready"})
 

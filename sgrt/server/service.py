@@ -128,17 +128,19 @@ class Follower:
 
 
 class Service:
-    """An engine that requests can be given to.
+    """An engine that requests can be given to, once it is attached.
 
     Args:
-        engine: closed with the service.
         config: limits and names.
+
+    Attributes:
+        failure: why the engine could not be loaded.
     """
 
-    def __init__(self, engine: Engine, config: ServerConfig) -> None:
-        self.engine = engine
+    def __init__(self, config: ServerConfig) -> None:
+        self._engine: Engine | None = None
         self.config = config
-        self.names = config.served_model_names or (engine.name,)
+        self.failure: SgrtError | None = None
         self.started_at = time.time()
         self.is_draining = False
         self.num_running = 0
@@ -146,6 +148,33 @@ class Service:
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="sgrt-serve")
         self._waker: Waker | None = None
         self._serial = itertools.count(1)
+
+    def attach(self, engine: Engine) -> None:
+        """Begin to serve this engine; it is closed with the service."""
+        self._engine = engine
+
+    @property
+    def engine(self) -> Engine:
+        """The engine.
+
+        Raises:
+            ApiError: 503 while it is being loaded.
+        """
+        if self._engine is None:
+            raise ApiError(
+                503, "the model is loading", code="loading", headers={"retry-after": "2"}
+            )
+        return self._engine
+
+    @property
+    def has_died(self) -> bool:
+        """Whether the engine has ended, which it never does by itself."""
+        return self._engine is not None and self._engine.is_closed
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the model may be called."""
+        return self.config.served_model_names or (self.engine.name,)
 
     @property
     def capacity(self) -> int:
@@ -249,7 +278,8 @@ class Service:
     def close(self) -> None:
         """Give the engine back. Idempotent."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self.engine.close()
+        if self._engine is not None:
+            self._engine.close()
 
     def model_named(self, name: object) -> str:
         """The served name that a request means; None means the first.
