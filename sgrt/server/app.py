@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sgrt.server import meta, openai_chat
+from sgrt.server import meta, native, openai_chat, openai_completions
 from sgrt.server.http import App, Route
 from sgrt.server.service import Service
 
@@ -21,6 +21,8 @@ ROUTES = [
     Route("GET", "/v1/models", meta.models),
     Route("GET", "/v1/models/*", meta.model),
     Route("POST", "/v1/chat/completions", openai_chat.chat_completions),
+    Route("POST", "/v1/completions", openai_completions.completions),
+    Route("POST", "/generate", native.generate),
     Route("GET", "/model_info", meta.model_info),
     Route("GET", "/get_model_info", meta.model_info),
     Route("GET", "/server_info", meta.server_info),

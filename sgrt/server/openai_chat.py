@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,10 +10,13 @@ from typing import Any
 from sgrt.core import GenerateResult, TokenEvent, TokenLogprob
 from sgrt.server.body import decode
 from sgrt.server.failures import bad_request, from_error
+from sgrt.server.follow import Follower, merged
 from sgrt.server.http import Answer, Call, EventStream, encode, sse
 from sgrt.server.messages import chat_prompt, read_messages
-from sgrt.server.service import Follower, Job, Service
+from sgrt.server.service import Job, Service
+from sgrt.server.tokens import chat_logprob
 from sgrt.server.tools import CallReader, Piece, ToolUse, read_tools
+from sgrt.server.usage import usage
 from sgrt.server.wanted import Wanted, wanted
 from sgrt.server.wire import (
     Labels,
@@ -246,50 +248,11 @@ def finish_reason(use: ToolUse, result: GenerateResult, called: bool) -> str:
     return result.finish_reason
 
 
-def usage(results: list[GenerateResult]) -> dict[str, Any]:
-    """Tokens of all choices; the prompt counts once."""
-    prompt = max((r.usage.prompt for r in results), default=0)
-    cached = min((r.usage.cached for r in results), default=0)
-    completion = sum(r.usage.forced + r.usage.sampled for r in results)
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": cached},
-        "completion_tokens_details": {
-            "reasoning_tokens": 0,
-            "accepted_prediction_tokens": sum(r.usage.forced for r in results),
-            "rejected_prediction_tokens": 0,
-        },
-    }
-
-
 def _logprobs(service: Service, tokens: tuple[TokenLogprob, ...] | None) -> dict[str, Any] | None:
     if tokens is None:
         return None
     tokenizer = service.engine.tokenizer
-    return {"content": [_logprob(tokenizer, token) for token in tokens], "refusal": None}
-
-
-def _logprob(tokenizer: Any, token: TokenLogprob) -> dict[str, Any]:
-    return {
-        **_token(tokenizer, token.token_id, token.logprob),
-        "top_logprobs": [_token(tokenizer, i, p) for i, p in token.top],
-    }
-
-
-def _token(tokenizer: Any, token_id: int, logprob: float) -> dict[str, Any]:
-    raw = tokenizer.token_bytes(token_id)
-    return {
-        "token": raw.decode("utf-8", "replace"),
-        "logprob": floored(logprob),
-        "bytes": list(raw),
-    }
-
-
-def floored(logprob: float) -> float:
-    """JSON has no infinity; OpenAI writes -9999.0 for what cannot be."""
-    return max(logprob, -9999.0)
+    return {"content": [chat_logprob(tokenizer, token) for token in tokens], "refusal": None}
 
 
 # ---------------------------------------------------------------- as events
@@ -313,38 +276,6 @@ async def stream_chat(call: Call, chat: Chat) -> AsyncIterator[bytes]:
                 yield writer.last(result)
     if chat.usage:
         yield sse(encode({**writers[0].head, "choices": [], "usage": usage(results)}))
-
-
-async def merged(followers: list[Follower]) -> AsyncIterator[tuple[int, Sequence[TokenEvent]]]:
-    """Events of several generations, as they come. Raises the first error."""
-    if len(followers) == 1:
-        async for events in followers[0].batches():
-            yield 0, events
-        return
-    queue: asyncio.Queue[tuple[int, Sequence[TokenEvent] | BaseException | None]] = asyncio.Queue()
-
-    async def pump(index: int) -> None:
-        try:
-            async for events in followers[index].batches():
-                queue.put_nowait((index, events))
-            queue.put_nowait((index, None))
-        except BaseException as error:
-            queue.put_nowait((index, error))
-
-    tasks = [asyncio.ensure_future(pump(i)) for i in range(len(followers))]
-    try:
-        left = len(tasks)
-        while left:
-            index, item = await queue.get()
-            if isinstance(item, BaseException):
-                raise item
-            if item is None:
-                left -= 1
-            else:
-                yield index, item
-    finally:
-        for task in tasks:
-            task.cancel()
 
 
 class _Writer:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -21,15 +20,15 @@ from sgrt.config import ServerConfig
 from sgrt.core import (
     Constraint,
     Generate,
-    GenerateResult,
     Generation,
     Handle,
     SamplingParams,
     Text,
-    TokenEvent,
+    TokenLogprob,
 )
 from sgrt.errors import SgrtError
 from sgrt.server.failures import ApiError, Spelling, from_error, overloaded
+from sgrt.server.follow import Follower, Waker
 
 T = TypeVar("T")
 _LONG_TEXT = 20_000
@@ -59,72 +58,6 @@ class Job:
     namespace: str = ""
     priority: int = 0
     timeout_s: float | None = None
-
-
-class Waker:
-    """Wakes readers on the event loop; one crossing of threads for all that a step produced."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._changed: deque[asyncio.Event] = deque()
-        self._is_scheduled = False
-
-    def wake(self, event: asyncio.Event) -> None:
-        """Set an event; from any thread."""
-        self._changed.append(event)
-        if not self._is_scheduled:
-            self._is_scheduled = True
-            try:
-                self._loop.call_soon_threadsafe(self._drain)
-            except RuntimeError:  # the server has ended; nobody reads any more
-                self._changed.clear()
-
-    def _drain(self) -> None:
-        self._is_scheduled = False
-        while self._changed:
-            self._changed.popleft().set()
-
-
-class Follower:
-    """One generation, as the event loop sees it."""
-
-    def __init__(self, handle: Generation, waker: Waker) -> None:
-        self.handle = handle
-        self._changed = asyncio.Event()
-        changed = self._changed
-        self._detach = handle.on_change(lambda: waker.wake(changed))
-        if handle.done():
-            self._changed.set()
-
-    async def batches(self) -> AsyncIterator[Sequence[TokenEvent]]:
-        """Events in the order they came, as many at once as are there. Raises its error."""
-        taken = 0
-        while True:
-            done = self.handle.done()
-            fresh = self.handle.events_from(taken)
-            taken += len(fresh)
-            if fresh:
-                yield fresh
-            elif done:
-                break
-            else:
-                self._changed.clear()
-                if not self.handle.done() and not self.handle.events_from(taken):
-                    await self._changed.wait()
-        self.handle.result(0)
-
-    async def result(self) -> GenerateResult:
-        """Wait for the end. Raises its error."""
-        while not self.handle.done():
-            self._changed.clear()
-            if not self.handle.done():
-                await self._changed.wait()
-        return self.handle.result(0)
-
-    def close(self) -> None:
-        """Cancel what has not ended."""
-        self._detach()
-        self.handle.cancel()
 
 
 class Service:
@@ -247,6 +180,24 @@ class Service:
             # one seed for all would draw the same text n times: each fork derives its own
             request = replace(request, params=replace(job.params, seed=None))
             return [child.generate([request])[0] for child in session.fork(job.n)]
+
+    async def token_ids(self, job: Job) -> list[int]:
+        """A job's prompt as tokens, those that begin every text included."""
+        texts = [part for part in job.prompt if isinstance(part, Text)]
+        if not texts:
+            return [i for i in job.prompt if not isinstance(i, Text)]
+        tokenizer = self.engine.tokenizer
+        return await self.aside(lambda: tokenizer.with_bos(tokenizer.encode_parts(texts)))
+
+    async def prompt_logprobs(
+        self, token_ids: Sequence[int], start: int, num_top: int, namespace: str
+    ) -> tuple[TokenLogprob, ...]:
+        """Log-probabilities of a prompt's own tokens from ``start + 1`` on."""
+        session = self.engine.open(namespace=namespace)
+        with refusing("prompt"):
+            session.extend_ids(token_ids[: start + 1])
+            rest = token_ids[start + 1 :]
+            return await self.wait(session.score_tokens(rest, num_top)) if rest else ()
 
     async def aside(self, work: Callable[[], T]) -> T:
         """Run blocking work in a helper thread."""

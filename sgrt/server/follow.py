@@ -1,0 +1,106 @@
+"""What the engine's thread produces, as the event loop reads it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+
+from sgrt.core import GenerateResult, Generation, TokenEvent
+from sgrt.errors import SgrtError
+
+
+class Waker:
+    """Wakes readers on the event loop; one crossing of threads for all that a step produced."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._changed: deque[asyncio.Event] = deque()
+        self._is_scheduled = False
+
+    def wake(self, event: asyncio.Event) -> None:
+        """Set an event; from any thread."""
+        self._changed.append(event)
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            try:
+                self._loop.call_soon_threadsafe(self._drain)
+            except RuntimeError:  # the server has ended; nobody reads any more
+                self._changed.clear()
+
+    def _drain(self) -> None:
+        self._is_scheduled = False
+        while self._changed:
+            self._changed.popleft().set()
+
+
+class Follower:
+    """One generation, as the event loop sees it."""
+
+    def __init__(self, handle: Generation, waker: Waker) -> None:
+        self.handle = handle
+        self._changed = asyncio.Event()
+        changed = self._changed
+        self._detach = handle.on_change(lambda: waker.wake(changed))
+        if handle.done():
+            self._changed.set()
+
+    async def batches(self) -> AsyncIterator[Sequence[TokenEvent]]:
+        """Events in the order they came, as many at once as are there. Raises its error."""
+        taken = 0
+        while True:
+            done = self.handle.done()
+            fresh = self.handle.events_from(taken)
+            taken += len(fresh)
+            if fresh:
+                yield fresh
+            elif done:
+                break
+            else:
+                self._changed.clear()
+                if not self.handle.done() and not self.handle.events_from(taken):
+                    await self._changed.wait()
+        self.handle.result(0)
+
+    async def result(self) -> GenerateResult:
+        """Wait for the end. Raises its error."""
+        while not self.handle.done():
+            self._changed.clear()
+            if not self.handle.done():
+                await self._changed.wait()
+        return self.handle.result(0)
+
+    def close(self) -> None:
+        """Cancel what has not ended."""
+        self._detach()
+        self.handle.cancel()
+
+
+async def merged(
+    followers: Sequence[Follower],
+) -> AsyncIterator[tuple[int, Sequence[TokenEvent]]]:
+    """Events of several generations, as they come, until all have ended.
+
+    One that fails just ends here; its error is raised by its `Follower.result`.
+    """
+    queue: asyncio.Queue[tuple[int, Sequence[TokenEvent] | None]] = asyncio.Queue()
+
+    async def pump(index: int) -> None:
+        with suppress(SgrtError):
+            async for events in followers[index].batches():
+                queue.put_nowait((index, events))
+        queue.put_nowait((index, None))
+
+    tasks = [asyncio.ensure_future(pump(i)) for i in range(len(followers))]
+    try:
+        left = len(tasks)
+        while left:
+            index, events = await queue.get()
+            if events is None:
+                left -= 1
+            else:
+                yield index, events
+    finally:
+        for task in tasks:
+            task.cancel()

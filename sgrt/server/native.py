@@ -1,0 +1,432 @@
+"""``/generate``: SGLang's own interface."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from sgrt.core import GenerateResult, Text, TokenEvent, TokenLogprob
+from sgrt.errors import Cancelled
+from sgrt.server.body import decode
+from sgrt.server.failures import bad_request
+from sgrt.server.follow import Follower, merged
+from sgrt.server.http import Answer, Call, EventStream, encode, sse
+from sgrt.server.service import Job, Service
+from sgrt.server.tokens import final_text
+from sgrt.server.wanted import wanted
+from sgrt.server.wire import Constrained, check_limit, num_choices, sampling_params
+
+MAX_PROMPTS = 1024
+_SPELLING = {"max_tokens": "sampling_params.max_new_tokens", "logprobs": "top_logprobs_num"}
+_DEFAULT_MAX_NEW_TOKENS = 128
+
+
+class NativeSampling(Constrained, kw_only=True, forbid_unknown_fields=True):
+    """``sampling_params``."""
+
+    max_new_tokens: int | None = None
+    min_new_tokens: int | None = None
+    stop_regex: str | list[str] | None = None
+    sampling_seed: int | None = None
+    skip_special_tokens: bool | None = None
+    spaces_between_special_tokens: bool | None = None
+    no_stop_trim: bool | None = None
+    custom_params: dict[str, Any] | None = None
+    stream_interval: int | None = None
+
+
+class GenerateRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The body. What holds a list per prompt in SGLang may do so here."""
+
+    text: str | list[str] | None = None
+    input_ids: list[Any] | None = None
+    sampling_params: Any = None
+    return_logprob: bool | list[bool] | None = None
+    logprob_start_len: int | list[int] | None = None
+    top_logprobs_num: int | list[int] | None = None
+    return_text_in_logprobs: bool | None = None
+    stream: bool | None = None
+    rid: str | list[str] | None = None
+    model: str | None = None
+    priority: int | None = None
+    extra_key: str | None = None
+    log_metrics: bool | None = None
+    # What this server does not do; only the values that ask for nothing pass.
+    input_embeds: Any = None
+    image_data: Any = None
+    video_data: Any = None
+    audio_data: Any = None
+    modalities: Any = None
+    lora_path: Any = None
+    session_params: Any = None
+    custom_logit_processor: Any = None
+    token_ids_logprob: Any = None
+    return_hidden_states: bool | None = None
+
+
+_UNSUPPORTED = (
+    "input_embeds",
+    "image_data",
+    "video_data",
+    "audio_data",
+    "modalities",
+    "lora_path",
+    "session_params",
+    "custom_logit_processor",
+    "token_ids_logprob",
+    "return_hidden_states",
+)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt and how it is continued.
+
+    Args:
+        start: index of the first prompt token whose log-probability is told; None tells none.
+        top: alternatives per token, where ``logprobs`` are told.
+    """
+
+    job: Job
+    id: str
+    logprobs: bool
+    start: int | None
+    top: int
+    keep_stop: bool
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request that has been understood."""
+
+    prompts: tuple[Prompt, ...]
+    many: bool
+    stream: bool
+    texts: bool
+    began: float = field(default_factory=time.perf_counter)
+
+
+async def generate(call: Call) -> Answer | EventStream:
+    """``POST /generate``."""
+    wire = decode(call.json(), GenerateRequest)
+    request = _read(wire, call)
+    if request.stream:
+        return EventStream(_stream(call, request))
+    service = call.service
+    async with service.admitted(), AsyncExitStack() as stack:
+        groups = [
+            (prompt, await stack.enter_async_context(service.running(prompt.job, prompt.id)))
+            for prompt in request.prompts
+        ]
+        answers = []
+        for prompt, followers in groups:
+            told = await _input_logprobs(service, prompt, request)
+            answers += [await _answer(service, request, prompt, f, told) for f in followers]
+    return Answer(answers if request.many or len(answers) > 1 else answers[0])
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _read(wire: GenerateRequest, call: Call) -> Request:
+    service = call.service
+    for name in _UNSUPPORTED:
+        if getattr(wire, name) not in (None, False, [], "", {}):
+            raise bad_request(f"{name} is not supported", name, "unsupported")
+    service.model_named(wire.model)
+    values, many, at = _prompts(wire)
+    check_limit(at, len(values), MAX_PROMPTS)
+    sampling = _each(wire.sampling_params or {}, len(values), "sampling_params", dict)
+    logprobs = _each(
+        bool(wire.return_logprob)
+        if not isinstance(wire.return_logprob, list)
+        else wire.return_logprob,
+        len(values),
+        "return_logprob",
+        bool,
+    )
+    starts = _each(
+        -1 if wire.logprob_start_len is None else wire.logprob_start_len,
+        len(values),
+        "logprob_start_len",
+        int,
+    )
+    tops = _each(wire.top_logprobs_num or 0, len(values), "top_logprobs_num", int)
+    ids = _ids(wire.rid, len(values), call.request_id)
+    prompts = tuple(
+        _prompt(
+            call,
+            wire,
+            value,
+            f"{at}[{i}]" if many else at,
+            sampling[i],
+            logprobs[i],
+            starts[i],
+            tops[i],
+            ids[i],
+        )
+        for i, value in enumerate(values)
+    )
+    return Request(prompts, many, bool(wire.stream), bool(wire.return_text_in_logprobs))
+
+
+def _prompts(wire: GenerateRequest) -> tuple[list[Any], bool, str]:
+    """The prompts, whether they came as a list, and the field they came in."""
+    if (wire.text is None) == (wire.input_ids is None):
+        raise bad_request("give either text or input_ids", "text")
+    if wire.text is not None:
+        many = isinstance(wire.text, list)
+        values: list[Any] = wire.text if isinstance(wire.text, list) else [wire.text]
+        at = "text"
+    else:
+        assert wire.input_ids is not None
+        many = bool(wire.input_ids) and isinstance(wire.input_ids[0], list)
+        values, at = (wire.input_ids if many else [wire.input_ids]), "input_ids"
+    if not values:
+        raise bad_request(f"{at} is empty", at)
+    return values, many, at
+
+
+def _each(value: Any, count: int, at: str, kind: type) -> list[Any]:
+    """One value per prompt."""
+    values = value if isinstance(value, list) else [value] * count
+    if len(values) != count:
+        raise bad_request(f"{at}: {len(values)} values for {count} prompts", at)
+    for i, item in enumerate(values):
+        if type(item) is not kind:
+            raise bad_request(f"{at}[{i}] must be a {kind.__name__}", at)
+    return values
+
+
+def _ids(rid: str | list[str] | None, count: int, request_id: str) -> list[str]:
+    if isinstance(rid, list):
+        if len(rid) != count:
+            raise bad_request(f"rid: {len(rid)} values for {count} prompts", "rid")
+        return rid
+    base = rid or request_id
+    return [base] if count == 1 else [f"{base}_{i}" for i in range(count)]
+
+
+def _prompt(
+    call: Call,
+    wire: GenerateRequest,
+    value: Any,
+    at: str,
+    sampling: dict[str, Any],
+    logprobs: bool,
+    start: int,
+    top: int,
+    rid: str,
+) -> Prompt:
+    service = call.service
+    params = decode(sampling, NativeSampling, at="sampling_params")
+    _check_sampling(params)
+    asked = wanted(params)
+    check_limit("top_logprobs_num", top, service.config.max_logprobs)
+    if params.seed is not None and params.sampling_seed is not None:
+        raise bad_request("seed and sampling_seed are the same", "sampling_params.sampling_seed")
+    params.seed = params.sampling_seed if params.seed is None else params.seed
+    job = Job(
+        prompt=_text_or_ids(value, at),
+        params=sampling_params(
+            params,
+            service.config,
+            max_tokens=_DEFAULT_MAX_NEW_TOKENS
+            if params.max_new_tokens is None
+            else params.max_new_tokens,
+            min_tokens=params.min_new_tokens,
+            logprobs=top if logprobs else None,
+        ),
+        constraint=asked.constraint if asked else None,
+        n=num_choices(params, service.config),
+        prompt_at=at,
+        constraint_at=f"sampling_params.{asked.at}" if asked else None,
+        spelling=_SPELLING,
+        namespace=call.namespace + (wire.extra_key or ""),
+        priority=wire.priority or 0,
+    )
+    wants_input = logprobs and start >= 0
+    return Prompt(
+        job, rid, logprobs, start if wants_input else None, top, bool(params.no_stop_trim)
+    )
+
+
+def _check_sampling(params: NativeSampling) -> None:
+    at = "sampling_params"
+    if params.stop_regex:
+        raise bad_request(f"{at}.stop_regex is not supported", f"{at}.stop_regex", "unsupported")
+    if params.skip_special_tokens is False:
+        raise bad_request(
+            f"{at}.skip_special_tokens=false: texts have no special tokens here",
+            f"{at}.skip_special_tokens",
+        )
+    if params.custom_params:
+        raise bad_request(
+            f"{at}.custom_params is not supported", f"{at}.custom_params", "unsupported"
+        )
+    for name in ("max_tokens", "min_tokens", "response_format", "structured_outputs"):
+        if getattr(params, name) is not None:
+            raise bad_request(f"unknown field '{at}.{name}'", f"{at}.{name}", "unknown_field")
+
+
+def _text_or_ids(value: Any, at: str) -> Any:
+    if isinstance(value, str):
+        if not value:
+            raise bad_request(f"{at} is empty", at)
+        return (Text(value),)
+    if isinstance(value, list) and value and all(type(i) is int for i in value):
+        return value
+    raise bad_request(f"{at} must be token ids", at)
+
+
+# ---------------------------------------------------------------- answering
+
+
+_Told = dict[str, Any]
+
+
+async def _input_logprobs(service: Service, prompt: Prompt, request: Request) -> _Told:
+    """Log-probabilities of the prompt's tokens; the first has none, as in SGLang."""
+    if not prompt.logprobs:
+        return {}
+    told: _Told = {"input_token_logprobs": [], "input_top_logprobs": []}
+    if prompt.start is None:
+        return told
+    ids = await service.token_ids(prompt.job)
+    start = min(prompt.start, len(ids) - 1)
+    scored = await service.prompt_logprobs(ids, start, prompt.top, prompt.job.namespace)
+    told["input_token_logprobs"] = [
+        _triple(service, request, None, ids[start]),
+        *(_triple(service, request, t.logprob, t.token_id) for t in scored),
+    ]
+    told["input_top_logprobs"] = [None, *(_top(service, request, t) for t in scored)]
+    return told
+
+
+async def _answer(
+    service: Service, request: Request, prompt: Prompt, follower: Follower, told: _Told
+) -> dict[str, Any]:
+    try:
+        result = await follower.result()
+    except Cancelled as error:
+        return _aborted(prompt, request, follower, error)
+    text = final_text(result, keep_stop=prompt.keep_stop)
+    tokens = result.logprobs or ()
+    return _item(service, request, prompt, text, result.token_ids, tokens, told, result)
+
+
+def _item(
+    service: Service,
+    request: Request,
+    prompt: Prompt,
+    text: str,
+    output_ids: Sequence[int],
+    tokens: Sequence[TokenLogprob],
+    told: _Told,
+    result: GenerateResult | None,
+) -> dict[str, Any]:
+    """One answer, or what there is of it so far (``result`` is None)."""
+    meta: dict[str, Any] = {
+        "id": prompt.id,
+        "finish_reason": _finish(result),
+        "prompt_tokens": 0,
+        "weight_version": "default",
+        "completion_tokens": len(output_ids),
+        "cached_tokens": 0,
+        "e2e_latency": round(time.perf_counter() - request.began, 6),
+    }
+    if result is not None:
+        meta["prompt_tokens"] = result.usage.prompt
+        meta["cached_tokens"] = result.usage.cached
+        meta["completion_tokens"] = result.usage.forced + result.usage.sampled
+    if prompt.logprobs:
+        meta |= told
+        meta["output_token_logprobs"] = [
+            _triple(service, request, t.logprob, t.token_id) for t in tokens
+        ]
+        meta["output_top_logprobs"] = [_top(service, request, t) for t in tokens]
+    return {"text": text, "output_ids": list(output_ids), "meta_info": meta}
+
+
+def _finish(result: GenerateResult | None) -> dict[str, Any] | None:
+    if result is None:
+        return None
+    if result.finish_reason == "length":
+        return {"type": "length", "length": len(result.token_ids)}
+    return {"type": "stop", "matched": result.stop_match}
+
+
+def _aborted(
+    prompt: Prompt, request: Request, follower: Follower, error: Cancelled
+) -> dict[str, Any]:
+    events = follower.handle.events_from(0)
+    ids = [i for event in events for i in event.token_ids]
+    return {
+        "text": "".join(event.text for event in events),
+        "output_ids": ids,
+        "meta_info": {
+            "id": prompt.id,
+            "finish_reason": {"type": "abort", "message": str(error)},
+            "prompt_tokens": 0,
+            "completion_tokens": len(ids),
+            "cached_tokens": 0,
+            "e2e_latency": round(time.perf_counter() - request.began, 6),
+        },
+    }
+
+
+def _triple(service: Service, request: Request, logprob: float | None, token_id: int) -> list[Any]:
+    text = service.engine.tokenizer.piece(token_id) if request.texts else None
+    return [logprob, token_id, text]
+
+
+def _top(service: Service, request: Request, token: TokenLogprob) -> list[list[Any]] | None:
+    return [_triple(service, request, p, i) for i, p in token.top] or None
+
+
+async def _stream(call: Call, request: Request) -> AsyncIterator[bytes]:
+    """Answers so far, with the whole text each time; the last of each has a reason."""
+    service = call.service
+    async with service.admitted(), AsyncExitStack() as stack:
+        flat: list[tuple[Prompt, Follower, _Told]] = []
+        for prompt in request.prompts:
+            followers = await stack.enter_async_context(service.running(prompt.job, prompt.id))
+            told = await _input_logprobs(service, prompt, request)
+            flat += [(prompt, follower, told) for follower in followers]
+        so_far = [_SoFar() for _ in flat]
+        several = request.many or len(flat) > 1
+        async for index, events in merged([f for _, f, _ in flat]):
+            prompt, follower, told = flat[index]
+            so_far[index].add(events)
+            if so_far[index].changed and not follower.handle.done():
+                item = so_far[index].item(service, request, prompt, told)
+                yield sse(encode({**item, "index": index} if several else item))
+        for index, (prompt, follower, told) in enumerate(flat):
+            item = await _answer(service, request, prompt, follower, told)
+            yield sse(encode({**item, "index": index} if several else item))
+
+
+@dataclass
+class _SoFar:
+    text: str = ""
+    ids: list[int] = field(default_factory=list)
+    tokens: list[TokenLogprob] = field(default_factory=list)
+    changed: bool = False
+
+    def add(self, events: Sequence[TokenEvent]) -> None:
+        before = len(self.text)
+        for event in events:
+            self.text += event.text
+            self.ids += event.token_ids
+            self.tokens += event.logprobs
+        self.changed = len(self.text) > before
+
+    def item(
+        self, service: Service, request: Request, prompt: Prompt, told: _Told
+    ) -> dict[str, Any]:
+        return _item(service, request, prompt, self.text, self.ids, self.tokens, told, None)

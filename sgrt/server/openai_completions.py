@@ -1,0 +1,295 @@
+"""``/v1/completions``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from sgrt.core import GenerateResult, Text, TokenEvent, TokenLogprob
+from sgrt.server.body import decode
+from sgrt.server.failures import bad_request
+from sgrt.server.follow import Follower, merged
+from sgrt.server.http import Answer, Call, EventStream, encode, sse
+from sgrt.server.service import Job, Service
+from sgrt.server.tokens import ending, final_text, floored, shown
+from sgrt.server.usage import usage
+from sgrt.server.wanted import wanted
+from sgrt.server.wire import (
+    Labels,
+    StreamOptions,
+    check_labels,
+    check_limit,
+    num_choices,
+    sampling_params,
+)
+
+MAX_PROMPTS = 1024
+
+
+class CompletionRequest(Labels, kw_only=True, forbid_unknown_fields=True):
+    """The body. ``prompt`` is a text, token ids, or a list of either."""
+
+    prompt: Any
+    model: str | None = None
+    echo: bool | None = None
+    logprobs: int | None = None
+    best_of: int | None = None
+    suffix: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    add_special_tokens: bool | None = None
+    skip_special_tokens: bool | None = None
+    include_stop_str_in_output: bool | None = None
+
+
+_SPELLING: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A request that has been understood."""
+
+    jobs: tuple[Job, ...]
+    model: str
+    echo: bool
+    keep_stop: bool
+    stream: bool
+    usage: bool
+    id: str
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def head(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "object": "text_completion",
+            "created": self.created,
+            "model": self.model,
+        }
+
+
+async def completions(call: Call) -> Answer | EventStream:
+    """``POST /v1/completions``."""
+    wire = decode(call.json(), CompletionRequest)
+    request = _read(wire, call)
+    if request.stream:
+        return EventStream(_stream(call, request))
+    async with call.service.admitted(), AsyncExitStack() as stack:
+        followers = await _start(call, request, stack)
+        echoes = [await _echo(call.service, job, request) for job in request.jobs]
+        results = [[await f.result() for f in group] for group in followers]
+    flat = [result for group in results for result in group]
+    choices = [
+        _choice(call.service, request, i, echoes[p], result)
+        for i, (p, result) in enumerate((p, r) for p, group in enumerate(results) for r in group)
+    ]
+    return Answer({**request.head, "choices": choices, "usage": usage(*results)} if flat else {})
+
+
+def _read(wire: CompletionRequest, call: Call) -> Completion:
+    service = call.service
+    check_labels(wire)
+    n = num_choices(wire, service.config)
+    _check_fixed(wire, n)
+    asked = wanted(wire)
+    params = sampling_params(
+        wire,
+        service.config,
+        max_tokens=16 if wire.max_tokens is None else wire.max_tokens,
+        logprobs=wire.logprobs,
+    )
+    prompts = _prompts(wire.prompt, service, bos=wire.add_special_tokens is not False)
+    check_limit("prompt", len(prompts) * n, MAX_PROMPTS)
+    jobs = tuple(
+        Job(
+            prompt=prompt,
+            params=params,
+            constraint=asked.constraint if asked else None,
+            n=n,
+            prompt_at="prompt" if len(prompts) == 1 else f"prompt[{i}]",
+            constraint_at=asked.at if asked else None,
+            spelling=_SPELLING,
+            namespace=call.namespace + (wire.cache_salt or ""),
+            priority=wire.priority or 0,
+        )
+        for i, prompt in enumerate(prompts)
+    )
+    return Completion(
+        jobs,
+        service.model_named(wire.model),
+        echo=bool(wire.echo),
+        keep_stop=bool(wire.include_stop_str_in_output),
+        stream=bool(wire.stream),
+        usage=wire.stream_options is not None and bool(wire.stream_options.include_usage),
+        id=f"cmpl-{call.request_id}",
+    )
+
+
+def _check_fixed(wire: CompletionRequest, n: int) -> None:
+    if wire.best_of not in (None, n):
+        raise bad_request("best_of: all drawn texts are returned; use n", "best_of", "unsupported")
+    if wire.suffix:
+        raise bad_request("suffix: this model does not fill in the middle", "suffix", "unsupported")
+    if wire.skip_special_tokens is False:
+        raise bad_request(
+            "skip_special_tokens=false: texts have no special tokens here", "skip_special_tokens"
+        )
+    if wire.stream_options is not None and not wire.stream:
+        raise bad_request("stream_options needs stream=true", "stream_options")
+    if wire.max_tokens == 0 and not wire.echo:
+        raise bad_request("max_tokens=0 leaves nothing to return without echo", "max_tokens")
+    if wire.echo and wire.stream and wire.logprobs is not None:
+        raise bad_request("echo with logprobs cannot be streamed", "echo", "unsupported")
+
+
+def _prompts(value: Any, service: Service, *, bos: bool) -> list[Any]:
+    """Each prompt as runs of text or as token ids."""
+    if isinstance(value, str) or _is_ids(value):
+        return [_prompt(value, "prompt", bos=bos)]
+    if not isinstance(value, list) or not value:
+        raise bad_request("prompt must be a text, token ids, or a list of them", "prompt")
+    return [_prompt(item, f"prompt[{i}]", bos=bos) for i, item in enumerate(value)]
+
+
+def _is_ids(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(item) is int for item in value)
+
+
+def _prompt(value: Any, at: str, *, bos: bool) -> Any:
+    if isinstance(value, str):
+        if not value:
+            raise bad_request(f"{at} is empty", at)
+        return (Text(value),)
+    if _is_ids(value):
+        return value
+    raise bad_request(f"{at} must be a text or token ids", at)
+
+
+async def _start(call: Call, request: Completion, stack: AsyncExitStack) -> list[list[Follower]]:
+    return [
+        await stack.enter_async_context(call.service.running(job, call.request_id))
+        for job in request.jobs
+    ]
+
+
+# ---------------------------------------------------------------- echoed prompts
+
+
+@dataclass(frozen=True)
+class Echo:
+    """A prompt as the answer repeats it."""
+
+    text: str = ""
+    tokens: tuple[TokenLogprob | int, ...] = ()
+
+
+async def _echo(service: Service, job: Job, request: Completion) -> Echo:
+    if not request.echo:
+        return Echo()
+    ids = await service.token_ids(job)
+    tokenizer = service.engine.tokenizer
+    texts = [part.text for part in job.prompt if isinstance(part, Text)]
+    text = "".join(texts) if texts else tokenizer.decode(ids)
+    if job.params.logprobs is None:
+        return Echo(text)
+    scored = await service.prompt_logprobs(ids, 0, job.params.logprobs, job.namespace)
+    return Echo(text, (ids[0], *scored))
+
+
+def _choice(
+    service: Service, request: Completion, index: int, echo: Echo, result: GenerateResult
+) -> dict[str, Any]:
+    logprobs = None
+    if result.logprobs is not None:
+        logprobs = _logprobs(service, (*echo.tokens, *result.logprobs))
+    return {
+        "index": index,
+        "text": echo.text + final_text(result, keep_stop=request.keep_stop),
+        "logprobs": logprobs,
+        "finish_reason": result.finish_reason,
+        "matched_stop": result.stop_match,
+    }
+
+
+def _logprobs(
+    service: Service, tokens: Sequence[TokenLogprob | int], offset: int = 0
+) -> dict[str, Any]:
+    """Parallel lists; a plain id has no logprob (nothing stands before it)."""
+    tokenizer = service.engine.tokenizer
+    texts: list[str] = []
+    values: list[float | None] = []
+    top: list[dict[str, float] | None] = []
+    offsets: list[int] = []
+    for token in tokens:
+        token_id = token if isinstance(token, int) else token.token_id
+        texts.append(shown(tokenizer, token_id))
+        offsets.append(offset)
+        offset += len(tokenizer.token_bytes(token_id).decode(errors="replace"))
+        if isinstance(token, int):
+            values.append(None)
+            top.append(None)
+            continue
+        values.append(floored(token.logprob))
+        best = {shown(tokenizer, i): floored(p) for i, p in token.top}
+        top.append({**best, texts[-1]: floored(token.logprob)})
+    return {"tokens": texts, "token_logprobs": values, "top_logprobs": top, "text_offset": offsets}
+
+
+# ---------------------------------------------------------------- as events
+
+
+async def _stream(call: Call, request: Completion) -> AsyncIterator[bytes]:
+    service = call.service
+    async with service.admitted(), AsyncExitStack() as stack:
+        groups = await _start(call, request, stack)
+        followers = [f for group in groups for f in group]
+        if request.echo:
+            for p, group in enumerate(groups):
+                echo = await _echo(service, request.jobs[p], request)
+                for j in range(len(group)):
+                    yield _frame(request, sum(map(len, groups[:p])) + j, echo.text)
+        offsets = [0] * len(followers)
+        async for index, events in merged(followers):
+            frame, offsets[index] = _events_frame(service, request, index, events, offsets[index])
+            if frame:
+                yield frame
+        results = [[await f.result() for f in group] for group in groups]
+        for index, result in enumerate(r for group in results for r in group):
+            rest = ending(result, keep_stop=request.keep_stop)
+            yield _frame(request, index, rest, reason=result.finish_reason, stop=result.stop_match)
+    if request.usage:
+        yield sse(encode({**request.head, "choices": [], "usage": usage(*results)}))
+
+
+def _events_frame(
+    service: Service, request: Completion, index: int, events: Sequence[TokenEvent], offset: int
+) -> tuple[bytes, int]:
+    text = "".join(event.text for event in events)
+    tokens = [token for event in events for token in event.logprobs]
+    if not text and not tokens:
+        return b"", offset
+    logprobs = _logprobs(service, tokens, offset) if tokens else None
+    return _frame(request, index, text, logprobs), offset + len(text)
+
+
+def _frame(
+    request: Completion,
+    index: int,
+    text: str,
+    logprobs: dict[str, Any] | None = None,
+    *,
+    reason: str | None = None,
+    stop: str | int | None = None,
+) -> bytes:
+    choice: dict[str, Any] = {
+        "index": index,
+        "text": text,
+        "logprobs": logprobs,
+        "finish_reason": reason,
+    }
+    if stop is not None:
+        choice["matched_stop"] = stop
+    return sse(encode({**request.head, "choices": [choice]}))
