@@ -304,14 +304,18 @@ class Session:
         self._pending += parts
 
     def extend_ids(self, token_ids: Seq[int]) -> None:
+        ids = self._checked_ids(token_ids)
+        self._queue(*self._flush_or_fail(bos=False), operations.Extend(ids))
+        self._is_new = False
+        self._after_id = ids[-1] if ids else self._after_id
+
+    def _checked_ids(self, token_ids: Seq[int]) -> list[int]:
         ids = checked_ids(token_ids)
         size = self._parts.tokenizer.vocab_size
         bad = [i for i in ids if not 0 <= i < size]
         if bad:
             raise RequestError(f"token {bad[0]} does not exist: the vocabulary has {size}")
-        self._queue(*self._flush_or_fail(bos=False), operations.Extend(ids))
-        self._is_new = False
-        self._after_id = ids[-1] if ids else self._after_id
+        return ids
 
     def generate(self, segment: Segment) -> tuple[Generation, ...]:
         queued: list[Any] = []
@@ -365,6 +369,34 @@ class Session:
             if deadline_s is not None:
                 self._loop.watch(self._live, handle, deadline_s)
             self._queue(*flushed, operation)
+        return handle
+
+    def extend_scored(
+        self, token_ids: Seq[int], *, num_top: int = 0, deadline_s: float | None = None
+    ) -> Handle[tuple[core.TokenLogprob, ...]]:
+        """Append tokens, and tell how likely the model found each.
+
+        Args:
+            num_top: how many of the likeliest tokens to tell beside each.
+
+        Returns:
+            Per token its log-probability over the whole vocabulary.
+
+        Raises:
+            RequestError: an id outside the vocabulary.
+        """
+        core.check_deadline(deadline_s)
+        ids = self._checked_ids(token_ids)
+        handle: Handle[tuple[core.TokenLogprob, ...]] = self._handle()
+        with _Failing(self, handle):
+            if not ids:
+                raise RequestError("no tokens to score")
+            flushed = self._flush(bos=False)
+            if deadline_s is not None:
+                self._loop.watch(self._live, handle, deadline_s)
+            self._queue(*flushed, operations.ScoreText(ids, num_top, handle))
+            self._is_new = False
+            self._after_id = ids[-1]
         return handle
 
     def _encode_option(self, option: str) -> list[int]:

@@ -37,7 +37,7 @@ from sgrt.runtime.sampler import Row, Sampler, Token
 from sgrt.runtime.scheduler import Scheduler
 from sgrt.runtime.sequence import Sequence, Work
 from sgrt.runtime.stats import Stats
-from sgrt.runtime.tasks import BranchTask, Ending, GenerateTask
+from sgrt.runtime.tasks import BranchTask, Ending, GenerateTask, TextTask
 
 log = logging.getLogger("sgrt.engine")
 
@@ -58,7 +58,7 @@ class Live:
     def __init__(self, group: int, priority: int, namespace: str = "") -> None:
         self.seq = Sequence(group=group, priority=priority, namespace=namespace)
         self.queue: deque[Operation] = deque()
-        self.task: GenerateTask | BranchTask | None = None
+        self.task: GenerateTask | BranchTask | TextTask | None = None
         self.pending: Operation | None = None  # what other sequences carry out for this one
         self.unborn = False  # a fork that has not happened yet
         self.error: SgrtError | None = None
@@ -281,8 +281,8 @@ class Engine:
 
     def _take(self, live: Live, row: Row, token: Token) -> None:
         task = live.task
-        if isinstance(task, BranchTask):
-            if task.take(row.position, token.targets):
+        if isinstance(task, (BranchTask, TextTask)):
+            if task.take(row.position, token):
                 live.task = None
                 self.scheduler.park(live.seq)
                 task.done(None)
@@ -317,6 +317,16 @@ class Engine:
         live.task = task
         self._lives[live.seq] = live
         live.seq.want_states(task.start)
+        self.scheduler.add(live.seq)
+
+    def look_back(self, live: Live, task: TextTask) -> None:
+        """Start to compute how likely the last tokens of a sequence were."""
+        if task.end > self.limit:
+            raise PromptTooLong(task.end, self.limit)
+        live.task = task
+        self._lives[live.seq] = live
+        live.seq.want_states(task.start - 1)
+        live.seq.target_len -= 1  # nothing is asked of the last token's own state
         self.scheduler.add(live.seq)
 
     def fork(self, live: Live, children: Seq[Live]) -> None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
-from sgrt.core import Handle, ScoreResult, Scoring
+from sgrt.core import Handle, ScoreResult, Scoring, TokenLogprob
 from sgrt.errors import PromptTooLong, RequestError, SgrtError
 from sgrt.runtime.engine import Engine, Live
-from sgrt.runtime.tasks import BranchTask, GenerateTask
+from sgrt.runtime.tasks import BranchTask, GenerateTask, TextTask
 from sgrt.runtime.trie import Branch, Trie
 
 T = TypeVar("T")
@@ -55,6 +55,41 @@ class Call(Generic[T]):
 
     def fail(self, error: SgrtError) -> None:
         self.handle.fail(error)
+
+
+class ScoreText:
+    """Append tokens and tell how likely each was.
+
+    Args:
+        handle: gets a `TokenLogprob` per token.
+    """
+
+    def __init__(
+        self, token_ids: Seq[int], num_top: int, handle: Handle[tuple[TokenLogprob, ...]]
+    ) -> None:
+        self._token_ids = token_ids
+        self._num_top = num_top
+        self._handle = handle
+
+    def start(self, engine: Engine, live: Live) -> None:
+        start = len(live.seq.token_ids)
+        if start == 0:
+            raise RequestError("nothing stands before the first token, so it has no probability")
+        live.seq.token_ids += self._token_ids
+        end = len(live.seq.token_ids)
+        task = TextTask(start, end, self._num_top, partial(self._on_done, engine, live))
+        self._task = task
+        engine.look_back(live, task)
+
+    def _on_done(self, engine: Engine, live: Live, error: SgrtError | None) -> None:
+        if error is not None:
+            self._handle.fail(error)
+            return
+        self._handle.finish(self._task.result(self._token_ids))
+        engine.resume(live)
+
+    def fail(self, error: SgrtError) -> None:
+        self._handle.fail(error)
 
 
 @dataclass(eq=False, slots=True)

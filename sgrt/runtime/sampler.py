@@ -261,7 +261,9 @@ def _add_targets(
     for i in drawn_rows:
         targets = tuple(islice(found, len(rows[i].sampling.targets)))
         if targets:
-            tokens[i] = Token(-1, math.nan, (), targets)
+            token = tokens[i]
+            assert isinstance(token, Token)
+            tokens[i] = Token(-1, math.nan, token.top, targets)
 
 
 def _token(drawn: ops.Drawn, r: int, num_top: int) -> Token:

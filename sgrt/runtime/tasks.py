@@ -27,7 +27,7 @@ from sgrt.errors import ConstraintError, RequestError, SgrtError
 from sgrt.grammar.closing import Closing
 from sgrt.grammar.matcher import Grammar
 from sgrt.runtime.detokenizer import Detokenizer
-from sgrt.runtime.sampler import Row
+from sgrt.runtime.sampler import Row, Token
 from sgrt.runtime.sequence import Sequence
 from sgrt.runtime.trie import Branch
 
@@ -340,8 +340,46 @@ class BranchTask:
         targets = self.branch.nodes[position - 1 - self.start].targets
         return Row(seq, position, ops.SamplingRow(targets=targets, unmasked=True))
 
-    def take(self, position: int, logprobs: Seq[float]) -> bool:
+    def take(self, position: int, token: Token) -> bool:
         """Take those log-probabilities; returns whether they were the last."""
-        self.branch.nodes[position - 1 - self.start].fill(logprobs)
+        self.branch.nodes[position - 1 - self.start].fill(token.targets)
         self.num_filled += 1
         return self.num_filled == len(self.branch.nodes)
+
+
+@dataclass(eq=False)
+class TextTask:
+    """Asks how likely the tokens of a text were, and what else could have stood there.
+
+    Args:
+        start: position of the first token that is asked for, 1 or more.
+        end: position behind the last one.
+        num_top: how many of the likeliest tokens to tell beside each.
+        done: as for `BranchTask`.
+    """
+
+    start: int
+    end: int
+    num_top: int
+    done: Callable[[SgrtError | None], None]
+    counts: Counts = field(default_factory=Counts)
+    found: dict[int, TokenLogprob] = field(default_factory=dict)
+
+    def row(self, seq: Sequence, position: int) -> Row:
+        """Ask for the token that stands at ``position``."""
+        sampling = ops.SamplingRow(
+            targets=(seq.token_ids[position],), num_top=self.num_top, unmasked=True
+        )
+        return Row(seq, position, sampling)
+
+    def take(self, position: int, token: Token) -> bool:
+        """Take its log-probability; returns whether it was the last."""
+        self.found[position] = TokenLogprob(-1, token.targets[0], token.top)
+        return len(self.found) == self.end - self.start
+
+    def result(self, token_ids: Seq[int]) -> tuple[TokenLogprob, ...]:
+        """All of them in order, once they are known; ``token_ids`` are those asked for."""
+        found = (self.found[position] for position in range(self.start, self.end))
+        return tuple(
+            TokenLogprob(i, one.logprob, one.top) for i, one in zip(token_ids, found, strict=True)
+        )

@@ -197,7 +197,12 @@ class Service:
         with refusing("prompt"):
             session.extend_ids(token_ids[: start + 1])
             rest = token_ids[start + 1 :]
-            return await self.wait(session.score_tokens(rest, num_top)) if rest else ()
+            if not rest:
+                return ()
+            timeout_s = self.config.request_timeout_s
+            return await self.wait(
+                session.extend_scored(rest, num_top=num_top, deadline_s=timeout_s)
+            )
 
     async def aside(self, work: Callable[[], T]) -> T:
         """Run blocking work in a helper thread."""

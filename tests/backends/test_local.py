@@ -465,3 +465,28 @@ def test_process_that_ends_in_mid_generation_exits_cleanly(tmp_path: Path) -> No
     env = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{root / 'kernels'}"}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_scored_tokens_have_the_logprobs_of_options_and_the_top_of_generation(
+    engine: Engine,
+) -> None:
+    prompt, text = [5, 6, 7], [9, 40, 41, 9, 12]
+    session = engine.open()
+    session.extend_ids(prompt)
+    found = session.extend_scored(text, num_top=3).result(30)
+    assert [t.token_id for t in found] == text
+    assert session.token_ids()[-8:] == prompt + text
+    for position, token in enumerate(found):
+        alone = engine.open()
+        alone.extend_ids(session.token_ids()[: -len(text) + position])
+        params = SamplingParams(max_tokens=1, temperature=0, logprobs=3, ignore_eos=True)
+        (drawn,) = alone.generate([Generate(params=params)])
+        best = drawn.result(30).logprobs
+        assert best is not None and best[0].top == token.top
+        assert token.logprob <= token.top[0][1]
+
+
+def test_scored_tokens_of_an_empty_sequence_are_refused(engine: Engine) -> None:
+    session = engine.open()
+    with pytest.raises(RequestError, match="nothing stands before"):
+        session.extend_scored([5]).result(30)
