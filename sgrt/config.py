@@ -65,6 +65,8 @@ class EngineConfig:
         max_step_tokens: most tokens in one step (prefill chunks and decode rows together).
         prefix_cache: keep computed prefixes for later sequences.
         forced_runs: append text that a constraint leaves no choice about without sampling it.
+        grammar_cache: directory, writable by you alone, in which constraints that take long to
+            compile are kept as text for the next start; None keeps nothing.
         policy: order of waiting sequences: "lpm" longest cached prefix first, with aging;
             "fcfs" first come, first served.
         seed: of the generator that seeds unseeded requests.
@@ -81,6 +83,7 @@ class EngineConfig:
     max_step_tokens: int = 512
     prefix_cache: bool = True
     forced_runs: bool = True
+    grammar_cache: str | os.PathLike[str] | None = None
     policy: Policy = "lpm"
     seed: int = 0
 
@@ -94,6 +97,8 @@ class EngineConfig:
                 raise RequestError(f"{name}={getattr(self, name)!r}: must be True or False")
         if self.model is not None and not isinstance(self.model, (str, os.PathLike)):
             raise RequestError(f"model={self.model!r}: must be a name or a path")
+        if not isinstance(self.grammar_cache, (str, os.PathLike, type(None))):
+            raise RequestError(f"grammar_cache={self.grammar_cache!r}: must be a path or None")
         for name, allowed in _ONE_OF.items():
             if getattr(self, name) not in allowed:
                 raise RequestError(

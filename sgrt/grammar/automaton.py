@@ -154,6 +154,7 @@ def _merged_states(table: list[list[int]], accepting: list[bool]) -> list[int]:
     todo = [m for m in members if len(m) > 1]
     num_groups = 2
     while todo:
+        limits.check_patience()
         split = []
         for states in todo:
             by_targets: dict[tuple[int, ...], list[int]] = {}

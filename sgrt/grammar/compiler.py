@@ -9,34 +9,28 @@ import time
 from collections import OrderedDict
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 
-from sgrt.core import (
-    Choices,
-    Constraint,
-    Ebnf,
-    JsonSchema,
-    Lark,
-    OneOf,
-    Regex,
-    RepeatOf,
-    SequenceOf,
-    StructuralTag,
-    Substring,
-)
+from sgrt.core import Choices, Constraint, Regex
 from sgrt.errors import ConstraintError
-from sgrt.grammar import compose, ebnf, json_schema, lark_, layout, regex, structural
+from sgrt.grammar import limits, regex
 from sgrt.grammar.audit import audit_choices
-from sgrt.grammar.engines import llguidance_, tables
+from sgrt.grammar.engines import tables
 from sgrt.grammar.engines.llguidance_ import LLGrammar
 from sgrt.grammar.engines.trie import TrieGrammar
 from sgrt.grammar.matcher import Grammar
 from sgrt.grammar.risk import risk
+from sgrt.grammar.sources import source_of
+from sgrt.grammar.store import Store
 from sgrt.grammar.vocabulary import Vocabulary
 from sgrt.grammar.worker import Budget, CompileProcess
 
 log = logging.getLogger("sgrt.grammar")
 
 
+_PATIENCE = 0.25
+"""Seconds of CPU that this process spends on the audit of a constraint; more than nearly all take.
+Where it takes longer, it starts again in a process that can be killed."""
 _REFUSAL_SECONDS = 60.0
 _GRAMMAR_BYTES = 64 * 1024
 _BYTES_PER_BYTE = 64
@@ -46,13 +40,14 @@ _BYTES_PER_BYTE = 64
 
 @dataclass(slots=True)
 class CompileStats:
-    """What a compiler did: grammars built, answers from its cache, refusals, constraints tried
-    in a process of their own first, time building."""
+    """What a compiler did: grammars built, answers from its cache, refusals, constraints that
+    went to a process of their own, those found in its directory instead, time building."""
 
     num_compiled: int = 0
     num_cached: int = 0
     num_refused: int = 0
     num_proved: int = 0
+    num_stored: int = 0
     seconds: float = 0.0
     longest_seconds: float = 0.0
 
@@ -69,13 +64,16 @@ class _Entry:
 class GrammarCompiler:
     """Compiles constraints for one vocabulary; any number of threads may ask.
 
-    What `risk.risk` calls risky is built in a process that can be killed before it is built here,
-    so that no constraint can stop or end this process. Refusals are remembered for a minute.
+    What `risk.risk` calls risky, or takes the audit long, is built in a process that can be
+    killed, so that no constraint can stop or end this process; what comes back is the engine's
+    grammar text, whose cost is known then. Refusals are remembered for a minute.
 
     Args:
         max_cached: grammars kept, the least recently used go first.
         max_bytes: what they may take together, as estimated from the size of their text.
         budget: of one risky constraint.
+        directory: where what risky constraints became is kept for the next process that asks
+            (see `store`); None keeps nothing.
     """
 
     def __init__(
@@ -85,10 +83,12 @@ class GrammarCompiler:
         max_cached: int = 256,
         max_bytes: int = 256 * 1024 * 1024,
         budget: Budget = Budget(),  # noqa: B008  (frozen)
+        directory: Path | None = None,
     ) -> None:
         self.vocabulary = vocabulary
         self.stats = CompileStats()
         self.process = CompileProcess(vocabulary, budget)
+        self._store = None if directory is None else Store(directory, vocabulary.fingerprint)
         self._max_cached = max_cached
         self._max_bytes = max_bytes
         self._num_bytes = 0
@@ -105,8 +105,8 @@ class GrammarCompiler:
             ConstraintError: choices that are empty or cannot be written; a constraint that
                 crashes an engine; a risky one where no process can be started to try it.
 
-        Cost: milliseconds; waits for another thread that is building the same one. A risky
-            constraint is built twice, and the first one starts a process (some 0.5 s).
+        Cost: milliseconds; waits for another thread that is building the same one. The first
+            risky constraint starts a process (some 0.5 s).
         """
         future, is_mine = self._reserve(constraint)
         if is_mine:
@@ -143,8 +143,7 @@ class GrammarCompiler:
     def _fulfil(self, constraint: Constraint, future: Future[Grammar]) -> None:
         start = time.perf_counter()
         try:
-            self._prove(constraint)
-            grammar = build(constraint, self.vocabulary)
+            grammar = self._build(constraint)
         except BaseException as error:
             self._refuse(constraint, future, error)
             return
@@ -155,13 +154,33 @@ class GrammarCompiler:
             self.stats.longest_seconds = max(self.stats.longest_seconds, seconds)
         future.set_result(grammar)
 
-    def _prove(self, constraint: Constraint) -> None:
+    def _build(self, constraint: Constraint) -> Grammar:
+        if isinstance(constraint, (Choices, Regex)):
+            return build(constraint, self.vocabulary)
+        return LLGrammar(self.vocabulary, self._source(constraint))
+
+    def _source(self, constraint: Constraint) -> str:
         why = risk(constraint)
-        if why is not None:
-            log.debug("tried in a process of its own first: %s", why)
-            with self._lock:
-                self.stats.num_proved += 1
-            self.process.prove(constraint)
+        if why is None:
+            try:
+                with limits.patience(_PATIENCE):
+                    return source_of(constraint)
+            except limits.OutOfPatience:
+                why = f"more than {_PATIENCE} s"
+        return self._proved_source(constraint, why)
+
+    def _proved_source(self, constraint: Constraint, why: str) -> str:
+        known = self._store.get(constraint) if self._store else None
+        with self._lock:
+            self.stats.num_proved += known is None
+            self.stats.num_stored += known is not None
+        if known is not None:
+            return known
+        log.debug("built in a process of its own: %s", why)
+        source = self.process.prove(constraint)
+        if self._store:
+            self._store.put(constraint, source)
+        return source
 
     def _refuse(
         self, constraint: Constraint, future: Future[Grammar], error: BaseException
@@ -182,22 +201,20 @@ def _estimated_bytes(constraint: Constraint) -> int:
 
 
 def build(constraint: Constraint, vocabulary: Vocabulary) -> Grammar:
-    """Audit one constraint and build it with the engine that enforces it exactly."""
-    if isinstance(constraint, JsonSchema):
-        normal = json_schema.normalise(constraint.schema)
-        return LLGrammar(vocabulary, llguidance_.json_schema_source(normal, layout.of(constraint)))
-    if isinstance(constraint, Regex):
-        pattern = regex.rewrite(constraint.pattern, regex.PYTHON)
-        table = tables.try_build(vocabulary, pattern)
-        return table or LLGrammar(vocabulary, llguidance_.regex_source(pattern))
+    """Audit one constraint and build it here, whatever that costs."""
     if isinstance(constraint, Choices):
         return TrieGrammar(vocabulary, audit_choices(constraint))
-    if isinstance(constraint, Lark):
-        return LLGrammar(vocabulary, lark_.rules_of(constraint.grammar).source())
-    if isinstance(constraint, Ebnf):
-        return LLGrammar(vocabulary, ebnf.rules_of(constraint).source())
-    if isinstance(constraint, StructuralTag):
-        return LLGrammar(vocabulary, structural.rules_of(constraint).source())
-    if isinstance(constraint, (SequenceOf, OneOf, RepeatOf, Substring)):
-        return LLGrammar(vocabulary, compose.source(constraint))
-    raise ConstraintError(f"{type(constraint).__name__} is not a constraint")
+    if isinstance(constraint, Regex):
+        table = _try_table(constraint, vocabulary)
+        if table is not None:
+            return table
+    return LLGrammar(vocabulary, source_of(constraint))
+
+
+def _try_table(constraint: Regex, vocabulary: Vocabulary) -> Grammar | None:
+    pattern = regex.rewrite(constraint.pattern, regex.PYTHON)
+    try:
+        with limits.patience(_PATIENCE):
+            return tables.try_build(vocabulary, pattern)
+    except limits.OutOfPatience:
+        return None

@@ -1,30 +1,29 @@
-"""Which constraints might cost more than milliseconds to build, read off their text.
+"""Which constraints might cost an engine more than milliseconds, read off their text.
 
 What is harmless by this measure was measured: 20,000 random schemas and patterns up to the sizes
 of `limits`, and the largest of each kind below these numbers, took at most 0.3 s to build and
 to mask (nearly all under 5 ms); the engine bounds them by fuel. Where it has none, or where
-sizes multiply, a constraint is risky and goes to `worker.CompileProcess` first.
+sizes multiply, a constraint is risky and goes to `worker.CompileProcess`. (So does one whose audit
+takes long; that shows only as it runs.)
 """
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import fields, is_dataclass
 from decimal import Decimal
 from typing import Any
 
 from sgrt.core import Choices, JsonSchema, Regex, Substring
+from sgrt.errors import ConstraintError
+from sgrt.grammar import json_text
 
 MAX_BYTES = 64 * 1024
 MAX_STEP = 10_000
 """Product of the digits of all `multipleOf`: the engine builds a state per remainder, unbounded."""
-MAX_COMBINED = 64
-"""Schemas that are put together by keywords which may multiply them."""
 MAX_REPEATS = 10_000
 """Product of the counted repeats in grammars and compositions."""
 
-_COMBINING = frozenset(("allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas", "contains"))
 _REPEAT = re.compile(r"[{~,.]\s*(\d+)|(\d+)\s*\}")
 
 
@@ -35,6 +34,8 @@ def risk(constraint: Any) -> str | None:
     """
     if isinstance(constraint, (Choices, Regex)):
         return None  # the audit bounds what is built, to 0.3 s at most
+    if isinstance(constraint, JsonSchema):
+        return _schema_risk(constraint.schema)
     parts = _parts(constraint)
     num_bytes = sum(_num_bytes(part) for part in parts)
     if num_bytes > MAX_BYTES:
@@ -67,22 +68,21 @@ def _num_bytes(part: Any) -> int:
 
 
 def _schema_risk(text: str) -> str | None:
+    if "multiple" not in text and "\\u" not in text:
+        return None
     try:
-        todo: list[Any] = [json.loads(text)]
-    except (ValueError, RecursionError):
+        todo: list[Any] = [json_text.parse(text)]
+    except ConstraintError:
         return None  # refused before anything is built
-    step, combined = 1, 0
+    step = 1
     while todo:
         node = todo.pop()
         if isinstance(node, dict):
             step *= _digits(node.get("multipleOf"))
-            combined += sum(_size(node[keyword]) for keyword in _COMBINING & node.keys())
             todo += node.values()
         elif isinstance(node, list):
             todo += node
-    if step > MAX_STEP:
-        return f"multipleOf of {step} steps"
-    return f"{combined} combined schemas" if combined > MAX_COMBINED else None
+    return f"multipleOf of {step} steps" if step > MAX_STEP else None
 
 
 def _digits(value: Any) -> int:
@@ -92,10 +92,6 @@ def _digits(value: Any) -> int:
     digits = Decimal(repr(value)).as_tuple().digits
     size = int("".join(map(str, digits)))
     return max(1, abs(value) if isinstance(value, int) else size)
-
-
-def _size(value: Any) -> int:
-    return len(value) if isinstance(value, (list, dict)) else 1
 
 
 def _repeats_risk(parts: list[Any]) -> str | None:

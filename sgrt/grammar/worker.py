@@ -1,7 +1,8 @@
 """A process that can be killed: risky constraints are built there first.
 
-What an engine builds cannot be sent from one process to another. So the child only proves that
-building, and the first masks, stay within the budget; then the parent builds the same thing.
+The child writes a constraint as the engine's grammar text, and proves that building it, and its
+first masks, stay within the budget. The text comes back, or the refusal; the engine's own part,
+which cannot be sent from one process to another, is then built from it by the parent.
 
 Messages are JSON, one per line. The child is spawned at the first risky constraint, imports
 nothing but the grammar layer, and ends with its parent.
@@ -27,10 +28,12 @@ from typing import IO, Any, NoReturn
 
 import numpy as np
 
-from sgrt import core
+from sgrt import core, errors
 from sgrt.core import Constraint
 from sgrt.errors import ConstraintError, GrammarBudgetExceeded
+from sgrt.grammar.engines.llguidance_ import LLGrammar
 from sgrt.grammar.matcher import Grammar
+from sgrt.grammar.sources import source_of
 from sgrt.grammar.vocabulary import Vocabulary
 
 _COMMAND = (sys.executable, "-c", "from sgrt.grammar.worker import main; main()")
@@ -90,13 +93,16 @@ class CompileProcess:
         """The child's process id, where there is one."""
         return None if self._child is None else self._child.process.pid
 
-    def prove(self, constraint: Constraint) -> None:
-        """Build a constraint in the child. Returns where that ends within the budget, well or
-        with a refusal, which the caller's own build then repeats.
+    def prove(self, constraint: Constraint) -> str:
+        """Build a constraint in the child.
+
+        Returns:
+            The engine's grammar text of it.
 
         Raises:
             GrammarBudgetExceeded: it took too long, or too much memory.
-            ConstraintError: it crashed the child, or there can be no child.
+            ConstraintError: what it is refused for; or it crashed the child, or there can be no
+                child.
 
         Cost: that of building; the first time some 0.5 s more, for the child.
         """
@@ -106,8 +112,11 @@ class CompileProcess:
             answer = _exchange(child, message, self.budget.seconds)
             if answer is None:
                 self._explain_silence(child)
-            if answer.get("out_of_memory"):
-                raise self._out_of_memory()
+        if "refused" in answer:
+            raise decode_error(answer["refused"])
+        if "source" not in answer:
+            raise self._out_of_memory()
+        return str(answer["source"])
 
     def close(self) -> None:
         """End the child, whatever it does. Another `prove` starts another. Idempotent."""
@@ -239,7 +248,7 @@ def _exchange(child: _Child, message: dict[str, Any], seconds: float) -> dict[st
 
 
 def encode(value: Any) -> Any:
-    """A constraint as JSON values.
+    """A constraint as JSON values; equal ones alike.
 
     Raises:
         ConstraintError: it holds something else than constraints, tuples and JSON values.
@@ -265,6 +274,21 @@ def decode(value: Any) -> Any:
     return value
 
 
+def encode_error(error: ConstraintError) -> Any:
+    """A refusal as JSON values: its class and what it was made of."""
+    made_of = {k: v for k, v in vars(error).items() if k != "message"}
+    return {"class": type(error).__name__, "message": error.message, "made_of": made_of}
+
+
+def decode_error(value: Any) -> ConstraintError:
+    """What `encode_error` was given."""
+    kind = getattr(errors, value["class"])
+    if kind is ConstraintError:
+        return ConstraintError(value["message"], **value["made_of"])
+    found: ConstraintError = kind(**value["made_of"])
+    return found
+
+
 # ---------------------------------------------------------------- in the child
 
 
@@ -287,15 +311,17 @@ def _answer(message: dict[str, Any]) -> None:
 
 
 def _prove(constraint: Constraint, vocabulary: Vocabulary) -> dict[str, Any]:
-    from sgrt.grammar.compiler import build
-
     try:
-        _first_masks(build(constraint, vocabulary), vocabulary)
+        source = source_of(constraint)
+        _first_masks(LLGrammar(vocabulary, source), vocabulary)
     except MemoryError:
         return {"out_of_memory": True}
+    except ConstraintError as error:
+        return {"refused": encode_error(error)}
     except Exception as error:
-        return {"refused": type(error).__name__}
-    return {"built": True}
+        reason = f"compiling this constraint failed with {type(error).__name__}: {error!s:.200}"
+        return {"refused": encode_error(ConstraintError(reason))}
+    return {"source": source}
 
 
 def _first_masks(grammar: Grammar, vocabulary: Vocabulary) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 
 import torch
 
@@ -82,9 +83,15 @@ def load_parts(config: EngineConfig) -> Parts:
         ModelRunner(decoder, head, [KVGroup("full", storage)]),
         model.tokenizer,
         model.chat_template,
-        GrammarCompiler(grammar_vocabulary(model.tokenizer)),
+        _compiler(config, model),
         config.context_len,
     )
+
+
+def _compiler(config: EngineConfig, model: LoadedModel) -> GrammarCompiler:
+    cache = config.grammar_cache
+    directory = None if cache is None else Path(cache).expanduser()
+    return GrammarCompiler(grammar_vocabulary(model.tokenizer), directory=directory)
 
 
 def some_text_id(tokenizer: Tokenizer) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from grammar_support import byte_vocabulary
 
-from sgrt.core import Choices, JsonSchema, Regex
+from sgrt.core import Choices, JsonSchema, Lark, Regex
 from sgrt.errors import ConstraintError, ModelError, UnsupportedSchema
 from sgrt.grammar import compiler as compiler_module
 from sgrt.grammar.compiler import GrammarCompiler
@@ -18,18 +18,18 @@ from sgrt.grammar.vocabulary import Vocabulary
 
 def test_compile_asked_for_by_many_at_once_builds_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls, started, go_on = [], threading.Event(), threading.Event()
-    build = compiler_module.build
+    source_of = compiler_module.source_of
 
-    def slow(constraint: Any, vocabulary: Vocabulary) -> Any:
+    def slow(constraint: Any) -> str:
         calls.append(constraint)
         started.set()
         assert go_on.wait(10)
-        return build(constraint, vocabulary)
+        return source_of(constraint)
 
-    monkeypatch.setattr(compiler_module, "build", slow)
+    monkeypatch.setattr(compiler_module, "source_of", slow)
     compiler = GrammarCompiler(byte_vocabulary())
     with ThreadPoolExecutor(8) as pool:
-        futures = [pool.submit(compiler.compile, Regex("a+")) for _ in range(8)]
+        futures = [pool.submit(compiler.compile, Lark("start: /a+/")) for _ in range(8)]
         assert started.wait(10)
         go_on.set()
         grammars = {id(f.result(10)) for f in futures}
@@ -63,10 +63,10 @@ def test_compile_that_breaks_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> 
     """What is no verdict on the constraint says nothing about the next time."""
     compiler = GrammarCompiler(byte_vocabulary())
     with monkeypatch.context() as patch:
-        patch.setattr(compiler_module, "build", lambda constraint, vocabulary: 1 // 0)
+        patch.setattr(compiler_module, "source_of", lambda constraint: 1 // 0)
         with pytest.raises(ZeroDivisionError):
-            compiler.compile(Regex("a"))
-    assert compiler.compile(Regex("a")).matcher().forced() == [ord("a")]
+            compiler.compile(Lark('start: "a"'))
+    assert compiler.compile(Lark('start: "a"')).matcher().forced() == [ord("a")]
 
 
 def test_compile_forgets_the_least_recently_used_when_bytes_run_out() -> None:

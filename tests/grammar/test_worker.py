@@ -24,10 +24,17 @@ from sgrt.core import (
     SequenceOf,
     Substring,
 )
-from sgrt.errors import ConstraintError, GrammarBudgetExceeded
-from sgrt.grammar.compiler import GrammarCompiler
+from sgrt.errors import (
+    ConstraintError,
+    GrammarBudgetExceeded,
+    GrammarSyntaxError,
+    UnsupportedSchema,
+)
+from sgrt.grammar import compiler as compiler_module
+from sgrt.grammar import limits
+from sgrt.grammar.compiler import GrammarCompiler, build
 from sgrt.grammar.risk import MAX_BYTES, risk
-from sgrt.grammar.worker import Budget, CompileProcess, decode, encode
+from sgrt.grammar.worker import Budget, CompileProcess, decode, decode_error, encode, encode_error
 
 ENDLESS = JsonSchema('{"type":"integer","multipleOf":99999989}')  # many minutes
 COSTLY = JsonSchema('{"type":"integer","multipleOf":999983}')  # seconds, 400 MB
@@ -69,11 +76,42 @@ def test_worker_ends_a_compile_that_never_would(compiler: GrammarCompiler) -> No
 
 def test_worker_passes_on_what_is_within_the_budget(compiler: GrammarCompiler) -> None:
     assert compiler.compile(RISKY).matcher().completes(list(b"40022"))
-    with pytest.raises(ConstraintError, match="minimum"):
+    with pytest.raises(UnsupportedSchema, match="minimum") as caught:
         compiler.compile(REFUSED)
+    with pytest.raises(UnsupportedSchema) as here:
+        build(REFUSED, byte_vocabulary())
+    assert vars(caught.value) == vars(here.value) and str(caught.value) == str(here.value)
     before = compiler.stats.num_proved
     compiler.compile(JsonSchema('{"type":"integer","multipleOf":7}'))
     assert compiler.stats.num_proved == before
+
+
+def test_worker_takes_over_where_the_audit_takes_long(
+    compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = JsonSchema('{"type":"object","properties":{"late":{"type":"boolean"}}}')
+    before = compiler.stats.num_proved
+    monkeypatch.setattr(compiler_module, "_PATIENCE", 0.0)
+    grammar = compiler.compile(small)
+    assert compiler.stats.num_proved == before + 1
+    assert grammar.matcher().completes(list(b'{"late":true}'))
+    with limits.patience(1000):
+        limits.check_patience()
+    limits.check_patience()  # over with the block
+
+
+ERRORS = [
+    ConstraintError("a", hint="b"),
+    UnsupportedSchema("\ud800", pointer="/a~1b", keyword="not", hint=None),
+    GrammarSyntaxError("c", line=2, column=3),
+    GrammarBudgetExceeded("bytes", 3.5, 2, hint="d"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda e: type(e).__name__)
+def test_refusal_as_json_and_back_is_the_same(error: ConstraintError) -> None:
+    again = decode_error(json.loads(json.dumps(encode_error(error))))
+    assert (type(again), vars(again), str(again)) == (type(error), vars(error), str(error))
 
 
 def test_worker_asked_by_many_at_once_answers_each(compiler: GrammarCompiler) -> None:
@@ -97,7 +135,8 @@ def test_worker_ends_a_compile_that_takes_too_much_memory() -> None:
 
 CRASH = (
     "import os, sgrt.grammar.worker as w; "
-    "w._prove = lambda c, v: os.kill(os.getpid(), 11) if 'x' in c.schema else {}; w.main()"
+    "w.source_of = lambda c: os.kill(os.getpid(), 11) if 'x' in c.schema else 'start: \"a\"'; "
+    "w.main()"
 )
 
 
@@ -184,8 +223,7 @@ def test_something_else_as_json_is_refused() -> None:
     [
         (RISKY, "multipleOf of 20011"),
         (JsonSchema('{"allOf":[{"multipleOf":503},{"multiple\\u004ff":20.9}]}'), "multipleOf"),
-        (JsonSchema('{"const":"' + "a" * MAX_BYTES + '"}'), "bytes"),
-        (JsonSchema(json.dumps({"anyOf": [{}] * 65})), "65 combined"),
+        (Lark("start: " + '"a"' * (MAX_BYTES // 3 + 1)), "bytes"),
         (SequenceOf(("a", RISKY)), "multipleOf"),
         (RepeatOf(RepeatOf("a", 200, 200), 0, 90), "repeats"),
         (Lark("start: A{300}\nA: /a{1,300}/"), "repeats"),
@@ -204,6 +242,7 @@ def test_risk_of_what_multiplies_is_seen(constraint: Constraint, why: str) -> No
         JsonSchema('{"type":"number","multipleOf":0.01,"maximum":1e300}'),
         JsonSchema('{"properties":{"multipleOf":{"maxLength":100000}}}'),
         JsonSchema("not json"),
+        JsonSchema('{"const":"' + "a" * MAX_BYTES + '"}'),
         Substring("1,000,000 and 2,000,000 and {9000}"),
     ],
 )
