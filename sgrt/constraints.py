@@ -10,15 +10,40 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from sgrt.errors import ConstraintError
+
+
+class Composable:
+    """What `|`, `+` and `repeat` make of constraints and of strings that stand for themselves."""
+
+    def __or__(self, other: object) -> OneOf:
+        """One or the other."""
+        return _together(OneOf, self, other)
+
+    def __ror__(self, other: object) -> OneOf:
+        return _together(OneOf, other, self)
+
+    def __add__(self, other: object) -> SequenceOf:
+        """One after the other."""
+        return _together(SequenceOf, self, other)
+
+    def __radd__(self, other: object) -> SequenceOf:
+        return _together(SequenceOf, other, self)
+
+    def repeat(
+        self, at_least: int = 0, at_most: int | None = None, separator: str = ""
+    ) -> RepeatOf:
+        """Several times; arguments as of `RepeatOf`."""
+        return RepeatOf(cast("Constraint", self), at_least, at_most, separator)
+
 
 Separators = Literal["compact", "fixed", "flexible"]
 
 
 @dataclass(frozen=True)
-class JsonSchema:
+class JsonSchema(Composable):
     """Text is JSON that satisfies a schema.
 
     Args:
@@ -48,21 +73,21 @@ class JsonSchema:
 
 
 @dataclass(frozen=True)
-class Regex:
+class Regex(Composable):
     """The whole text matches a pattern (anchored at both ends)."""
 
     pattern: str
 
 
 @dataclass(frozen=True)
-class Choices:
+class Choices(Composable):
     """The whole text is one of these strings."""
 
     options: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Lark:
+class Lark(Composable):
     """The whole text is written by a grammar.
 
     Args:
@@ -74,17 +99,17 @@ class Lark:
 
 
 @dataclass(frozen=True)
-class Ebnf:
+class Ebnf(Composable):
     """The whole text is written by an EBNF grammar, a plain context-free one.
 
     Args:
         grammar: EBNF text; text begins with the rule ``root``. `sgrt.grammar.ebnf` says what is
             read.
-        dialect: "gbnf", that of llama.cpp.
+        dialect: "gbnf", that of llama.cpp, or "xgrammar", that of xgrammar and SGLang.
     """
 
     grammar: str
-    dialect: Literal["gbnf"] = "gbnf"
+    dialect: Literal["gbnf", "xgrammar"] = "gbnf"
 
 
 @dataclass(frozen=True)
@@ -103,7 +128,7 @@ class Structure:
 
 
 @dataclass(frozen=True)
-class StructuralTag:
+class StructuralTag(Composable):
     """Free text, in which each trigger begins one of the structures: tool calls inside of text.
 
     Args:
@@ -119,27 +144,84 @@ class StructuralTag:
         object.__setattr__(self, "triggers", tuple(self.triggers))
 
     @classmethod
-    def from_dict(cls, value: object) -> StructuralTag:
-        """The form that servers take: ``{"type": "structural_tag", "structures": [{"begin": …,
-        "schema": …, "end": …}, …], "triggers": […]}``.
+    def from_dict(cls, value: object) -> StructuralTag | StructuralFormat:
+        """The forms that servers take: ``{"type": "structural_tag", "format": {…}}``, or the old
+        ``{"type": "structural_tag", "structures": [{"begin": …, "schema": …, "end": …}, …],
+        "triggers": […]}``.
 
         Raises:
             ConstraintError: a key is missing, unknown or of the wrong type.
         """
+        if isinstance(value, Mapping) and "format" in value:
+            return StructuralFormat.from_dict(value)
         _check_keys("structural_tag", value, {"structures": list, "triggers": list}, {"type": str})
         assert isinstance(value, Mapping)
-        if value.get("type", "structural_tag") != "structural_tag":
-            raise ConstraintError(f"structural_tag: type={value['type']!r:.80} is another one")
+        _check_tag_type(value)
         structures = []
         for i, item in enumerate(value["structures"]):
             where = f"structural_tag: structures[{i}]"
             _check_keys(where, item, {"begin": str, "schema": (Mapping, bool), "end": str}, {})
-            try:
-                schema = json.dumps(item["schema"], ensure_ascii=False, allow_nan=False)
-            except (TypeError, ValueError, RecursionError) as error:
-                raise ConstraintError(f"{where}: schema is not JSON: {error}") from error
+            schema = _json_text(f"{where}: schema", item["schema"])
             structures.append(Structure(item["begin"], JsonSchema(schema), item["end"]))
         return cls(tuple(structures), tuple(value["triggers"]))
+
+
+@dataclass(frozen=True)
+class StructuralFormat(Composable):
+    """Text put together from formats, as xgrammar, SGLang and vLLM take it: constants, schemas,
+    patterns, free text, and tags around or between them.
+
+    Args:
+        format: JSON text of a format object, ``{"type": "sequence", "elements": […]}``;
+            `sgrt.grammar.tag_format` says what is read and how.
+    """
+
+    format: str
+
+    @classmethod
+    def from_dict(cls, value: object) -> StructuralFormat:
+        """``{"type": "structural_tag", "format": {…}}``.
+
+        Raises:
+            ConstraintError: a key is missing, unknown or of the wrong type.
+        """
+        _check_keys("structural_tag", value, {"format": Mapping}, {"type": str})
+        assert isinstance(value, Mapping)
+        _check_tag_type(value)
+        return cls(_json_text("structural_tag: format", value["format"]))
+
+
+@dataclass(frozen=True)
+class AnyText(Composable):
+    """Free text.
+
+    Args:
+        until: the text ends with the first of these that it spells, and only there. None given:
+            it may end anywhere.
+        excludes: what it never spells.
+        max_chars: most characters, those of ``until`` not counted.
+    """
+
+    until: tuple[str, ...] = ()
+    excludes: tuple[str, ...] = ()
+    max_chars: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("until", "excludes"):
+            given = getattr(self, name)
+            object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
+
+
+def _check_tag_type(value: Mapping[str, Any]) -> None:
+    if value.get("type", "structural_tag") != "structural_tag":
+        raise ConstraintError(f"structural_tag: type={value['type']!r:.80} is another one")
+
+
+def _json_text(where: str, value: object) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConstraintError(f"{where} is not JSON: {error}") from error
 
 
 _Kind = type | tuple[type, ...]
@@ -163,7 +245,7 @@ def _check_keys(
 
 
 @dataclass(frozen=True)
-class Substring:
+class Substring(Composable):
     """The text is a contiguous, non-empty part of another: a quotation.
 
     Args:
@@ -177,7 +259,7 @@ class Substring:
 
 
 @dataclass(frozen=True)
-class SequenceOf:
+class SequenceOf(Composable):
     """One after the other, nothing between.
 
     Args:
@@ -191,7 +273,7 @@ class SequenceOf:
 
 
 @dataclass(frozen=True)
-class OneOf:
+class OneOf(Composable):
     """One of these constraints, or of these strings."""
 
     options: tuple[Constraint | str, ...]
@@ -201,7 +283,7 @@ class OneOf:
 
 
 @dataclass(frozen=True)
-class RepeatOf:
+class RepeatOf(Composable):
     """The same constraint several times.
 
     Args:
@@ -223,6 +305,8 @@ Constraint = (
     | Lark
     | Ebnf
     | StructuralTag
+    | StructuralFormat
+    | AnyText
     | Substring
     | SequenceOf
     | OneOf
@@ -230,3 +314,19 @@ Constraint = (
 )
 """What a text can be held to. A composition is exact as a whole (the parts of ``SequenceOf``
 divide the text in any way that fits); one that the engine would read otherwise is refused."""
+
+
+_Composed = TypeVar("_Composed", OneOf, SequenceOf)
+
+
+def _together(kind: type[_Composed], *parts: object) -> _Composed:
+    """A composition, with the parts of compositions of the same kind taken out of them."""
+    flat: list[Any] = []
+    for part in parts:
+        if not isinstance(part, (str, Composable)):
+            return NotImplemented  # type: ignore[no-any-return]
+        if isinstance(part, kind):
+            flat += part.options if isinstance(part, OneOf) else part.parts
+        else:
+            flat.append(part)
+    return kind(tuple(flat))

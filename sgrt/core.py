@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from sgrt.constraints import AnyText as AnyText
 from sgrt.constraints import Choices as Choices
 from sgrt.constraints import Constraint as Constraint
 from sgrt.constraints import Ebnf as Ebnf
@@ -27,6 +28,7 @@ from sgrt.constraints import Regex as Regex
 from sgrt.constraints import RepeatOf as RepeatOf
 from sgrt.constraints import Separators as Separators
 from sgrt.constraints import SequenceOf as SequenceOf
+from sgrt.constraints import StructuralFormat as StructuralFormat
 from sgrt.constraints import StructuralTag as StructuralTag
 from sgrt.constraints import Structure as Structure
 from sgrt.constraints import Substring as Substring

@@ -1,37 +1,56 @@
 """Constraints put together: sequences, alternatives, repeats, with literal text between.
 
-A composition of regular constraints is one pattern. Where schemas or quotations take part, the
-rest is written character by character, and every situation that a text can be in is looked at:
-the engine reads a schema or a quotation greedily, so what may follow it must not be readable as
-its continuation, and nothing else may begin as it does at the same place. A composition that
-breaks this is refused; it would be enforced wrongly.
+A composition of regular constraints is one pattern. With recursive EBNF it is written character by
+character, which is exact whatever the parts are. Schemas, quotations, Lark grammars and free text
+are *boxes*: the engine reads them greedily, so what may follow one must not be readable as its
+continuation, and nothing else may begin as it does at the same place. Every situation that a text
+can be in is looked at; a composition that breaks this is refused, it would be enforced wrongly.
 """
 
 from __future__ import annotations
 
 import json
 from itertools import groupby
-from typing import Any
+from typing import get_args
 
 from sgrt.core import (
+    AnyText,
     Choices,
     Constraint,
     Ebnf,
     JsonSchema,
+    Lark,
     OneOf,
     Regex,
     RepeatOf,
     SequenceOf,
+    StructuralFormat,
+    StructuralTag,
     Substring,
 )
 from sgrt.errors import ConstraintError
-from sgrt.grammar import charset, ebnf, json_schema, layout, limits, regex, regular, substring
+from sgrt.grammar import (
+    boxes,
+    charset,
+    ebnf,
+    json_schema,
+    lark_,
+    layout,
+    limits,
+    regex,
+    regular,
+    structural,
+    substring,
+    tag_format,
+)
 from sgrt.grammar.audit import audit_choices
+from sgrt.grammar.boxes import Box
 from sgrt.grammar.charset import Charset
 from sgrt.grammar.engines import llguidance_
 from sgrt.grammar.rules import (
     EMPTY,
     NOTHING,
+    START,
     Alt,
     Lexeme,
     Node,
@@ -39,27 +58,19 @@ from sgrt.grammar.rules import (
     Rep,
     RuleSet,
     Seq,
-    children,
+    is_recursive,
     literal,
     mapped,
     pattern,
     prune,
+    refs,
 )
 
-_NUMBER = charset.of("-0123456789")
-_FIRST = {
-    "object": charset.of("{"),
-    "array": charset.of("["),
-    "string": charset.of('"'),
-    "number": _NUMBER,
-    "integer": _NUMBER,
-    "boolean": charset.of("tf"),
-    "null": charset.of("n"),
-}
-_IN_NUMBER = charset.of("+-.0123456789Ee")
+Composed = SequenceOf | OneOf | RepeatOf | Substring | AnyText | StructuralTag | StructuralFormat
+COMPOSED = get_args(Composed)
 
 
-def source(constraint: SequenceOf | OneOf | RepeatOf | Substring) -> str:
+def source(constraint: Composed) -> str:
     """The engine's grammar text of a composition.
 
     Raises:
@@ -71,76 +82,54 @@ def source(constraint: SequenceOf | OneOf | RepeatOf | Substring) -> str:
     node = prune(composer.node(constraint), lambda name: True)
     if node == NOTHING:
         raise ConstraintError("no text satisfies this constraint")
-    if not composer.edges:
-        size = _written_size(node)
-        limits.check_limit("characters of a composed pattern", size, limits.MAX_REGEX_SIZE)
-        return llguidance_.regex_source(regular.to_pattern(node))
-    composer.check(node)
-    return _rules(node).source()
-
-
-def _rules(node: Node) -> RuleSet:
-    """Rules that write a node; what only a terminal's definition can say becomes one."""
-    terminals: dict[str, Node] = {}
-
-    def leaf(node: Node) -> Node:
-        if not isinstance(node, Lexeme) or node.source.startswith("%json"):
-            return node
-        name = f"T{len(terminals)}"
-        terminals[name] = node
-        return Ref(name)
-
-    return RuleSet({"start": mapped(_joined(node), leaf)}, terminals)
-
-
-def _joined(node: Node) -> Node:
-    """A plain sequence with all that stands between two schemas or quotations as one terminal.
-
-    It is read as written: `Composer.check` found that no text which may end there can go on
-    with what comes next. Anywhere else greed could take too much, so characters stay single.
-    """
-    if not isinstance(node, Seq) or not all(_is_whole(part) for part in node.parts):
-        return node
-    parts: list[Node] = []
-    for is_lexeme, run in groupby(node.parts, lambda part: isinstance(part, Lexeme)):
-        same = tuple(run)
-        parts += same if is_lexeme else [pattern(regular.to_pattern(Seq(same)))]
-    return Seq(tuple(parts))
-
-
-def _is_whole(node: Node) -> bool:
-    """Whether this is a schema or quotation, or holds none."""
-    if isinstance(node, Lexeme):
-        return True
-    todo: list[Node] = [node]
-    while todo:
-        found = todo.pop()
-        if isinstance(found, Lexeme):
-            return False
-        todo += children(found)
-    return True
-
-
-def _written_size(node: Node) -> int:
-    return RuleSet({"start": node}).size()
+    if not composer.is_regular:
+        return composer.rule_set(node).source()
+    size = RuleSet({START: node}).size()
+    limits.check_limit("characters of a composed pattern", size, limits.MAX_REGEX_SIZE)
+    return llguidance_.regex_source(regular.to_pattern(node))
 
 
 class Composer:
     """Builds nodes of constraints.
 
     Attributes:
-        edges: of each schema and quotation, by its source: what it is called, what it may begin
-            with, and what could be read as its continuation.
+        rules, terminals, options: of the grammar, as in `RuleSet`; nodes refer to them.
+        boxes: what is known of those that the engine reads greedily, by name.
     """
 
     def __init__(self) -> None:
-        self.edges: dict[str, tuple[str, Charset, Charset]] = {}
+        self.rules: dict[str, Node] = {}
+        self.terminals: dict[str, Node] = {}
+        self.options: dict[str, str] = {}
+        self.boxes: dict[str, Box] = {}
         self.depth = 0
+        self._known: dict[object, Node] = {}
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether all nodes so far are patterns."""
+        return not (self.rules or self.terminals)
+
+    def rule_set(self, node: Node) -> RuleSet:
+        """The grammar whose texts are those of a node.
+
+        Raises:
+            ConstraintError: the engine would read it otherwise than it is meant.
+        """
+        if self.boxes:
+            self.check(node)
+        start = {START: self._joined(node)}
+        return RuleSet(start | self.rules, self.terminals, options=self.options)
+
+    # parts
 
     def node(self, part: Constraint | str) -> Node:
+        """The node of a constraint, made once however often it stands somewhere."""
         limits.check_limit("nested compositions", self.depth, limits.MAX_COMPOSED_DEPTH)
+        if part in self._known:
+            return self._known[part]
         self.depth += 1
-        node = self._node(part)
+        node = self._known[part] = self._node(part)
         self.depth -= 1
         return node
 
@@ -153,14 +142,20 @@ class Composer:
             case Choices():
                 return Alt(tuple(literal(option) for option in audit_choices(part)))
             case Ebnf():
-                return ebnf.inlined(part)
+                return self._ebnf(part)
+            case Lark():
+                return self._lark(part)
             case JsonSchema():
                 return self._schema(part)
             case Substring(text):
-                lexeme = substring.terminal(part)
                 chars = charset.of(text)
-                self.edges[lexeme.source] = ("a quotation", chars, chars)
-                return lexeme
+                return self.box(Box("a quotation", chars, chars), substring.terminal(part))
+            case AnyText():
+                return structural.any_text(part, self)
+            case StructuralTag():
+                return structural.tag(part, self)
+            case StructuralFormat():
+                return tag_format.node(part, self)
             case SequenceOf(parts):
                 return Seq(tuple(self.node(p) for p in parts))
             case OneOf(options):
@@ -169,15 +164,53 @@ class Composer:
                 return self._repeat(part)
         raise ConstraintError(f"{type(part).__name__} cannot be part of a composition")
 
+    def box(self, box: Box, node: Node, *, is_lazy: bool = False) -> Ref:
+        """A part that the engine reads by itself, as a name that nodes refer to."""
+        name = f"box {len(self.boxes)}"
+        self.boxes[name] = box
+        return self.rule(name, node, is_lazy=is_lazy)
+
+    def rule(self, name: str, node: Node, *, is_lazy: bool = False) -> Ref:
+        """A rule of its own; what only a terminal's definition can say becomes a terminal.
+
+        Args:
+            is_lazy: read as little text as possible; the node is one lexeme.
+        """
+        is_rule = is_lazy or not isinstance(node, Lexeme) or node.source.startswith("%json")
+        (self.rules if is_rule else self.terminals)[name] = node
+        if is_lazy:
+            self.options[name] = "[lazy]"
+        return Ref(name)
+
+    def embed(self, rule_set: RuleSet) -> Ref:
+        """Take over the rules of another grammar; its first rule."""
+        prefix = f"{len(self.rules)}."
+
+        def leaf(node: Node) -> Node:
+            return Ref(prefix + node.name) if isinstance(node, Ref) else node
+
+        for own, others in ((self.rules, rule_set.rules), (self.terminals, rule_set.terminals)):
+            own.update({prefix + name: mapped(node, leaf) for name, node in others.items()})
+        self.options |= {prefix + name: option for name, option in rule_set.options.items()}
+        return Ref(prefix + START)
+
+    def _ebnf(self, constraint: Ebnf) -> Node:
+        rules = ebnf.parse(constraint)
+        if not is_recursive(rules):
+            return ebnf.inlined(rules)
+        rule_set = RuleSet({START: Ref(ebnf.ROOT), **rules})
+        rule_set.check()
+        return self.embed(rule_set)
+
+    def _lark(self, constraint: Lark) -> Node:
+        rule_set = lark_.rules_of(constraint.grammar)
+        rule_set.check()
+        return self.box(boxes.of_lark(rule_set), self.embed(rule_set))
+
     def _schema(self, constraint: JsonSchema) -> Node:
         normal = json_schema.normalise(constraint.schema)
-        root = json.loads(normal)
-        names = _types(root, root)
-        extends = _IN_NUMBER if names & {"number", "integer"} else ()
         node = Lexeme(llguidance_.json_part(normal, layout.of(constraint)), len(normal))
-        first = charset.union(*(_FIRST[name] for name in names))
-        self.edges[node.source] = ("a schema", first, extends)
-        return node
+        return self.box(boxes.of_schema(json.loads(normal)), node)
 
     def _repeat(self, repeat: RepeatOf) -> Node:
         low, high = repeat.at_least, repeat.at_most
@@ -199,27 +232,46 @@ class Composer:
         )
         return Seq((body, rest)) if low else Rep(Seq((body, rest)), 0, 1)
 
+    # the whole
+
     def check(self, node: Node) -> None:
         """Refuse a composition that the engine would read otherwise than it is meant."""
-        for chars, lexemes in regular.states(node):
-            if len(lexemes) > 1:
-                raise ConstraintError(
-                    "two schemas or quotations can begin at the same place",
-                    hint="put them into one schema with anyOf, or begin them with different text",
-                )
-            for source_, (next_chars, next_lexemes) in lexemes.items():
-                what, first, extends = self.edges[source_]
-                _check_apart(f"{what} and other text can both begin", first, chars)
-                after = charset.union(next_chars, *(self.edges[s][1] for s in next_lexemes))
-                _check_apart(f"what follows {what} could be read as part of it", extends, after)
+        rules = {name: rule for name, rule in self.rules.items() if name not in self.boxes}
+        nullable = {name: box.nullable for name, box in self.boxes.items()}
+        for situation in regular.situations(node, rules, nullable):
+            for name, (chars, names) in situation.boxes.items():
+                box = self.boxes[name]
+                others = [self.boxes[n].first for n in situation.boxes if n != name]
+                begins = charset.union(situation.chars, *others)
+                what = f"{box.what} and other text can both begin"
+                _check_apart(what, box.first, begins, "begin them with different text")
+                after = charset.union(chars, *(self.boxes[n].first for n in names))
+                what = f"what follows {box.what} could be read as part of it"
+                _check_apart(what, box.extends, after, "put other text between them")
+
+    def _joined(self, node: Node) -> Node:
+        """A plain sequence with all that stands between two boxes as one terminal.
+
+        It is read as written: `check` found that no text which may end there can go on with
+        what comes next. Anywhere else greed could take too much, so characters stay single.
+        """
+        if not isinstance(node, Seq) or not all(map(self._is_whole, node.parts)):
+            return node
+        parts: list[Node] = []
+        for is_box, run in groupby(node.parts, lambda part: isinstance(part, Ref)):
+            same = tuple(run)
+            parts += same if is_box else [pattern(regular.to_pattern(Seq(same)))]
+        return Seq(tuple(parts))
+
+    def _is_whole(self, node: Node) -> bool:
+        """Whether this is a box, or a pattern."""
+        return (isinstance(node, Ref) and node.name in self.boxes) or not any(refs(node))
 
 
-def _check_apart(reason: str, one: Charset, other: Charset) -> None:
+def _check_apart(reason: str, one: Charset, other: Charset, hint: str) -> None:
     common = charset.intersection(one, other)
     if common:
-        raise ConstraintError(
-            f"{reason}: with {chr(common[0][0])!r}", hint="put other text between them"
-        )
+        raise ConstraintError(f"{reason}: with {chr(common[0][0])!r}", hint=hint)
 
 
 def _literal(text: str) -> Node:
@@ -228,33 +280,3 @@ def _literal(text: str) -> Node:
     if any("\ud800" <= char <= "\udfff" for char in text):
         raise ConstraintError(f"{text!r:.80} holds half a surrogate pair")
     return literal(text)
-
-
-def _types(node: Any, root: dict[str, Any]) -> set[str]:
-    """Types that values of a normal schema may have; too many rather than too few."""
-    found: set[str] = set()
-    todo, seen = [node], set()
-    while todo:
-        node = todo.pop()
-        if not isinstance(node, dict):
-            found |= set(_FIRST) if node is True else set()
-        elif "type" in node:
-            found |= {node["type"]} if isinstance(node["type"], str) else set(node["type"])
-        elif "enum" in node or "const" in node:
-            values = node["enum"] if "enum" in node else [node["const"]]
-            found |= {_type_of(value) for value in values}
-        elif "anyOf" in node:
-            todo += node["anyOf"]
-        elif str(node.get("$ref", "")).startswith("#/$defs/") and node["$ref"] not in seen:
-            seen.add(node["$ref"])
-            todo.append(root["$defs"].get(node["$ref"][8:], True))
-        elif "$ref" not in node:
-            return set(_FIRST)
-    return found
-
-
-def _type_of(value: object) -> str:
-    if value is None:
-        return "null"
-    kinds = ((bool, "boolean"), (str, "string"), (list, "array"), (dict, "object"))
-    return next((name for kind, name in kinds if isinstance(value, kind)), "number")

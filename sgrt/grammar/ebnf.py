@@ -1,14 +1,18 @@
-r"""EBNF grammar text in the GBNF dialect: what llama.cpp reads and xgrammar reads alike.
+r"""EBNF grammar text in two dialects that begin alike and differ in their corners.
 
-- ``name ::= …``; text begins with ``root``; ``|``, ``( )``, ``* + ?``, ``{n}``, ``{n,}``,
-  ``{n,m}``; comments by ``#``. A rule goes on over lines inside parentheses, after ``::=`` and
-  around ``|``.
-- ``"text"`` and ``[classes]`` with the escapes ``\n \r \t \\ \" \[ \] \- \^ \xHH \uHHHH
-  \UHHHHHHHH``; ``.`` is any character.
+Both: ``name ::= …``; text begins with ``root``; ``|``, ``( )``, ``* + ?``, ``{n}``, ``{n,}``,
+``{n,m}``; ``"text"`` and ``[classes]``; comments by ``#``.
+
+- "gbnf", of llama.cpp: a rule goes on over lines inside parentheses, after ``::=`` and around
+  ``|``; ``.`` is any character; escapes ``\n \r \t \\ \" \[ \] \- \^ \xHH \uHHHH \UHHHHHHHH``.
+- "xgrammar", of xgrammar, SGLang and vLLM: line breaks mean nothing, a rule's name stands first on
+  its line; names may hold ``.``; ``[^]`` is any character; escapes of C and ``\e \/ \uHHHH
+  \UHHHHHHHH``, ``\x`` with any number of digits, and in classes marks after a backslash;
+  ``Regex("…")`` is a pattern of `sgrt.grammar.regex` in which ``.`` is any character.
 
 A plain context-free grammar over characters: a text belongs to it if there is any way to derive
 it. Rules that are not recursive become one pattern, the others are read character by character.
-Tokens (``<…>``), look-ahead and macros are refused.
+Refused: tokens, look-ahead, rule options such as ``[max_tokens=9]``, macros but ``Regex``.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from typing import NoReturn
 
 from sgrt.core import Ebnf
 from sgrt.errors import ConstraintError, GrammarSyntaxError
-from sgrt.grammar import charset, limits
+from sgrt.grammar import charset, limits, regex, regular
 from sgrt.grammar.charset import Charset
 from sgrt.grammar.lark_ import Place
 from sgrt.grammar.rules import (
@@ -40,18 +44,59 @@ from sgrt.grammar.rules import (
 )
 
 ROOT = "root"
-_TOKENS = re.compile(
-    r"""(?P<newline>\r?\n)|(?P<space>[ \t]+|\#[^\n]*)
-    |(?P<name>[a-zA-Z_][a-zA-Z0-9_-]*)
+_MARKS = r"""
     |(?P<string>"(?:[^"\\\n]|\\.)*")|(?P<set>\[(?:[^\]\\\n]|\\.)*\])
-    |(?P<count>\{[ ]*(?P<low>[0-9]+)[ ]*(?P<comma>,?)[ ]*(?P<high>[0-9]*)[ ]*\})
-    |(?P<op>::=|[|()*+?.])""",
-    re.VERBOSE,
-)
-_ESCAPE = re.compile(
-    r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([nrt\\\"\[\]^-]))|([^\\])"
-)
-_CONTROLS = {"n": "\n", "r": "\r", "t": "\t"}
+    |(?P<count>\{\s*(?P<low>[0-9]+)\s*(?P<comma>,?)\s*(?P<high>[0-9]*)\s*\})
+    |(?P<op>::=|[|()*+?.])"""
+_HEX = r"""u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})"""
+
+
+@dataclass(frozen=True)
+class _Dialect:
+    """How a dialect spells things.
+
+    Args:
+        lines: whether a line break ends a rule.
+        escapes, in_sets: what stands behind a backslash in texts, and in classes besides.
+        any_char: how a class of everything is written.
+    """
+
+    tokens: re.Pattern[str]
+    lines: bool
+    hex_digits: re.Pattern[str]
+    escapes: dict[str, str]
+    in_sets: str
+    any_char: str
+
+
+_OWN = dict(zip('\\"', '\\"', strict=True))
+_DIALECTS = {
+    "gbnf": _Dialect(
+        tokens=re.compile(
+            r"(?P<newline>\r?\n)|(?P<space>[ \t]+|\#[^\n]*)|(?P<name>[a-zA-Z_][a-zA-Z0-9_-]*)"
+            + _MARKS,
+            re.VERBOSE,
+        ),
+        lines=True,
+        hex_digits=re.compile(r"x([0-9a-fA-F]{2})|" + _HEX),
+        escapes=_OWN | {"n": "\n", "r": "\r", "t": "\t"} | dict(zip("[]-^", "[]-^", strict=True)),
+        in_sets="",
+        any_char=".",
+    ),
+    "xgrammar": _Dialect(
+        tokens=re.compile(
+            r"(?P<space>[ \t\r\n]+|\#[^\r\n]*)|(?P<name>[a-zA-Z_.-][a-zA-Z0-9_.-]*)" + _MARKS,
+            re.VERBOSE,
+        ),
+        lines=False,
+        hex_digits=re.compile(r"x([0-9a-fA-F]+)|" + _HEX),
+        escapes=_OWN | dict(zip("nrtbfav0e/'?", "\n\r\t\b\f\a\v\0\x1b/'?", strict=True)),
+        in_sets="^$.*+?()[]{}|/-",
+        any_char="[^]",
+    ),
+}
+DIALECTS = tuple(_DIALECTS)
+_MACROS = ("TagDispatch", "Token", "ExcludeToken", "TokenTagDispatch", "Substring")
 _OPS: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
 
 
@@ -79,11 +124,8 @@ def rules_of(constraint: Ebnf) -> RuleSet:
     return RuleSet(start | rules) if is_recursive(rules) else RuleSet(start, rules)
 
 
-def inlined(constraint: Ebnf) -> Node:
-    """A grammar that is not recursive as one node; raises as `rules_of`."""
-    rules = parse(constraint)
-    if is_recursive(rules):
-        raise ConstraintError("a recursive grammar cannot be part of a composition")
+def inlined(rules: dict[str, Node]) -> Node:
+    """Rules that `parse` read, none of them recursive, as one node; raises as `rules_of`."""
     RuleSet({START: Ref(ROOT)}, rules).check()
     nodes: dict[str, Node] = {}
 
@@ -97,15 +139,18 @@ def inlined(constraint: Ebnf) -> Node:
 
 def parse(constraint: Ebnf) -> dict[str, Node]:
     """Rules by name, as nodes over characters; raises as `rules_of`."""
-    if constraint.dialect != "gbnf":
-        raise ConstraintError(f"Ebnf: dialect={constraint.dialect!r:.80} must be 'gbnf'")
+    dialect = _DIALECTS.get(constraint.dialect)
+    if dialect is None:
+        raise ConstraintError(
+            f"Ebnf: dialect={constraint.dialect!r:.80} must be one of {', '.join(DIALECTS)}"
+        )
     text = constraint.grammar
     try:
         size = len(text.encode("utf-8"))
     except UnicodeEncodeError as error:
         Place(text).fail("half a surrogate pair is not a character", error.start)
     limits.check_limit("bytes of grammar", size, limits.MAX_GRAMMAR_BYTES)
-    return _Parser(text).parse()
+    return _Parser(text, dialect).parse()
 
 
 def _own(name: str) -> str:
@@ -114,8 +159,9 @@ def _own(name: str) -> str:
 
 
 class _Parser:
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, dialect: _Dialect) -> None:
         self.text = text
+        self.dialect = dialect
         self.place = Place(text)
         self.pos = 0
         self.depth = 0
@@ -134,11 +180,11 @@ class _Parser:
 
     def _scan(self) -> _Token:
         while self.pos < len(self.text):
-            found = _TOKENS.match(self.text, self.pos)
+            found = self.dialect.tokens.match(self.text, self.pos)
             if found is None:
                 self._unknown()
             start, self.pos = self.pos, found.end()
-            kind = next(k for k in _KINDS if found[k] is not None)
+            kind = next(k for k in _KINDS if found.groupdict().get(k) is not None)
             if kind != "space":
                 return _Token(kind, found, start)
         return _Token("end", None, self.pos)
@@ -181,16 +227,26 @@ class _Parser:
         if name.kind != "name":
             self._fail("a rule expected")
         self._next()
+        if self.token.kind == "set":
+            self._fail("options of rules are not supported", self.token)
         if not self._take("::="):
             self._fail("'::=' expected")
+        self._check_name(name)
         if name.text in self.places:
             line, _ = self.place.of(self.places[name.text])
             self._fail(f"{name.text!r} is already defined in line {line}", name)
         self.places[name.text] = name.pos
         self._skip_newlines()
         self.rules[_own(name.text)] = self._alternatives(nested=False)
-        if self.token.kind not in ("newline", "end"):
+        if self.dialect.lines and self.token.kind not in ("newline", "end"):
             self._fail("the end of the line expected")
+
+    def _check_name(self, name: _Token) -> None:
+        line_start = self.text.rfind("\n", 0, name.pos) + 1
+        if not self.dialect.lines and self.text[line_start : name.pos].strip():
+            self._fail("a rule begins on a line of its own", name)
+        if not self.dialect.lines and name.text in ("true", "false"):
+            self._fail(f"{name.text!r} is no name", name)
 
     def _alternatives(self, *, nested: bool) -> Node:
         limits.check_limit("nested groups", self.depth, limits.MAX_GROUP_DEPTH)
@@ -219,9 +275,22 @@ class _Parser:
             handler = _ATOMS.get(self.token.kind)
             if self.token.kind == "op" and self.token.text in "(.":
                 handler = _Parser._group_or_any
-            if handler is None:
+            if handler is None or self._begins_rule():
                 return parts[0] if len(parts) == 1 else Seq(tuple(parts))
             parts.append(self._repeated(handler(self, self._next())))
+
+    def _begins_rule(self) -> bool:
+        """Whether this is the name of the next rule, where line breaks do not tell."""
+        if self.dialect.lines or self.token.kind != "name":
+            return False
+        pos, token = self.pos, self.token
+        self._next()
+        is_set = self.token.kind == "set"
+        if is_set:
+            self._next()
+        found = self.token.text == "::="
+        self.pos, self.token = pos, token
+        return found
 
     def _repeated(self, node: Node) -> Node:
         at = self.token
@@ -252,7 +321,11 @@ class _Parser:
 
     def _group_or_any(self, token: _Token) -> Node:
         if token.text == ".":
+            if self.dialect.any_char != ".":
+                self._fail(f"any character is {self.dialect.any_char}", token)
             return ANY_CHAR
+        if self.token.text == "?":
+            self._fail("look-ahead is not supported", token)
         body = self._alternatives(nested=True)
         self._skip_newlines()
         if not self._take(")"):
@@ -262,7 +335,26 @@ class _Parser:
     def _name(self, token: _Token) -> Node:
         if self.token.kind == "op" and self.token.text == "::=":
             self._fail("a rule begins on a line of its own", token)
+        if not self.dialect.lines and self.token.text == "(":
+            if token.text == "Regex":
+                return self._regex()
+            if token.text in _MACROS:
+                self._fail(f"{token.text} is not supported", token)
         return Ref(_own(token.text), *self.place.of(token.pos))
+
+    def _regex(self) -> Node:
+        self._next()
+        text = self.token
+        if text.kind != "string":
+            self._fail("a pattern in quotes expected")
+        self._next()
+        if not self._take(")"):
+            self._fail("')' expected: options of Regex are not supported")
+        found = "".join(chr(code) for code, _ in self._codes(text, text.text[1:-1], 1))
+        try:
+            return regular.parse(regex.rewrite("(?s)" + found, regex.PYTHON))
+        except GrammarSyntaxError as error:
+            self.place.fail(f"{error.reason} (in Regex)", text.pos, error.hint)
 
     def _string(self, token: _Token) -> Node:
         return literal("".join(chr(code) for code, _ in self._codes(token, token.text[1:-1], 1)))
@@ -290,17 +382,27 @@ class _Parser:
         codes: list[tuple[int, bool]] = []
         pos = 0
         while pos < len(body):
-            found = _ESCAPE.match(body, pos)
-            at = token.pos + offset + pos
-            if found is None:
-                self.place.fail(f"escape {body[pos : pos + 2]!r} is not supported", at)
-            digits = found[1] or found[2] or found[3]
-            code = int(digits, 16) if digits else ord(_CONTROLS.get(found[4], found[4] or found[5]))
+            start = pos
+            if body[pos] == "\\":
+                code, pos = self._escape(token, body, pos + 1, offset)
+            else:
+                code, pos = ord(body[pos]), pos + 1
             if code > charset.MAX_CODE_POINT or 0xD800 <= code <= 0xDFFF:
-                self.place.fail(f"U+{code:04X} is not a character", at)
-            codes.append((code, found[5] is None))
-            pos = found.end()
+                self.place.fail(f"U+{code:04X} is not a character", token.pos + offset + start)
+            codes.append((code, body[start] == "\\"))
         return codes
+
+    def _escape(self, token: _Token, body: str, pos: int, offset: int) -> tuple[int, int]:
+        """The code point behind a backslash, and where it ends."""
+        if found := self.dialect.hex_digits.match(body, pos):
+            digits = found[1] or found[2] or found[3]
+            return min(int(digits, 16), 0xFFFFFFFF), found.end()
+        char = body[pos : pos + 1]
+        in_set = token.kind == "set" and char in self.dialect.in_sets
+        if not char or (char not in self.dialect.escapes and not in_set):
+            at = token.pos + offset + pos - 1
+            self.place.fail(f"escape {body[pos - 1 : pos + 1]!r} is not supported", at)
+        return ord(self.dialect.escapes.get(char, char)), pos + 1
 
 
 _KINDS = ("newline", "space", "name", "string", "set", "count", "op")

@@ -14,7 +14,7 @@ from dataclasses import fields, is_dataclass
 from decimal import Decimal
 from typing import Any
 
-from sgrt.core import Choices, JsonSchema, Regex, Substring
+from sgrt.core import Choices, JsonSchema, Regex, StructuralFormat, Substring
 from sgrt.errors import ConstraintError
 from sgrt.grammar import json_text
 
@@ -55,6 +55,8 @@ def _parts(value: Any) -> list[Any]:
         item = todo.pop()
         if isinstance(item, (JsonSchema, Substring, str, int)):
             found.append(item)
+        elif isinstance(item, StructuralFormat):
+            found.append(JsonSchema(item.format))  # its schemas are looked for as those of one
         elif isinstance(item, tuple):
             todo += item
         elif is_dataclass(item):

@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-from sgrt.core import (
-    Constraint,
-    Ebnf,
-    JsonSchema,
-    Lark,
-    OneOf,
-    Regex,
-    RepeatOf,
-    SequenceOf,
-    StructuralTag,
-    Substring,
-)
+from sgrt.core import Constraint, Ebnf, JsonSchema, Lark, Regex
 from sgrt.errors import ConstraintError
-from sgrt.grammar import compose, ebnf, json_schema, lark_, layout, regex, structural
+from sgrt.grammar import compose, ebnf, json_schema, lark_, layout, regex
 from sgrt.grammar.engines import llguidance_
 
 
@@ -39,8 +28,6 @@ def source_of(constraint: Constraint) -> str:
         return lark_.rules_of(constraint.grammar).source()
     if isinstance(constraint, Ebnf):
         return ebnf.rules_of(constraint).source()
-    if isinstance(constraint, StructuralTag):
-        return structural.rules_of(constraint).source()
-    if isinstance(constraint, (SequenceOf, OneOf, RepeatOf, Substring)):
+    if isinstance(constraint, compose.COMPOSED):
         return compose.source(constraint)
     raise ConstraintError(f"{type(constraint).__name__} is not a constraint")

@@ -1,26 +1,53 @@
-"""Structural tags: free text in which a trigger begins something with a form, such as a tool call.
+"""Free text: up to a mark, without some texts, or with triggers in it that begin something with a
+form, such as a tool call.
 
 Text is free until it spells a trigger. Then one of the structures whose ``begin`` starts with
-that trigger must follow: the rest of its begin, a value of its schema (compact JSON), its end;
-then text is free again. Free text never spells a trigger, so a reader that looks for triggers
-finds exactly the tags.
+that trigger must follow: the rest of its begin, a value of its schema, its end; then text is free
+again. Free text never spells a trigger, so a reader that looks for triggers finds exactly the
+tags.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from sgrt.core import JsonSchema, StructuralTag, Structure
+from sgrt.core import AnyText, JsonSchema, StructuralTag, Structure
 from sgrt.errors import ConstraintError
-from sgrt.grammar import limits, regular
-from sgrt.grammar.compose import Composer
-from sgrt.grammar.rules import ANY_CHAR, START, Alt, Lexeme, Node, Ref, Rep, RuleSet, Seq, literal
+from sgrt.grammar import automaton, boxes, charset, limits, regular
+from sgrt.grammar.boxes import Box
+from sgrt.grammar.rules import ANY_CHAR, EMPTY, Alt, Lexeme, Node, Rep, Seq, literal
+
+if TYPE_CHECKING:
+    from sgrt.grammar.compose import Composer
 
 _ANYTHING = "(?s:.)*"
 
 
-def rules_of(tag: StructuralTag) -> RuleSet:
-    """The rules of free text with tags.
+def any_text(part: AnyText, composer: Composer) -> Node:
+    """Free text up to a mark, or without one.
+
+    Raises:
+        ConstraintError: a text that is none or empty; one that holds another, or that free text
+            excludes, and so could never be spelled; a bound below 0.
+        GrammarBudgetExceeded: larger than `sgrt.grammar.limits` allow.
+    """
+    most = part.max_chars
+    if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 0):
+        raise ConstraintError(f"AnyText: max_chars={most!r:.80} must be an integer >= 0")
+    size = (most or 0) + sum(map(len, (*_distinct("until", part.until), *part.excludes)))
+    limits.check_limit("characters of free text", size, limits.MAX_REGEX_SIZE)
+    excludes = _excluded(part.excludes, part.until)
+    body = _ANYTHING if most is None else f"(?s:.){{0,{most}}}"
+    if part.until:
+        first = charset.of("".join(text[0] for text in part.until)) if most == 0 else boxes.ANYTHING
+        lexeme = _lexeme(body + _one_of(part.until), excludes, size)
+        return composer.box(Box("free text", first, ()), lexeme, is_lazy=True)
+    return composer.box(_free_box(excludes), _lexeme(body, excludes, size))
+
+
+def tag(part: StructuralTag, composer: Composer) -> Node:
+    """Free text with tags.
 
     Raises:
         ConstraintError: a trigger that is empty or holds another, a structure that begins with
@@ -28,71 +55,82 @@ def rules_of(tag: StructuralTag) -> RuleSet:
             and whatever the schemas are refused for.
         GrammarBudgetExceeded: larger than `sgrt.grammar.limits` allow.
     """
-    groups = _groups(tag)
-    rules: dict[str, Node] = {}
-    options: dict[str, str] = {}
-    for i, (trigger, structures) in enumerate(groups.items()):
-        head = f"head{i}"
-        rules[f"tag{i}"] = Seq((Ref(head), _body(trigger, structures)))
-        # As little text as possible: up to the first trigger.
-        rules[head] = Lexeme(f"/{_ANYTHING}{_pattern(trigger)}/", len(trigger))
-        options[head] = "[lazy]"
-    tags = Rep(Alt(tuple(Ref(f"tag{i}") for i in range(len(groups)))), 0, None)
-    rules[START] = Seq((tags, Ref("FREE")))
-    return RuleSet(rules, {"FREE": _free(list(groups))}, options=options)
+    limits.check_limit("structures", len(part.structures), limits.MAX_STRUCTURES)
+    begins: list[tuple[str, Node]] = []
+    for structure in part.structures:
+        _check_structure(structure)
+        rest = Seq((composer.node(structure.schema), literal(structure.end)))
+        begins.append((structure.begin, rest))
+    return dispatch(grouped(part.triggers, begins), composer)
 
 
-def _pattern(text: str) -> str:
-    return regular.to_pattern(literal(text))
+def grouped(triggers: Sequence[str], begins: Iterable[tuple[str, Node]]) -> dict[str, Node]:
+    """What may follow each trigger.
 
-
-def _free(triggers: Sequence[str]) -> Lexeme:
-    """Text without a trigger, up to the end."""
-    any_trigger = "(?:" + "|".join(map(_pattern, triggers)) + ")"
-    source = f"/{_ANYTHING}/ & ~/{_ANYTHING}{any_trigger}{_ANYTHING}/"
-    return Lexeme(source, sum(map(len, triggers)))
-
-
-def _groups(tag: StructuralTag) -> dict[str, list[Structure]]:
-    """Structures by their trigger."""
-    limits.check_limit("structures", len(tag.structures), limits.MAX_STRUCTURES)
-    limits.check_limit("triggers", len(tag.triggers), limits.MAX_TRIGGERS)
-    groups: dict[str, list[Structure]] = {trigger: [] for trigger in _triggers(tag)}
-    for structure in tag.structures:
-        for name, text in (("begin", structure.begin), ("end", structure.end)):
-            _check_text(f"{name} of a structure", text)
-        if not isinstance(structure.schema, JsonSchema):
-            raise ConstraintError(f"schema must be a JsonSchema, not {structure.schema!r:.80}")
-        found = [trigger for trigger in groups if structure.begin.startswith(trigger)]
-        if not found:
-            raise ConstraintError(
-                f"structure {structure.begin!r:.80} begins with none of the triggers"
-            )
-        groups[found[0]].append(structure)
-    for trigger, structures in groups.items():
-        if not structures:
-            raise ConstraintError(f"no structure begins with the trigger {trigger!r:.80}")
-    return groups
-
-
-def _triggers(tag: StructuralTag) -> tuple[str, ...]:
-    if not tag.triggers:
+    Args:
+        begins: texts that begin with a trigger, each with what follows it.
+    """
+    if not triggers:
         raise ConstraintError("a structural tag needs at least one trigger")
-    for trigger in tag.triggers:
-        _check_text("a trigger", trigger)
-        if not trigger:
-            raise ConstraintError("a trigger must not be empty")
-        for other in tag.triggers:
-            if other != trigger and trigger in other:
-                raise ConstraintError(
-                    f"trigger {other!r:.80} holds trigger {trigger!r:.80}, which would end it"
-                )
-    if len(set(tag.triggers)) < len(tag.triggers):
-        raise ConstraintError(f"triggers: given twice in {tag.triggers!r:.200}")
-    return tag.triggers
+    groups: dict[str, list[Node]] = {trigger: [] for trigger in _distinct("trigger", triggers)}
+    for begin, rest in begins:
+        check_text("begin of a structure", begin)
+        found = next((trigger for trigger in groups if begin.startswith(trigger)), None)
+        if found is None:
+            raise ConstraintError(f"structure {begin!r:.80} begins with none of the triggers")
+        groups[found].append(Seq((literal(begin[len(found) :]), rest)))
+    for trigger, options in groups.items():
+        if not options:
+            raise ConstraintError(f"no structure begins with the trigger {trigger!r:.80}")
+    return {trigger: Alt(tuple(options)) for trigger, options in groups.items()}
 
 
-def _check_text(what: str, text: object) -> None:
+def dispatch(
+    bodies: Mapping[str, Node],
+    composer: Composer,
+    *,
+    ends: Sequence[str] = (),
+    excludes: Sequence[str] = (),
+    loop: bool = True,
+) -> Node:
+    """Free text in which each trigger is followed by its body.
+
+    Args:
+        ends: the text ends with the first of these that free text spells; none: anywhere.
+        excludes: what free text never spells.
+        loop: whether text is free again after a body; otherwise ``ends`` follow there.
+
+    Raises:
+        ConstraintError: marks that hold one another, or bodies whose end cannot be told.
+    """
+    limits.check_limit("triggers", len(bodies), limits.MAX_TRIGGERS)
+    marks = _distinct("trigger", (*bodies, *ends))
+    excludes = _excluded(excludes, marks)
+    size = sum(map(len, (*marks, *excludes)))
+    after = Rep(ANY_CHAR, 0, None) if loop else Alt(tuple(map(literal, ends)))
+    composer.check(Seq((Alt(tuple(bodies.values())), after if loop or ends else EMPTY)))
+    name = f"{len(composer.rules)}.dispatch"
+    tags: list[Node] = []
+    for i, (trigger, body) in enumerate(bodies.items()):
+        # As little text as possible: up to the first trigger.
+        head = _lexeme(_ANYTHING + _pattern(trigger), excludes, size)
+        tags.append(Seq((composer.rule(f"{name}.{i}", head, is_lazy=True), body)))
+    if ends:
+        end = _lexeme(_ANYTHING + _one_of(ends), excludes, size)
+        last = composer.rule(f"{name}.end", end, is_lazy=True)
+    else:
+        free = _lexeme(_ANYTHING, (*excludes, *bodies), size)
+        last = composer.rule(f"{name}.free", free)
+    options = Alt(tuple(tags))
+    whole: Node = Seq((Rep(options, 0, None), last))
+    if not loop:
+        whole = Alt((last, Seq((options, after if ends else EMPTY))))
+    extends = () if ends else boxes.ANYTHING
+    return composer.box(Box("free text", boxes.ANYTHING, extends, not ends), whole)
+
+
+def check_text(what: str, text: object) -> None:
+    """Refuse what is no text, or too long."""
     if not isinstance(text, str):
         raise ConstraintError(f"{what} must be a string, not {text!r:.80}")
     limits.check_limit(f"characters of {what}", len(text), limits.MAX_TAG_CHARS)
@@ -100,19 +138,57 @@ def _check_text(what: str, text: object) -> None:
         raise ConstraintError(f"{what} holds half a surrogate pair: {text!r:.80}")
 
 
-def _body(trigger: str, structures: Sequence[Structure]) -> Node:
-    """What may follow a trigger, checked to be read as it is meant."""
-    composer = Composer()
-    options = [
-        Seq(
-            (
-                literal(structure.begin[len(trigger) :]),
-                composer.node(structure.schema),
-                literal(structure.end),
-            )
-        )
-        for structure in structures
-    ]
-    body = Alt(tuple(options))
-    composer.check(Seq((body, Rep(ANY_CHAR, 0, None))))
-    return body
+def _check_structure(structure: Structure) -> None:
+    check_text("end of a structure", structure.end)
+    if not isinstance(structure.schema, JsonSchema):
+        raise ConstraintError(f"schema must be a JsonSchema, not {structure.schema!r:.80}")
+
+
+def _distinct(what: str, texts: Sequence[str]) -> Sequence[str]:
+    """Texts each of which can be met before any other one is."""
+    limits.check_limit(f"texts of {what}", len(texts), limits.MAX_TRIGGERS)
+    for text in texts:
+        check_text(f"a {what}", text)
+        if not text:
+            raise ConstraintError(f"a {what} must not be empty")
+    for text in texts:
+        for other in texts:
+            if other != text and text in other:
+                raise ConstraintError(
+                    f"{what} {other!r:.80} holds {what} {text!r:.80}, which would end it"
+                )
+    if len(set(texts)) < len(texts):
+        raise ConstraintError(f"{what}: given twice in {tuple(texts)!r:.200}")
+    return texts
+
+
+def _pattern(text: str) -> str:
+    return regular.to_pattern(literal(text))
+
+
+def _one_of(texts: Iterable[str]) -> str:
+    return "(?:" + "|".join(map(_pattern, texts)) + ")"
+
+
+def _lexeme(body: str, excludes: Sequence[str], size: int) -> Lexeme:
+    """Texts of a pattern that spell none of some."""
+    without = f" & ~/{_ANYTHING}{_one_of(excludes)}{_ANYTHING}/" if excludes else ""
+    return Lexeme(f"/{body}/{without}", size)
+
+
+def _excluded(excludes: Sequence[str], marks: Sequence[str]) -> Sequence[str]:
+    """What free text never spells, besides its marks: those may be named there too."""
+    rest = _distinct("excluded text", tuple(text for text in excludes if text not in marks))
+    for text in rest:
+        for mark in marks:
+            if text in mark:
+                raise ConstraintError(f"{mark!r:.80} holds {text!r:.80}, which is excluded")
+    return rest
+
+
+def _free_box(excludes: Sequence[str]) -> Box:
+    """Free text that may end anywhere."""
+    if not excludes:
+        return Box("free text", boxes.ANYTHING, boxes.ANYTHING, nullable=True)
+    spelled = automaton.compile(f"{_ANYTHING}{_one_of(excludes)}{_ANYTHING}")
+    return boxes.of_automaton("free text", ~spelled)

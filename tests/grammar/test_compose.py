@@ -12,14 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgrt.core import (
+    AnyText,
     Choices,
     Constraint,
+    Ebnf,
     JsonSchema,
     Lark,
     OneOf,
     Regex,
     RepeatOf,
     SequenceOf,
+    StructuralTag,
+    Structure,
     Substring,
 )
 from sgrt.errors import ConstraintError, GrammarBudgetExceeded, GrammarSyntaxError
@@ -83,6 +87,10 @@ RECORD = JsonSchema(
 )
 STRING = JsonSchema('{"type":"string"}')
 
+TAG = StructuralTag((Structure("<f>", NUMBER, "</f>"),), ("<f",))
+CALL = Lark('start: NAME "(" (arg ("," arg)*)? ")"\narg: NAME | start | /[0-9]+/\nNAME: /[a-z]+/')
+PARENS = Ebnf('root ::= "(" root* ")"')
+
 _MIXED: list[tuple[Constraint, list[str], list[str]]] = [
     (
         SequenceOf(("Answer: ", RECORD, "\n", Regex("(yes|no)!*"))),
@@ -118,6 +126,58 @@ _MIXED: list[tuple[Constraint, list[str], list[str]]] = [
         ['He said: ""', 'He said: "be not"', 'He said: "to'],
     ),
     (SequenceOf((RECORD, OneOf(("", Regex(" .*"))))), ['{"a":""}', '{"a":""} x'], ['{"a":""}x']),
+    (OneOf((STRING, NUMBER, "no")), ['"no"', "12", "no"], ["no2", '12"', "-1", ""]),
+    (
+        SequenceOf(("= ", CALL, RepeatOf(SequenceOf((" + ", CALL))))),
+        ["= f()", "= f(a,g(1)) + h(x,y)", "= f() + g() + h()"],
+        ["f()", "= f", "= f(A)", "= f()+ g()", "= f() + ", "= f(,)"],
+    ),
+    (RepeatOf(CALL, 2, 3, ","), ["f(),g(a,b)", "f(a,b),g(),h()"], ["f()", "f(),", "f()g()"]),
+    (
+        SequenceOf((Lark("json"), ",\n", Lark("iso_date"), OneOf(("", Lark("iso_date"))))),
+        ['{"a":[1]},\n2024-02-29', '"x",\n2024-02-292024-01-01', "1,\n2023-01-01"],
+        ['{"a":[1]}2024-02-29', '"x",\n2023-02-29', "1.,\n2023-01-01"],
+    ),
+    (SequenceOf(("row: ", Lark("csv_row"), "\n")), ["row: \n", 'row: a,"b\n"\n'], ["row: a", "a\n"]),
+    (
+        SequenceOf((Lark('start: head\nhead[lazy]: /(.|\\n)*:/'), "x ", PARENS)),
+        ["ab:x ()", ":x (()())", "\n:x ((()))"],
+        ["ab: ()", "ab:x (", "ab:y ()", "a:b:x ()"],
+    ),
+    (
+        SequenceOf((PARENS, RepeatOf(PARENS, 0, 1), "(", Regex("[(]?"))),
+        ["()(", "()((", "(())()((", "()()("],
+        ["()", "((", "()()()("],
+    ),
+    (
+        SequenceOf((PARENS, RECORD, PARENS)),
+        ['(){"a":"()"}(())', '((())){"a":""}()'],
+        ['{"a":""}()', '(){"a":""}', '((){"a":""}()'],
+    ),
+    (
+        OneOf((PARENS, Lark('start: "a"+'), RECORD, Regex("b*"))),
+        ["()", "aa", '{"a":""}', "", "bb"],
+        ["ab", "(a)", "()a"],
+    ),
+    (
+        SequenceOf(("<think>", AnyText(until="</think>"), "\n", RECORD)),
+        ['<think></think>\n{"a":""}', '<think>a<b</th\n</think>\n{"a":"</think>"}'],
+        ['<think>\n{"a":""}', '<think></think></think>\n{"a":""}', '</think>\n{"a":""}'],
+    ),
+    (
+        AnyText(until=("\n", "."), max_chars=3),
+        ["abc.", "\n", "a\n", "."],
+        ["abcd.", "abc", "a.b.", "\n\n", ""],
+    ),
+    (AnyText(max_chars=2), ["", "é\n", "ab"], ["abc"]),
+    (AnyText(excludes=("ab", "c")), ["", "ba", "a", "xax"], ["ab", "xaby", "c"]),
+    (
+        SequenceOf((AnyText(excludes="\n"), "\n", AnyText(excludes="\n", max_chars=1))),
+        ["\n", "abc\nd", "abc\n"],
+        ["", "abc", "a\nbc", "a\n\n"],
+    ),
+    (SequenceOf(("Say: ", TAG)), ["Say: ", "Say: a <f>12</f> b"], ["Say: <f>x", "a"]),
+    (OneOf((SequenceOf(("a", TAG)), "b")), ["a", "b", "a<f>1</f>"], ["", "c", "a<f"]),
 ]  # fmt: skip
 
 
@@ -142,11 +202,23 @@ def test_composition_with_schemas_is_exact(
         (SequenceOf((JsonSchema("{}"), "e")), "read as part of it: with 'e'"),
         (SequenceOf((Regex('a("x")?'), STRING)), "can both begin: with '\"'"),
         (OneOf((STRING, Regex('"x" y'))), "can both begin: with '\"'"),
-        (OneOf((STRING, NUMBER)), "begin at the same place"),
-        (OneOf((RECORD, JsonSchema('{"type":"object"}'))), "begin at the same place"),
+        (OneOf((RECORD, JsonSchema('{"type":"object"}'))), "can both begin: with '{'"),
         (SequenceOf((Substring("to be"), "e")), "read as part of it: with 'e'"),
         (SequenceOf((Regex("[a-z]*"), Substring("to be"))), "can both begin"),
-        (SequenceOf(("a", Lark('start: "b"'))), "Lark cannot be part"),
+        (SequenceOf((Lark("start: /a+/"), "a")), "what follows a Lark grammar"),
+        (SequenceOf((Lark('start: "a" | "ab" "c"'), "b")), "read as part of it: with 'b'"),
+        (SequenceOf((Lark('start: "a" ("," "a")*'), ",")), "read as part of it: with ','"),
+        (SequenceOf((Lark('start: "a" "b"?'), "b")), "read as part of it: with 'b'"),
+        (RepeatOf(Lark("start: /a+/ | /b+/")), "what follows a Lark grammar"),
+        (OneOf((Lark('start: "ab"'), Regex("a"))), "can both begin: with 'a'"),
+        (SequenceOf((Lark('start: "a"\n%ignore " "'), "b")), "%ignore cannot be part"),
+        (SequenceOf((Lark('start: "\\"" /x/\nstart2: start'), AnyText(), "y")), "free text"),
+        (SequenceOf((AnyText(excludes=("ab",)), "a")), "can both begin: with 'a'"),
+        (SequenceOf((AnyText(until=("x",), excludes=("x1", "")),)), "must not be empty"),
+        (SequenceOf((AnyText(until=("x", "ax")),)), "holds until 'x'"),
+        (SequenceOf((AnyText(until=("x",), excludes=("x",), max_chars=-1),)), "max_chars=-1"),
+        (AnyText(until=("axb",), excludes=("x",)), "which is excluded"),
+        (SequenceOf((TAG, "x")), "free text and other text can both begin: with 'x'"),
         (SequenceOf((RepeatOf("a", -1),)), "at_least=-1"),
         (RepeatOf("a", True), "at_least=True"),
         (RepeatOf("a", 2, 1), "at_least=2 exceeds at_most=1"),

@@ -138,7 +138,7 @@ def test_tag_triggers_that_share_letters_are_told_apart() -> None:
         ([("<f>", EMPTY, "")], ["<f", "["], "no structure begins with the trigger '['"),
         ([("<f>", EMPTY, ""), ("g", EMPTY, "")], ["<f"], "'g' begins with none"),
         ([], ["<f"], "no structure begins"),
-        ([("<f>", EMPTY, ""), ("<f>", ANY_OBJECT, "")], ["<f"], "begin at the same place"),
+        ([("<f>", EMPTY, ""), ("<f>", ANY_OBJECT, "")], ["<f"], "both begin: with '{'"),
         ([("<f>", EMPTY, ""), ("<f>{", EMPTY, "")], ["<f"], "both begin: with '{'"),
         ([("<f>", JsonSchema('{"type":"integer"}'), "")], ["<f"], "read as part of it"),
         ([("<f>", JsonSchema('{"type":"integer"}'), "0")], ["<f"], "read as part of it: with '0'"),

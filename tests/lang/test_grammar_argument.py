@@ -71,7 +71,7 @@ def test_gen_argument_that_is_no_text_is_refused(name: str) -> None:
     ("change", "reason"),
     [
         ({"triggers": None}, "'triggers' cannot be None"),
-        ({"format": {}}, "has no key 'format'"),
+        ({"format": {}}, "has no key 'structures'"),
         ({"type": "json"}, "type='json'"),
         ({"structures": [3]}, r"structures\[0\] must be an object"),
         ({"structures": [{"begin": "<f", "schema": {}}]}, r"structures\[0\] lacks 'end'"),
