@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from sgrt.server import meta, native, openai_chat, openai_completions
+from sgrt.server import (
+    decisions,
+    meta,
+    native,
+    openai_chat,
+    openai_completions,
+    openai_responses,
+)
 from sgrt.server.http import App, Route
 from sgrt.server.service import Service
 
@@ -22,6 +29,8 @@ ROUTES = [
     Route("GET", "/v1/models/*", meta.model),
     Route("POST", "/v1/chat/completions", openai_chat.chat_completions),
     Route("POST", "/v1/completions", openai_completions.completions),
+    Route("POST", "/v1/responses", openai_responses.responses),
+    Route("POST", "/v1/decisions", decisions.decisions),
     Route("POST", "/generate", native.generate),
     Route("GET", "/model_info", meta.model_info),
     Route("GET", "/get_model_info", meta.model_info),

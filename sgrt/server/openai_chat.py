@@ -9,15 +9,16 @@ from typing import Any
 
 from sgrt.core import GenerateResult, TokenEvent, TokenLogprob
 from sgrt.server.body import decode
-from sgrt.server.failures import bad_request, from_error
+from sgrt.server.failures import bad_request
 from sgrt.server.follow import Follower, merged
+from sgrt.server.held import held_to
 from sgrt.server.http import Answer, Call, EventStream, encode, sse
 from sgrt.server.messages import chat_prompt, read_messages
 from sgrt.server.service import Job, Service
 from sgrt.server.tokens import chat_logprob
 from sgrt.server.tools import CallReader, Piece, ToolUse, read_tools
 from sgrt.server.usage import usage
-from sgrt.server.wanted import Wanted, wanted
+from sgrt.server.wanted import wanted
 from sgrt.server.wire import (
     Labels,
     StreamOptions,
@@ -127,7 +128,7 @@ def read_chat(wire: ChatRequest, call: Call) -> Chat:
         continue_final_message=bool(wire.continue_final_message),
         variables=wire.chat_template_kwargs,
     )
-    held = _held_to(service, wanted(wire), use)
+    held = held_to(service, wanted(wire), use)
     params = sampling_params(
         wire,
         service.config,
@@ -156,19 +157,6 @@ def read_chat(wire: ChatRequest, call: Call) -> Chat:
         continuous_usage=stream is not None and bool(stream.continuous_usage_stats),
         id=f"chatcmpl-{call.request_id}",
     )
-
-
-def _held_to(service: Service, asked: Wanted | None, use: ToolUse) -> Wanted | None:
-    """Tools and response format as one constraint."""
-    if not use.active:
-        return asked
-    for tool in use.tools:
-        try:
-            service.engine.compile(tool.schema)
-        except Exception as error:
-            raise from_error(error, param=tool.at) from error
-    answer = asked.constraint if asked is not None else None
-    return Wanted(use.constraint(answer), asked.at if asked is not None else "tools")
 
 
 def _max_tokens(wire: ChatRequest, service: Service) -> int:

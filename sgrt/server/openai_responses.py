@@ -1,0 +1,388 @@
+"""``/v1/responses``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sgrt.core import GenerateResult, TokenLogprob
+from sgrt.server.body import decode
+from sgrt.server.failures import ApiError, bad_request
+from sgrt.server.follow import merged
+from sgrt.server.held import held_to
+from sgrt.server.http import Answer, Call, EventStream, encode
+from sgrt.server.messages import chat_prompt, read_messages
+from sgrt.server.responses_input import read_input
+from sgrt.server.service import Job, Service
+from sgrt.server.tokens import chat_logprob, ending
+from sgrt.server.tools import CallReader, Piece, ToolUse, read_tools
+from sgrt.server.wanted import wanted
+from sgrt.server.wire import Constrained, Sampling, check_limit, sampling_params
+
+
+class ResponsesRequest(Sampling, kw_only=True, forbid_unknown_fields=True):
+    """The body."""
+
+    input: str | list[Any]
+    model: str | None = None
+    instructions: str | None = None
+    max_output_tokens: int | None = None
+    text: dict[str, Any] | None = None
+    tools: list[Any] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    top_logprobs: int | None = None
+    include: list[str] | None = None
+    stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+    store: bool | None = None
+    metadata: dict[str, str] | None = None
+    truncation: str | None = None
+    reasoning: dict[str, Any] | None = None
+    service_tier: str | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    background: bool | None = None
+    previous_response_id: str | None = None
+    conversation: Any = None
+    prompt: Any = None
+    max_tool_calls: int | None = None
+
+
+_LOGPROBS = "message.output_text.logprobs"
+_SPELLING = {"max_tokens": "max_output_tokens", "logprobs": "top_logprobs"}
+
+
+@dataclass(frozen=True)
+class Response:
+    """A request that has been understood, and what its answer repeats of it."""
+
+    job: Job
+    use: ToolUse
+    repeated: Mapping[str, Any]
+    id: str
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def as_dict(
+        self, output: list[dict[str, Any]], result: GenerateResult | None
+    ) -> dict[str, Any]:
+        """The response object; ``result`` is None while it is being written."""
+        cut = result is not None and result.finish_reason == "length"
+        status = "in_progress" if result is None else "incomplete" if cut else "completed"
+        return {
+            "id": self.id,
+            "object": "response",
+            "created_at": self.created,
+            "status": status,
+            "error": None,
+            "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+            "output": output,
+            **self.repeated,
+            "usage": None if result is None else _usage(result),
+        }
+
+
+async def responses(call: Call) -> Answer | EventStream:
+    """``POST /v1/responses``."""
+    wire = decode(call.json(), ResponsesRequest)
+    response = _read(wire, call)
+    if wire.stream:
+        return EventStream(_stream(call, response), done=b"", error_frame=_error_frame)
+    async with (
+        call.service.admitted(),
+        call.service.running(response.job, call.request_id) as (follower,),
+    ):
+        result = await follower.result()
+    writer = _Writer(call.service, response)
+    writer.feed(result.text, result.logprobs or ())
+    writer.finish(result)
+    return Answer(response.as_dict(writer.output, result))
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _read(wire: ResponsesRequest, call: Call) -> Response:
+    service = call.service
+    _check_fixed(wire)
+    use = read_tools(wire.tools, wire.tool_choice, wire.parallel_tool_calls, flat=True)
+    messages = [{"role": "system", "content": wire.instructions}] if wire.instructions else []
+    if isinstance(wire.input, str):
+        messages.append({"role": "user", "content": wire.input})
+    else:
+        messages += read_input(wire.input, "input")
+    prompt = chat_prompt(
+        service.engine.chat_template,  # type: ignore[arg-type]
+        read_messages(messages, "input"),
+        use,
+        at="input",
+    )
+    held = held_to(service, wanted(_format(wire.text)), use, at="text.format")
+    limit = wire.max_output_tokens
+    if limit is not None and limit < 1:
+        raise bad_request(
+            f"max_output_tokens={limit}: must be an integer >= 1", "max_output_tokens"
+        )
+    check_limit("top_logprobs", wire.top_logprobs or 0, service.config.max_logprobs)
+    wants_logprobs = _LOGPROBS in (wire.include or ())
+    params = sampling_params(
+        wire,
+        service.config,
+        max_tokens=limit or service.config.default_max_tokens or service.engine.context_len,
+        logprobs=(wire.top_logprobs or 0) if wants_logprobs else None,
+    )
+    if use.active and use.stop:
+        params = params.override(stop=(*params.stop, *use.stop))
+    job = Job(
+        prompt=prompt,
+        params=params,
+        constraint=held.constraint if held else None,
+        prompt_at="input",
+        constraint_at=held.at if held else None,
+        spelling=_SPELLING,
+        namespace=call.namespace,
+    )
+    repeated = {
+        "model": service.model_named(wire.model),
+        "instructions": wire.instructions,
+        "max_output_tokens": wire.max_output_tokens,
+        "metadata": wire.metadata or {},
+        "parallel_tool_calls": use.parallel,
+        "previous_response_id": None,
+        "reasoning": {"effort": None, "summary": None},
+        "service_tier": "default",
+        "store": False,
+        "temperature": params.temperature,
+        "text": wire.text or {"format": {"type": "text"}},
+        "tool_choice": wire.tool_choice or "auto",
+        "tools": wire.tools or [],
+        "top_logprobs": wire.top_logprobs or 0,
+        "top_p": params.top_p,
+        "truncation": "disabled",
+        "user": wire.user,
+    }
+    return Response(job, use, repeated, f"resp_{call.request_id}")
+
+
+def _check_fixed(wire: ResponsesRequest) -> None:
+    for name in ("background", "previous_response_id", "conversation", "prompt", "max_tool_calls"):
+        if getattr(wire, name):
+            raise bad_request(f"{name} is not supported", name, "unsupported")
+    for name in ("n", "max_tokens"):
+        if getattr(wire, name) is not None:
+            raise bad_request(f"unknown field {name!r}", name, "unknown_field")
+    if wire.store:
+        raise bad_request("store=true: this server keeps no responses", "store", "unsupported")
+    if wire.truncation not in (None, "disabled"):
+        raise bad_request("truncation: a prompt is never cut here", "truncation", "unsupported")
+    if wire.service_tier not in (None, "auto", "default"):
+        raise bad_request("service_tier: there is one tier", "service_tier", "unsupported")
+    if any(v not in (None, "none") for v in (wire.reasoning or {}).values()):
+        raise bad_request("reasoning: this model does not reason apart", "reasoning", "unsupported")
+    for i, item in enumerate(wire.include or ()):
+        if item != _LOGPROBS:
+            raise bad_request(
+                f"include: {item!r:.80} is not supported", f"include[{i}]", "unsupported"
+            )
+    for key in wire.stream_options or {}:
+        if key != "include_obfuscation":
+            raise bad_request(
+                f"unknown field 'stream_options.{key:.80}'", f"stream_options.{key:.80}"
+            )
+
+
+def _format(text: Mapping[str, Any] | None) -> Constrained:
+    """``text`` as chat completions would put it."""
+    for key in text or {}:
+        if key not in ("format", "verbosity"):
+            raise bad_request(f"unknown field 'text.{key:.80}'", f"text.{key:.80}", "unknown_field")
+    if (text or {}).get("verbosity") not in (None, "medium"):
+        raise bad_request("text.verbosity: this model has no such setting", "text.verbosity")
+    given = (text or {}).get("format")
+    if given is None:
+        return Constrained()
+    if not isinstance(given, Mapping):
+        raise bad_request("text.format must be an object", "text.format")
+    if given.get("type") == "json_schema":
+        inner = {k: v for k, v in given.items() if k != "type"}
+        return Constrained(response_format={"type": "json_schema", "json_schema": inner})
+    return Constrained(response_format=dict(given))
+
+
+# ---------------------------------------------------------------- writing
+
+
+class _Writer:
+    """Turns text into output items, and says which events that makes."""
+
+    def __init__(self, service: Service, response: Response) -> None:
+        self.output: list[dict[str, Any]] = []
+        self._service = service
+        self._response = response
+        self._reader = CallReader() if response.use.active else None
+        self._open: dict[str, Any] | None = None  # the item that is being written
+
+    def feed(self, text: str, logprobs: tuple[TokenLogprob, ...] = ()) -> list[dict[str, Any]]:
+        """Events for some more text."""
+        if self._reader is None:
+            pieces = [Piece("content", text)] if text or logprobs else []
+        else:
+            pieces = self._reader.feed(text)
+        told = [chat_logprob(self._service.engine.tokenizer, token) for token in logprobs]
+        return [event for piece in pieces for event in self._piece(piece, told)]
+
+    def finish(self, result: GenerateResult) -> list[dict[str, Any]]:
+        """Events of the end."""
+        events: list[dict[str, Any]] = []
+        if self._reader is not None:
+            keep = result.stop_match in self._response.use.stop
+            pieces = self._reader.feed(ending(result, keep_stop=keep)) + self._reader.finish()
+            events = [event for piece in pieces for event in self._piece(piece, [])]
+        if not self.output:
+            events += self._open_message()
+        status = "incomplete" if result.finish_reason == "length" else "completed"
+        return events + self._close(status)
+
+    def _piece(self, piece: Piece, logprobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if piece.kind == "name":
+            return self._close() + self._open_call(piece)
+        if piece.kind == "arguments":
+            assert self._open is not None
+            self._open["arguments"] += piece.text
+            return [self._event("function_call_arguments.delta", delta=piece.text)]
+        events = [] if self._is_open("message") else self._close() + self._open_message()
+        assert self._open is not None
+        part = self._open["content"][0]
+        part["text"] += piece.text
+        part["logprobs"] += logprobs
+        event = self._event(
+            "output_text.delta", delta=piece.text, content_index=0, logprobs=logprobs
+        )
+        return [*events, event]
+
+    def _is_open(self, kind: str) -> bool:
+        return self._open is not None and self._open["type"] == kind
+
+    def _open_message(self) -> list[dict[str, Any]]:
+        part: dict[str, Any] = {
+            "type": "output_text",
+            "text": "",
+            "annotations": [],
+            "logprobs": [],
+        }
+        item = {
+            "type": "message",
+            "id": self._id("msg"),
+            "role": "assistant",
+            "status": "in_progress",
+        }
+        events = self._add({**item, "content": []})
+        assert self._open is not None
+        self._open["content"] = [part]
+        return [*events, self._event("content_part.added", content_index=0, part=dict(part))]
+
+    def _open_call(self, piece: Piece) -> list[dict[str, Any]]:
+        item = {
+            "type": "function_call",
+            "id": self._id("fc"),
+            "call_id": self._id("call"),
+            "name": piece.text,
+            "arguments": "",
+            "status": "in_progress",
+        }
+        return self._add(item)
+
+    def _add(self, item: dict[str, Any]) -> list[dict[str, Any]]:
+        self._open = item
+        self.output.append(item)
+        return [self._event("output_item.added", item=dict(item))]
+
+    def _close(self, status: str = "completed") -> list[dict[str, Any]]:
+        item = self._open
+        if item is None:
+            return []
+        item["status"] = status
+        events: list[dict[str, Any]] = []
+        if item["type"] == "message":
+            part = item["content"][0]
+            events.append(
+                self._event(
+                    "output_text.done",
+                    text=part["text"],
+                    content_index=0,
+                    logprobs=part["logprobs"],
+                )
+            )
+            events.append(self._event("content_part.done", content_index=0, part=part))
+        else:
+            events.append(
+                self._event(
+                    "function_call_arguments.done", arguments=item["arguments"], name=item["name"]
+                )
+            )
+        events.append(self._event("output_item.done", item=item))
+        self._open = None
+        return events
+
+    def _event(self, kind: str, **fields: Any) -> dict[str, Any]:
+        item = self.output[-1]
+        event: dict[str, Any] = {"type": f"response.{kind}", "output_index": len(self.output) - 1}
+        if not kind.startswith("output_item"):
+            event["item_id"] = item["id"]
+        return {**event, **fields}
+
+    def _id(self, prefix: str) -> str:
+        return f"{prefix}_{self._response.id[5:]}_{len(self.output)}"
+
+
+def _usage(result: GenerateResult) -> dict[str, Any]:
+    output = result.usage.forced + result.usage.sampled
+    return {
+        "input_tokens": result.usage.prompt,
+        "input_tokens_details": {"cached_tokens": result.usage.cached, "cache_write_tokens": 0},
+        "output_tokens": output,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": result.usage.prompt + output,
+    }
+
+
+async def _stream(call: Call, response: Response) -> AsyncIterator[bytes]:
+    service = call.service
+    numbered = _Numbered()
+    async with service.admitted(), service.running(response.job, call.request_id) as followers:
+        for kind in ("created", "in_progress"):
+            yield numbered({"type": f"response.{kind}", "response": response.as_dict([], None)})
+        writer = _Writer(service, response)
+        async for _, events in merged(followers):
+            text = "".join(event.text for event in events)
+            logprobs = tuple(p for event in events for p in event.logprobs)
+            frames = [numbered(event) for event in writer.feed(text, logprobs)]
+            if frames:
+                yield b"".join(frames)
+        result = await followers[0].result()
+        frames = [numbered(event) for event in writer.finish(result)]
+        whole = response.as_dict(writer.output, result)
+        frames.append(numbered({"type": f"response.{whole['status']}", "response": whole}))
+        yield b"".join(frames)
+
+
+class _Numbered:
+    """Frames of events, numbered in order."""
+
+    def __init__(self) -> None:
+        self._next = 0
+
+    def __call__(self, event: dict[str, Any]) -> bytes:
+        event["sequence_number"] = self._next
+        self._next += 1
+        return f"event: {event['type']}\n".encode() + b"data: " + encode(event) + b"\n\n"
+
+
+def _error_frame(error: ApiError) -> bytes:
+    told = error.as_dict()["error"]
+    event = {"type": "error", **told, "error": told}
+    return b"event: error\ndata: " + encode({**event, "type": "error"}) + b"\n\n"
