@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -143,8 +143,7 @@ class Service:
         if self._waker is None:
             self._waker = Waker(asyncio.get_running_loop())
         heavy = job.constraint is not None or _length(job.prompt) > _LONG_TEXT
-        submit = self._submit
-        handles = await self.aside(lambda: submit(job)) if heavy else submit(job)
+        handles = await self._submit_aside(job) if heavy else self._submit(job)
         followers = [Follower(handle, self._waker) for handle in handles]
         self.follow.setdefault(request_id, []).extend(followers)
         try:
@@ -157,6 +156,15 @@ class Service:
                 self.follow[request_id] = left
             else:
                 self.follow.pop(request_id, None)
+
+    async def _submit_aside(self, job: Job) -> list[Generation]:
+        """`_submit` in a helper thread; a client that leaves meanwhile takes the work with it."""
+        work = self._threads.submit(self._submit, job)
+        try:
+            return await asyncio.wrap_future(work)
+        except asyncio.CancelledError:
+            work.add_done_callback(_cancel_all)
+            raise
 
     def _submit(self, job: Job) -> list[Generation]:
         if job.constraint is not None:
@@ -253,6 +261,12 @@ class Service:
             "model",
             "model_not_found",
         )
+
+
+def _cancel_all(work: Future[list[Generation]]) -> None:
+    if not work.cancelled() and work.exception() is None:
+        for handle in work.result():
+            handle.cancel()
 
 
 class refusing:
