@@ -28,8 +28,23 @@ if TYPE_CHECKING:
     from sgrt.backends.openai import OpenAI as OpenAI
     from sgrt.backends.sglang import RuntimeEndpoint as RuntimeEndpoint
     from sgrt.config import EngineConfig as EngineConfig
+    from sgrt.core import AnyText as AnyText
+    from sgrt.core import Choices as Choices
+    from sgrt.core import Ebnf as Ebnf
+    from sgrt.core import JsonReader as JsonReader
+    from sgrt.core import JsonSchema as JsonSchema
+    from sgrt.core import Lark as Lark
+    from sgrt.core import OneOf as OneOf
+    from sgrt.core import Regex as Regex
+    from sgrt.core import RepeatOf as RepeatOf
     from sgrt.core import SamplingParams as SamplingParams
+    from sgrt.core import SequenceOf as SequenceOf
+    from sgrt.core import StructuralFormat as StructuralFormat
+    from sgrt.core import StructuralTag as StructuralTag
+    from sgrt.core import Structure as Structure
+    from sgrt.core import Substring as Substring
     from sgrt.core import Usage as Usage
+    from sgrt.core import ValueEvent as ValueEvent
     from sgrt.errors import BackendError as BackendError
     from sgrt.errors import ConstraintError as ConstraintError
     from sgrt.errors import EngineError as EngineError
@@ -62,7 +77,25 @@ _HOME = {
     "sgrt.backends.openai": ("OpenAI",),
     "sgrt.backends.sglang": ("RuntimeEndpoint",),
     "sgrt.config": ("EngineConfig",),
-    "sgrt.core": ("SamplingParams", "Usage"),
+    "sgrt.core": (
+        "AnyText",
+        "Choices",
+        "Ebnf",
+        "JsonReader",
+        "JsonSchema",
+        "Lark",
+        "OneOf",
+        "Regex",
+        "RepeatOf",
+        "SamplingParams",
+        "SequenceOf",
+        "StructuralFormat",
+        "StructuralTag",
+        "Structure",
+        "Substring",
+        "Usage",
+        "ValueEvent",
+    ),
     "sgrt.errors": (
         "BackendError",
         "ConstraintError",

@@ -139,6 +139,17 @@ def inlined(rules: dict[str, Node]) -> Node:
 
 def parse(constraint: Ebnf) -> dict[str, Node]:
     """Rules by name, as nodes over characters; raises as `rules_of`."""
+    return _parser(constraint).parse()
+
+
+def definitions(constraint: Ebnf) -> list[tuple[str, int, int]]:
+    """Name, line and column of all rules, as written; raises as `rules_of`."""
+    parser = _parser(constraint)
+    RuleSet({START: Ref(ROOT), **parser.parse()}).check()
+    return [(name, *parser.place.of(pos)) for name, pos in parser.places.items()]
+
+
+def _parser(constraint: Ebnf) -> _Parser:
     dialect = _DIALECTS.get(constraint.dialect)
     if dialect is None:
         raise ConstraintError(
@@ -150,7 +161,7 @@ def parse(constraint: Ebnf) -> dict[str, Node]:
     except UnicodeEncodeError as error:
         Place(text).fail("half a surrogate pair is not a character", error.start)
     limits.check_limit("bytes of grammar", size, limits.MAX_GRAMMAR_BYTES)
-    return _Parser(text, dialect).parse()
+    return _Parser(text, dialect)
 
 
 def _own(name: str) -> str:

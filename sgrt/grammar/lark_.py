@@ -108,6 +108,15 @@ def rules_of(grammar: str) -> RuleSet:
         ) from error
 
 
+def definitions(grammar: str) -> list[tuple[str, int, int]]:
+    """Name, line and column of all that a grammar defines, as written; raises as `rules_of`."""
+    is_shipped = library.is_name(grammar)
+    rules_of(grammar).check()
+    parser = _Parser(library.text(grammar) if is_shipped else grammar)
+    parser.parse()
+    return [(name, *parser.place.of(pos)) for name, pos in parser.places.items()]
+
+
 class Place:
     """Lines and columns of a text."""
 

@@ -101,13 +101,22 @@ def parsed(constraint: StructuralFormat) -> Format:
     return value
 
 
-def parts(value: Format, path: str) -> Iterator[tuple[str, Format]]:
-    """The formats directly inside of one that `node` takes, with their paths."""
+def parts(value: Format, path: str) -> Iterator[tuple[str, Any]]:
+    """What stands in the places of formats directly inside of one, with their paths."""
     if "content" in value:
         yield f"{path}.content", value["content"]
-    for key in ("elements", "tags"):
-        yield from ((f"{path}.{key}[{i}]", item) for i, item in enumerate(value.get(key, ())))
-    yield from ((f"{path}.rules[{i}][1]", rule[1]) for i, rule in enumerate(value.get("rules", ())))
+    for key in ("elements", "tags", "rules"):
+        items = value.get(key)
+        for i, item in enumerate(items if isinstance(items, list) else ()):
+            if key != "rules":
+                yield f"{path}.{key}[{i}]", item
+            elif isinstance(item, list) and len(item) == 2:
+                yield f"{path}.rules[{i}][1]", item[1]
+
+
+def schema_of(value: Format) -> JsonSchema:
+    """The constraint of a format that is a schema."""
+    return JsonSchema(json_text.dump(value["json_schema"]))
 
 
 class _Reader:
@@ -206,7 +215,7 @@ class _Reader:
         most = value.get("max_whitespace_cnt")
         if most is not None and most < 0:
             _fail(f"{path}.max_whitespace_cnt", f"{most} is below 0")
-        return self._part(JsonSchema(json_text.dump(value["json_schema"])), path)
+        return self._part(schema_of(value), path)
 
     def _grammar(self, value: Format, path: str) -> Node:
         return self._part(Ebnf(value["grammar"], "xgrammar"), path)
