@@ -51,28 +51,42 @@ class Closing:
                 hint="raise max_tokens, or use finish='cut'",
             )
 
-    def follow(self, token_ids: Sequence[int], room: int) -> bool:
-        """Find the completion after tokens that the matcher has just accepted.
+    def try_follow(self, token_ids: Sequence[int], room: int) -> bool:
+        """Take what is left of the completion after tokens that the matcher has just accepted.
 
         Args:
             room: tokens that may still follow.
 
         Returns:
-            False where no completion fits; `completion` then still is that of the text before
-            these tokens, which the caller takes back.
+            False where the last completion does not serve, or does not fit: `search` then says.
 
-        Cost: microseconds mostly; a quick search where the last completion does not serve, a
-            thorough one where it does not fit.
+        Cost: microseconds.
         """
         found = self._what_is_left(token_ids)
-        if found is None:
-            found = self._matcher.shortest_completion(thorough=False)
-        if found is None or len(found) > room:
-            found = self._matcher.shortest_completion()
         if found is None or len(found) > room:
             return False
         self.completion = found
         return True
+
+    def search(self, room: int) -> bool:
+        """Find another completion for where the matcher stands.
+
+        Args:
+            room: tokens that may still follow.
+
+        Returns:
+            False where none fits; `completion` then still is that of the text before the last
+            tokens, which the caller takes back.
+
+        Cost: a quick search, and a thorough one where that finds nothing that fits: as of
+            `Matcher.shortest_completion`.
+        """
+        for thorough in (False, True):
+            found = self._matcher.shortest_completion(thorough=thorough)
+            if found is not None and len(found) <= room:
+                self.completion = found
+                return True
+        return False
 
     def _what_is_left(self, token_ids: Sequence[int]) -> list[int] | None:
         """The last completion, cut so that it completes the text again."""

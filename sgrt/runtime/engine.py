@@ -17,6 +17,8 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
@@ -35,9 +37,10 @@ from sgrt.runtime.kv_manager import KVManager
 from sgrt.runtime.model_runner import Batch, Runner
 from sgrt.runtime.sampler import Row, Sampler, Token
 from sgrt.runtime.scheduler import Scheduler
+from sgrt.runtime.searcher import Found, Searcher
 from sgrt.runtime.sequence import Sequence, Work
 from sgrt.runtime.stats import Stats
-from sgrt.runtime.tasks import BranchTask, Ending, GenerateTask, TextTask
+from sgrt.runtime.tasks import BranchTask, Ending, GenerateTask, Search, Step, TextTask
 
 log = logging.getLogger("sgrt.engine")
 
@@ -97,6 +100,8 @@ class Engine:
         self._prune_at = 64
         self._tie = itertools.count()
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._searcher = Searcher()
+        self._stalled = False  # nothing can be computed before something is posted
         self._closing = False
         self._why_closed = "the engine is closed"
         self._closed = threading.Event()
@@ -186,7 +191,7 @@ class Engine:
         try:
             while not self._closing:
                 self._drain_inbox()
-                if self.scheduler.has_work:
+                if self._can_step():
                     self._try_step()
         except BaseException as error:  # a broken loop must not leave readers waiting
             log.exception("the engine loop died")
@@ -197,19 +202,31 @@ class Engine:
             self._closed.set()
             self._fail_all(EngineClosed())
             self._sampler.close()
+            self._searcher.close()
 
     def _drain_inbox(self) -> None:
-        """Run what was posted; sleep for it only while there is no work."""
+        """Run what was posted; sleep for it, or for the next deadline, only while there is no
+        work."""
         while True:
             try:
                 action = self._inbox.get_nowait()
             except Empty:
-                if self.scheduler.has_work or self._closing:
+                if self._can_step() or self._closing:
                     return
-                start = time.perf_counter()
-                action = self._inbox.get()
-                self.stats.idle_s += time.perf_counter() - start
+                with self.stats.timed("idle_s"):
+                    action = self._next_action()
+            self._stalled = False
             action()
+
+    def _can_step(self) -> bool:
+        return self.scheduler.has_work and not self._stalled
+
+    def _next_action(self) -> Callable[[], None]:
+        due = self._deadlines[0][0] - time.monotonic() if self._deadlines else None
+        try:
+            return self._inbox.get(timeout=None if due is None else max(0.0, due))
+        except Empty:
+            return self._expire_deadlines
 
     def _try_step(self) -> None:
         """A step; what breaks one outside the model ends the sequences that were in it."""
@@ -294,14 +311,32 @@ class Engine:
         before = len(task.output)
         self._go_on(live, task, before, task.take(token.token_id, logprob))
 
-    def _go_on(self, live: Live, task: GenerateTask, before: int, ending: Ending | None) -> None:
+    def _go_on(self, live: Live, task: GenerateTask, before: int, step: Step) -> None:
         """Append what the task produced since ``before`` and ask for more, or end it."""
         live.seq.token_ids += task.output[before:]
-        if ending is not None:
-            self._finish(live, task, ending)
-        else:
+        if isinstance(step, Ending):
+            self._finish(live, task, step)
+        elif step is None:
             live.seq.want_next_token()
             self.scheduler.add(live.seq)
+        else:
+            self.scheduler.suspend(live.seq)
+            self._searcher.submit(step.run, partial(self._on_found, live, task, step))
+
+    def _on_found(self, live: Live, task: GenerateTask, search: Search, found: Found) -> None:
+        """A search has ended, on its own thread."""
+
+        def go_on() -> None:
+            if live.task is not task:
+                return  # it failed meanwhile
+            try:
+                before = len(task.output)
+                self._go_on(live, task, before, search.then(found()))
+            except Exception as error:
+                self.fail(live, error if isinstance(error, SgrtError) else _wrap(error))
+
+        with suppress(EngineClosed):
+            self.post(go_on)
 
     def begin(self, live: Live, task: GenerateTask) -> None:
         """Start a generation on a sequence that has no task."""
@@ -434,8 +469,10 @@ class Engine:
             self.fail(live, _wrap(error))
 
     def _fail_unservable(self) -> None:
-        """The one running sequence does not fit into the whole pool."""
-        for seq in list(self.scheduler.running):
+        """The one running sequence does not fit into the whole pool; suspended ones may."""
+        running = [seq for seq in self.scheduler.running if not seq.suspended]
+        self._stalled = len(running) < len(self.scheduler.running)
+        for seq in running:
             needed = self.kv.pages_for(seq.num_computed + 1)
             free = self.kv.pool.num_free
             self.fail(self._lives[seq], OutOfPages(needed, free, self.kv.tree.num_evictable))

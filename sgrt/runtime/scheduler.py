@@ -78,6 +78,7 @@ class Scheduler:
 
         One that is running goes on without waiting again.
         """
+        seq.suspended = False
         self.kv.rewind(seq, seq.first_output)
         if seq in self.running:
             return
@@ -96,6 +97,10 @@ class Scheduler:
         if is_prompt_chunk and self.kv.prefix_cache:
             self.kv.share(seq)
 
+    def suspend(self, seq: Sequence) -> None:
+        """The sequence wants nothing before it is added again, and goes on running then."""
+        seq.suspended = seq in self.running
+
     def park(self, seq: Sequence) -> None:
         """The sequence wants nothing for now; it keeps its pages while there are enough."""
         self._forget(seq)
@@ -109,13 +114,15 @@ class Scheduler:
         self.kv.release(seq)
 
     def _forget(self, seq: Sequence) -> None:
+        seq.suspended = False
         for queue in (self.running, self.waiting):
             if seq in queue:
                 queue.remove(seq)
 
     @property
     def has_work(self) -> bool:
-        return bool(self.running or self.waiting)
+        """Whether a step could compute something."""
+        return bool(self.waiting) or not all(seq.suspended for seq in self.running)
 
     # -- the step
 
@@ -123,8 +130,8 @@ class Scheduler:
         """The next step's work; pages for all of it are in place.
 
         Returns:
-            Empty while something runs only where `running[0]`, alone with the whole pool, does
-            not fit into it.
+            Empty where the only sequence that runs does not fit into the whole pool, or where
+            those that run are suspended and leave no room for those that wait.
         """
         self._step += 1
         self._works = {}
@@ -133,7 +140,7 @@ class Scheduler:
         for seq in self._serving_order():
             if budget == 0:
                 break
-            if seq in self.running:  # else it was retracted for an older one just now
+            if seq in self.running and not seq.suspended:  # else it was retracted just now
                 budget -= self._advance(seq, budget)
         if budget and num_retracted == self.counters.num_retracted:
             self._admit(budget)
@@ -175,11 +182,13 @@ class Scheduler:
         return False
 
     def _victim(self) -> Sequence:
-        """The least important running sequence, the latest admitted among equals.
+        """The least important running sequence: among equals one that is suspended, else the
+        latest admitted.
 
-        The oldest of the highest priority is never it, so someone always advances.
+        The oldest of the highest priority is it only while it is suspended, so someone always
+        advances.
         """
-        return min(reversed(self.running), key=lambda s: s.priority)
+        return min(reversed(self.running), key=lambda s: (s.priority, not s.suspended))
 
     def retract(self, seq: Sequence) -> None:
         """Take a running sequence's pages; it will be admitted again, and loses nothing else."""
@@ -188,7 +197,10 @@ class Scheduler:
         self.counters.num_retracted += 1
         self.counters.num_recomputed_tokens += seq.num_computed
         self.kv.release(seq)
-        self.waiting.insert(0, seq)
+        if seq.suspended:
+            seq.suspended = False  # it comes back with `add`
+        else:
+            self.waiting.insert(0, seq)
 
     # -- admission
 

@@ -25,6 +25,7 @@ class Sequence:
     node                  KVManager           locked tree node at the end of those pages
     arrival, overtaken    Scheduler           order and aging while it waits
     last_step             Scheduler           step in which it last got tokens computed
+    suspended             Scheduler           it keeps its turn, but wants nothing for now
     ====================  ==================  ==========================================
 
     Invariants: num_shared <= len(pages); num_computed <= len(pages) * S;
@@ -44,6 +45,7 @@ class Sequence:
         "overtaken",
         "pages",
         "priority",
+        "suspended",
         "target_len",
         "token_ids",
     )
@@ -70,6 +72,7 @@ class Sequence:
         self.arrival = 0
         self.overtaken = 0
         self.last_step = 0
+        self.suspended = False
 
     @property
     def todo(self) -> int:

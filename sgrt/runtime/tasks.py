@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeAlias
 
 from sgrt import ops
 from sgrt.core import (
@@ -145,8 +146,8 @@ class GenerateTask:
         if self._penalised:
             self._prompt_counts.update(token_ids)
 
-    def opening(self) -> Ending | None:
-        """What can be appended before the model is asked at all."""
+    def opening(self) -> Step:
+        """Append what can be appended before the model is asked at all."""
         if self.params.max_tokens == 0:
             return Ending("length")
         return self._append_forced()
@@ -173,11 +174,8 @@ class GenerateTask:
             return frozenset()
         return self._end_ids if len(self._output) >= self.params.min_tokens else frozenset()
 
-    def take(self, token_id: int, logprob: TokenLogprob | None) -> Ending | None:
+    def take(self, token_id: int, logprob: TokenLogprob | None) -> Step:
         """Take a drawn token, and the run it forces.
-
-        Returns:
-            How the generation ends, or None where it goes on.
 
         Raises:
             ConstraintError: the grammar gave up.
@@ -186,35 +184,42 @@ class GenerateTask:
         if token_id in self._end_ids:
             stop = token_id if token_id in self.params.stop_token_ids else None
             return Ending("stop", stop)
-        if self.matcher is not None and not self._accept((token_id,)):
-            return self._close()
+        return self._accept((token_id,), partial(self._took, token_id, logprob))
+
+    def _took(self, token_id: int, logprob: TokenLogprob | None) -> Step:
         if logprob is not None:
             self._logprobs.append(logprob)
         ending = self._append((token_id,), () if logprob is None else (logprob,))
         return ending or self._append_forced()
 
-    def _append_forced(self) -> Ending | None:
-        if self.matcher is None:
-            return None
-        if self._forced_runs:
-            run = self.matcher.forced()[: self._room()]
-            if run and not self._accept(run):
-                return self._close()
-            ending = self._append_unsampled(run) if run else None
-            if ending:
-                return ending
+    def _append_forced(self) -> Step:
+        run = self.matcher.forced()[: self._room()] if self.matcher and self._forced_runs else []
+        return self._accept(run, partial(self._took_forced, run)) if run else self._took_forced(())
+
+    def _took_forced(self, run: Seq[int]) -> Step:
+        ending = self._append_unsampled(run) if run else None
+        if ending or self.matcher is None:
+            return ending
         if self.matcher.is_final:
             return Ending("stop")
         return None if self._room() > 0 else Ending("length")
 
-    def _accept(self, run: Seq[int]) -> bool:
-        """Move the matcher over tokens; False, and it stays, where no completion would fit."""
-        assert self.matcher is not None
+    def _accept(self, run: Seq[int], then: Callable[[], Step]) -> Step:
+        """Move the matcher over tokens and go on; where no completion fits behind them, close."""
+        if self.matcher is None:
+            return then()
         self.matcher.accept(run)
-        if self._closing is None or self._closing.follow(run, self._room() - len(run)):
-            return True
-        self.matcher.rollback(len(run))
-        return False
+        room = self._room() - len(run)
+        if self._closing is None or self._closing.try_follow(run, room):
+            return then()
+        return Search(partial(self._closing.search, room), partial(self._searched, len(run), then))
+
+    def _searched(self, num_tokens: int, then: Callable[[], Step], found: bool) -> Step:
+        if found:
+            return then()
+        assert self.matcher is not None
+        self.matcher.rollback(num_tokens)
+        return self._close()
 
     def _close(self) -> Ending:
         """Complete the text with the tokens that were kept for that."""
@@ -309,6 +314,23 @@ class Ending:
 
     reason: FinishReason
     stop: str | int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """A generation cannot go on before something slow is known.
+
+    Args:
+        run: finds it out, on a thread of its choice; nobody touches the task meanwhile.
+        then: takes what ``run`` returned, back on the loop.
+    """
+
+    run: Callable[[], bool]
+    then: Callable[[bool], Step]
+
+
+Step: TypeAlias = Ending | Search | None
+"""What becomes of a generation: it ends, it waits, or it asks for the next token."""
 
 
 def _replace(row: ops.SamplingRow, changes: dict[str, object]) -> ops.SamplingRow:

@@ -198,7 +198,8 @@ def draw(matcher: Matcher, vocabulary: Vocabulary, room: int, rng: random.Random
             return ids
         token_id = rng.choice(allowed)
         matcher.accept([token_id])
-        if not closing.follow([token_id], room - len(ids) - 1):
+        left = room - len(ids) - 1
+        if not (closing.try_follow([token_id], left) or closing.search(left)):
             matcher.rollback(1)
             matcher.accept(closing.completion)
             return ids + closing.completion

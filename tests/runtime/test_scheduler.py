@@ -28,9 +28,13 @@ def _check(scheduler: Scheduler, sequences: list[Sequence]) -> None:
 class Simulation:
     """Sequences that each want a number of tokens; a token is any integer."""
 
-    def __init__(self, scheduler: Scheduler, rng: random.Random) -> None:
+    def __init__(
+        self, scheduler: Scheduler, rng: random.Random, *, suspending: float = 0.0
+    ) -> None:
         self.scheduler = scheduler
         self.rng = rng
+        self.suspending = suspending  # how often a sequence waits for something else
+        self.suspended: dict[Sequence, int] = {}  # and the step in which it goes on
         self.wanted: dict[Sequence, int] = {}
         self.started: list[Sequence] = []
         self.num_steps = 0
@@ -43,8 +47,12 @@ class Simulation:
 
     def step(self) -> None:
         self.num_steps += 1
-        works = self.scheduler.schedule()
-        assert works, "a full pool must not stop the oldest"
+        for seq in [s for s, due in self.suspended.items() if due <= self.num_steps]:
+            del self.suspended[seq]
+            self.scheduler.add(seq)
+        works = self.scheduler.schedule() if self.scheduler.has_work else []
+        assert works or self.suspended, "a full pool must not stop the oldest"
+        assert self.suspended.keys().isdisjoint(w.seq for w in works)
         assert sum(w.end - w.start for w in works) <= self.scheduler.max_step_tokens
         assert len(works) <= self.scheduler.max_running
         for work in works:
@@ -66,7 +74,11 @@ class Simulation:
             return
         seq.token_ids += [self.rng.randrange(50) for _ in range(self.rng.choice([1, 1, 1, 4]))]
         seq.want_next_token()
-        self.scheduler.add(seq)
+        if self.rng.random() < self.suspending:
+            self.scheduler.suspend(seq)
+            self.suspended[seq] = self.num_steps + self.rng.randint(1, 6)
+        else:
+            self.scheduler.add(seq)
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -83,7 +95,7 @@ def test_full_pool_under_random_load_never_deadlocks(seed: int) -> None:
         policy=rng.choice(["lpm", "fcfs"]),
         prefix_cache=rng.random() < 0.7,
     )
-    sim = Simulation(scheduler, rng)
+    sim = Simulation(scheduler, rng, suspending=rng.choice([0, 0.1, 0.5]))
     base = [rng.randrange(50) for _ in range(40)]
     for i in range(25):
         prompt = base[: rng.randrange(40)] + [rng.randrange(50) for _ in range(rng.randint(1, 20))]
