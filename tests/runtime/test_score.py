@@ -166,7 +166,7 @@ def test_scoring_that_is_ended_fails_and_gives_its_pages_back(end: str) -> None:
             options, unconditional=True, deadline_s=0.05 if end == "deadline" else None
         )
         queued = session.score(["a"])
-        assert reached.wait(10)
+        assert end == "deadline" or reached.wait(10)
         if end == "cancel":
             handle.cancel()
         elif end == "session":
