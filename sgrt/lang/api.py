@@ -23,12 +23,15 @@ def _hinted(func: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(func)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        for name in kwargs:
-            if name not in known:
-                raise TypeError(
-                    f"{func.__name__}() takes no argument {name!r}{did_you_mean(name, known)}"
-                )
-        return func(*args, **kwargs)
+        try:
+            return func(*args, **kwargs)
+        except TypeError:
+            for name in kwargs:
+                if name not in known:
+                    raise TypeError(
+                        f"{func.__name__}() takes no argument {name!r}{did_you_mean(name, known)}"
+                    ) from None
+            raise
 
     return call
 

@@ -6,13 +6,16 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol
 
 from sgrt.core import Handle
 from sgrt.errors import Cancelled
+from sgrt.lang import hub
 from sgrt.lang.feed import Feed
 from sgrt.lang.state import ProgramState
 
+_AT_ONCE = 64
 Item = tuple[int, ProgramState]
 Begin = Callable[[int, Callable[[ProgramState], None]], ProgramState]
 """Begin item i; the function given is called with its state when all of it has ended."""
@@ -48,9 +51,14 @@ class Batch:
             self._count(item)
         if self._num_items == 0:
             self._end()
-        for _ in range(self._limit):
+        hub.in_turn(partial(self._begin_some, self._limit))
+
+    def _begin_some(self, num_items: int) -> None:
+        for _ in range(min(num_items, _AT_ONCE)):
             if not self._begin_next():
                 return
+        if num_items > _AT_ONCE:
+            hub.in_turn(partial(self._begin_some, num_items - _AT_ONCE))
 
     def _begin_next(self) -> bool:
         with self._lock:

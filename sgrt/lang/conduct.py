@@ -12,7 +12,7 @@ import enum
 import functools
 import importlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -111,6 +111,16 @@ class Conduct:
         self._func = func
         self._num_good = 0
         self._lock = threading.Lock()
+        self._seen: set[type] = set()
+
+    def sees(self, arguments: Iterable[object]) -> None:
+        """Arguments of a run; objects that may be clients or connections make it suspect."""
+        for value in arguments:
+            kind = type(value)
+            if kind not in self._seen:
+                self._seen.add(kind)
+                if not _is_data(kind):
+                    self.may_block = True
 
     @cached_property
     def may_block(self) -> bool:
@@ -154,12 +164,16 @@ def _is_trusted(value: object, seen: set[int], depth: int) -> bool:
     if isinstance(func, FunctionType) and not _is_known(func.__module__):
         return depth > 0 and all(_parts_trusted(func, seen, depth - 1))
     if isinstance(value, type):
-        return module == "builtins" or _is_known(module) or _holds_data(value)
+        return _is_data(value)
     if isinstance(value, (BuiltinFunctionType, FunctionType)):
         if module == "builtins":
             return value.__name__ not in _BUILTINS_THAT_BLOCK
         return _is_known(module)
     return _is_known(type(value).__module__)
+
+
+def _is_data(kind: type) -> bool:
+    return kind.__module__ == "builtins" or _is_known(kind.__module__) or _holds_data(kind)
 
 
 def _holds_data(kind: type) -> bool:

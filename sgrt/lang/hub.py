@@ -25,7 +25,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextvars import Context
+from contextvars import Context, ContextVar
 from functools import partial
 from typing import Any
 
@@ -118,10 +118,10 @@ class Hub:
 
 class _Local(threading.local):
     hub: Hub | None = None
-    is_worker = False
 
 
 _local = _Local()
+_below_thread: ContextVar[bool] = ContextVar("sgrt_below_thread", default=False)
 
 
 class Hubs:
@@ -222,6 +222,7 @@ class Watch:
                     self._is_awake.set()
 
 
+_OURS = Conduct(lambda: None)
 watch = Watch()
 hubs = Hubs()
 _programs = Workers("sgrt-program")
@@ -229,23 +230,29 @@ _calls = Workers("sgrt-call")
 
 
 def spawn(body: Body, conduct: Conduct, context: Context) -> None:
-    """Begin a body on a hub, or where it may block, in a thread.
+    """Begin a body soon, on a hub, or where it may block, in a thread.
 
-    What a thread of those begins itself goes to a hub, so that threads never wait for threads.
+    What bodies in threads begin themselves goes to a hub, as does all that these begin, so that
+    no thread ever waits for a free one.
     """
-    if conduct.may_block and not _local.is_worker:
+    if conduct.may_block and not context.get(_below_thread):
         _programs.put(partial(_in_thread, body, conduct, context))
     else:
         hubs.spawn(body, conduct, context)
+
+
+def in_turn(work: Callable[[], None]) -> None:
+    """Run short work on a hub, behind what waits there already."""
+    hubs.spawn(work, _OURS, Context())
 
 
 def _in_thread(body: Body, conduct: Conduct, context: Context) -> None:
     if not conduct.may_block:  # by now others have shown that it does not
         hubs.spawn(body, conduct, context)
         return
-    _local.is_worker = True
     timer = _Stretches()
     wait_with(timer.waiter)
+    context.run(_below_thread.set, True)
     context.run(body)
     conduct.finished(timer.longest())
 
@@ -307,7 +314,7 @@ def call(work: Callable[[], Any], context: Context) -> Any:
     result: Handle[Any] = Handle()
 
     def job() -> None:
-        _local.is_worker = True
+        context.run(_below_thread.set, True)
         try:
             result.finish(context.run(work))
         except BaseException as error:

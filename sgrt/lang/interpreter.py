@@ -8,7 +8,6 @@ shared by all programs. No thread is kept per program.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -19,7 +18,7 @@ from typing import Any
 from sgrt.core import Generate, Handle, ScoreResult, Session, Text
 from sgrt.errors import Cancelled
 from sgrt.lang.background import continuations
-from sgrt.lang.variables import Generated, Selected
+from sgrt.lang.variables import Generated, Selected, outcome
 
 
 def when_done(handle: Handle[Any], work: Callable[[], None]) -> None:
@@ -49,32 +48,36 @@ class Claim:
         parent: what a child of a fork was made from; it is needed as long as the child is.
     """
 
+    __slots__ = ("_closed", "_later", "_parent", "_stop")
+
     def __init__(self, lane: Lane, parent: Claim | None = None) -> None:
         continuations.begin()  # it cannot be begun from a finalizer
         self._closed = lane.closed
         self._parent = parent
         # All that `__del__` needs is its own: at the interpreter's end modules may be empty.
         self._later = continuations.put_from_anywhere
-        self._stop = partial(lane.stop, Cancelled())
+        self._stop = lane.give_up
 
     def __del__(self) -> None:
         if not self._closed.done():
             self._later(self._stop)
 
 
-class Operation(ABC):
+class Operation:
     """One thing to do with a session."""
 
-    @abstractmethod
+    __slots__ = ()
+
     def run(self, lane: Lane, session: Session) -> Handle[Any] | None:
         """Hand it over; a handle that is returned must end before `resume` and what follows."""
+        raise NotImplementedError
 
-    def resume(self, lane: Lane, session: Session) -> None:  # noqa: B027  (most have nothing left)
+    def resume(self, lane: Lane, session: Session) -> None:
         """Go on after the handle has ended."""
 
-    @abstractmethod
     def fail(self, lane: Lane, error: BaseException) -> None:
         """It cannot be done; tell the readers."""
+        raise NotImplementedError
 
 
 class Lane:
@@ -128,6 +131,10 @@ class Lane:
                 handle.cancel()
             self._go_on()
 
+    def give_up(self) -> None:
+        """`stop`: nobody can read what it works on."""
+        self.stop(Cancelled())
+
     def close(self) -> None:
         """Give the session back; safe at any time."""
         with self._lock:
@@ -151,8 +158,17 @@ class Lane:
         All of it is waited for, not the newest alone: what is refused when it is handed over
         ends before what was taken earlier, which is still good.
         """
-        waiting = [*self._working, *(child.closed for child in self.children)]
-        when_all_done([handle for handle in waiting if not handle.done()], self.close)
+        waiting = [handle for handle in self._working if not handle.done()]
+        waiting += [child.closed for child in self.children if not child.closed.done()]
+        when_all_done(waiting, self.close)
+
+    def join(self) -> None:
+        """Wait until all is done that a finished lane has taken, beside the session too."""
+        outcome(self.closed)
+        for handle in self._beside:
+            outcome(handle)
+        for child in self.children:
+            child.join()
 
     def error(self) -> BaseException | None:
         """Why nothing more reaches the session."""
@@ -200,7 +216,7 @@ class Lane:
         operation.fail(self, error)
 
 
-@dataclass
+@dataclass(slots=True)
 class Write(Operation):
     """Text and generations with no decision between them, handed over as one segment."""
 
@@ -226,7 +242,7 @@ class Write(Operation):
         return [x[1] for x in self.items if not isinstance(x, Text)]
 
 
-@dataclass
+@dataclass(slots=True)
 class Sample(Operation):
     """n continuations: the first in the session, the others in forks of it that end with them."""
 
@@ -253,7 +269,7 @@ class Sample(Operation):
         self.variable.fail(error)
 
 
-@dataclass
+@dataclass(slots=True)
 class Decide(Operation):
     """Score options, then append the one that was picked."""
 
@@ -273,7 +289,7 @@ class Decide(Operation):
         self.variable.fail(error)
 
 
-@dataclass
+@dataclass(slots=True)
 class Split(Operation):
     """Sessions for the children of a fork."""
 

@@ -8,6 +8,7 @@ import inspect
 import math
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextvars import Context
 from dataclasses import fields, replace
 from functools import partial
 from types import MethodType
@@ -53,6 +54,9 @@ class Program:
         parameters = list(self._signature.parameters.values())[1:]
         self._named = {p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY}
         self._has_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        self._is_plain = all(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
+        self._names = tuple(p.name for p in parameters)
+        self._needed = {p.name for p in parameters if p.default is p.empty}
         self._plain = Defaults(SamplingParams())
 
     def __get__(self, instance: object, owner: type | None = None) -> Program:
@@ -96,11 +100,11 @@ class Program:
         """
         state, start = self._prepare(args, kwargs, backend, sampling, deadline_s)
         if stream:
-            self._launch(state, start)
+            self._launch(state, start, waiting_context())
             return state._outside_view()
         send_current()
         if self._is_async:
-            self._launch(state, start)
+            self._launch(state, start, waiting_context())
             _wait(state)
         else:
             state._execute(partial(start, state))
@@ -126,7 +130,7 @@ class Program:
             if self._is_async:
                 await state._aexecute(partial(start, state))
             else:
-                self._launch(state, start)
+                self._launch(state, start, waiting_context())
                 await ended(state._body)
             await state.settled()
         except asyncio.CancelledError:
@@ -150,7 +154,7 @@ class Program:
             ProgramError: an error is raised where it ends the text.
         """
         state, start = self._prepare(args, kwargs, backend, sampling, deadline_s)
-        self._launch(state, start)
+        self._launch(state, start, waiting_context())
         try:
             async for event in state._outside_view().aevents():
                 yield event
@@ -283,12 +287,14 @@ class Program:
         where = default_backend() if backend is None else checked(backend)
         items = [_item(item) for item in batch]
         send_current()
+        context = waiting_context()
 
         def begin(index: int, then: Callable[[ProgramState], None]) -> ProgramState:
             args, kwargs = items[index]
             own_seed = None if seed is None else split_seed(seed, index)
             state = self._new_state(where, defaults, own_seed, deadline_s)
-            self._launch(state, lambda s: self._func(s, *args, **kwargs), then)
+            self._conduct.sees((*args, *kwargs.values()))
+            self._launch(state, lambda s: self._func(s, *args, **kwargs), context.copy(), then)
             return state
 
         return Batch(begin, len(items), _num_threads(num_threads))
@@ -306,6 +312,7 @@ class Program:
         self._check_arguments(args, arguments)
         _check_deadline(deadline_s)
         where = default_backend() if backend is None else checked(backend)
+        self._conduct.sees((*args, *arguments.values()))
         state = self._new_state(where, defaults, seed, deadline_s)
         return state, lambda s: self._func(s, *args, **arguments)
 
@@ -321,13 +328,14 @@ class Program:
         self,
         state: ProgramState,
         start: Start,
+        context: Context,
         then: Callable[[ProgramState], None] | None = None,
     ) -> None:
         """Run it elsewhere; ``then`` is called when all that it asked for has ended too."""
         if self._is_async:
-            coroutines.spawn(_acomplete(state, start, then), waiting_context())
+            coroutines.spawn(_acomplete(state, start, then), context)
         else:
-            hub.spawn(partial(_complete, state, start, then), self._conduct, waiting_context())
+            hub.spawn(partial(_complete, state, start, then), self._conduct, context)
 
     def _divide(
         self, given: Mapping[str, Any], sampling: Mapping[str, Any] | None, *, batch: bool = False
@@ -355,6 +363,14 @@ class Program:
         )
 
     def _check_arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        left = self._names[len(args) :]  # by keyword, where all is well and plain
+        is_plain = self._is_plain and len(args) <= len(self._names)
+        if (
+            is_plain
+            and all(k in left for k in kwargs)
+            and not self._needed.intersection(name for name in left if name not in kwargs)
+        ):
+            return
         try:
             self._signature.bind(None, *args, **kwargs)
         except TypeError as error:
@@ -410,7 +426,7 @@ def _complete(
     try:
         state._execute(partial(start, state))
         if then is not None:
-            state.error()  # waits for all that the program has asked for
+            state._trace.lane.join()
     finally:
         if then is not None:
             then(state)

@@ -6,7 +6,7 @@ import difflib
 from typing import Any, Self
 
 from sgrt.core import GenerateResult, Handle, ScoreResult, Usage
-from sgrt.errors import Cancelled, ProgramError
+from sgrt.errors import Cancelled, ProgramError, WouldBlock
 from sgrt.lang.api import variable_name
 from sgrt.lang.run import current
 from sgrt.lang.trace import Part, Trace
@@ -16,6 +16,8 @@ from sgrt.lang.where import here
 
 class Reader:
     """The reading half of a `ProgramState`."""
+
+    __slots__ = ("__weakref__", "_body", "_inside", "_trace")
 
     def __init__(self, trace: Trace, body: Handle[Any], *, inside: bool) -> None:
         self._trace = trace
@@ -30,9 +32,14 @@ class Reader:
         """The value of a variable.
 
         Raises:
-            ProgramError: no such variable, or it could not be produced.
+            ProgramError: no such variable, or it could not be produced; or an async program
+                must await it.
         """
-        return self._read(self._find(checked_name(name)))
+        variable = self._find(checked_name(name))
+        try:
+            return self._read(variable)
+        except WouldBlock as error:
+            raise self._program_error(error.message, name, hint=error.hint) from error
 
     def get_var(self, name: str) -> Any:
         """``s[name]``."""
@@ -88,7 +95,7 @@ class Reader:
         for variable in self._produced():
             if not variable.handled and (wrong := self._wrong(variable)) is not None:
                 return wrong
-        children = (self._at(child, inside=False) for child in self._trace.children)
+        children = (self._at(child, inside=self._inside) for child in self._trace.children)
         return next((e for child in children if (e := child.error()) is not None), None)
 
     def _produced(self) -> list[Produced]:

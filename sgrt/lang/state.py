@@ -38,6 +38,8 @@ class ProgramState(Streams):
     streaming program still runs, a read waits until the name comes or the program has ended.
     """
 
+    __slots__ = ()
+
     # ------------------------------------------------------------ running
 
     def _execute(self, body: Callable[[], Any]) -> None:

@@ -12,6 +12,8 @@ from sgrt.lang.variables import Produced, StreamEvent
 class Streams(Reader):
     """The streaming part of a `ProgramState`."""
 
+    __slots__ = ()
+
     def events(self, name: str | None = None) -> Iterator[StreamEvent]:
         """Follow the text as it comes, of the whole state or of one variable.
 

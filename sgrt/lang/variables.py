@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import random
-from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -43,18 +42,19 @@ class StreamEvent:
     tokens: TokenEvent | None = None
 
 
-class Variable(ABC):
+class Variable:
     """Something a program can read."""
 
+    __slots__ = ("name",)
     name: str | None
 
-    @abstractmethod
     def failure(self) -> BaseException | None:
         """Wait for the end; the backend's error, or None."""
+        return None
 
-    @abstractmethod
     def value(self) -> Any:
         """Wait for the value. Raises ProgramError where there is text but no value."""
+        raise NotImplementedError
 
     def text(self) -> str:
         """Wait; what it added to the program's text."""
@@ -76,9 +76,6 @@ class Assigned(Variable):
     name: str | None
     _value: Any
 
-    def failure(self) -> None:
-        return None
-
     def value(self) -> Any:
         return self._value
 
@@ -97,9 +94,6 @@ class Gathered(Variable):
     readers: tuple[Callable[[], Any], ...]
     sources: tuple[Variable, ...]
 
-    def failure(self) -> None:
-        return None
-
     async def settled(self) -> None:
         for source in self.sources:
             await source.settled()
@@ -116,6 +110,8 @@ class Produced(Variable):
         location: ``file:line`` of the statement.
     """
 
+    __slots__ = ("handled", "location", "program")
+
     def __init__(self, name: str | None, program: str, location: str) -> None:
         self.name = name
         self.program = program
@@ -128,21 +124,23 @@ class Produced(Variable):
             message, program=self.program, variable=self.name, location=self.location, hint=hint
         )
 
-    @abstractmethod
     def fail(self, error: BaseException) -> None:
         """It will not be produced."""
+        raise NotImplementedError
 
-    @abstractmethod
     def events(self) -> Iterator[StreamEvent]:
         """Follow the text; raises the backend's error where it ends with one."""
+        raise NotImplementedError
 
-    @abstractmethod
     def aevents(self) -> AsyncIterator[StreamEvent]:
         """`events` for coroutines."""
+        raise NotImplementedError
 
 
 class Generated(Produced):
     """The value of a `gen`."""
+
+    __slots__ = ("_gen", "_handles", "_is_good", "_max_tokens", "_values")
 
     def __init__(self, gen: Gen, program: str, location: str, *, max_tokens: int) -> None:
         super().__init__(gen.name, program, location)
@@ -150,6 +148,7 @@ class Generated(Produced):
         self._max_tokens = max_tokens
         self._handles: Handle[tuple[Generation, ...]] = Handle()
         self._values: list[Any] | None = None
+        self._is_good = False  # known to have ended without an error
 
     def attach(self, handles: tuple[Generation, ...]) -> None:
         """The backend took it."""
@@ -159,10 +158,14 @@ class Generated(Produced):
         self._handles.fail(error)
 
     def failure(self) -> BaseException | None:
+        if self._is_good:
+            return None
         failure = outcome(self._handles)
-        if failure is not None:
-            return failure
-        return next((e for e in map(outcome, self._handles.result()) if e is not None), None)
+        if failure is None:
+            for handle in self._handles.result():
+                failure = failure or outcome(handle)
+        self._is_good = failure is None
+        return failure
 
     async def settled(self) -> None:
         await ended(self._handles)
@@ -249,6 +252,8 @@ class Choice:
 class Selected(Produced):
     """The value of a `select`."""
 
+    __slots__ = ("_choice", "_random", "_select")
+
     def __init__(self, select: Select, program: str, location: str, *, key: str | None) -> None:
         super().__init__(select.name, program, location)
         self._select = select
@@ -318,6 +323,8 @@ def softmax(values: Sequence[float]) -> list[float]:
 
 def outcome(handle: Handle[Any]) -> BaseException | None:
     """Wait for the end; the error it ended with, or None."""
+    if handle.done():
+        return handle.error()
     try:
         handle.result()
     except BaseException as error:

@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 
 import sgrt
+from sgrt.errors import DeadlineExceeded
 
 
 def backend(**options):
@@ -108,23 +109,98 @@ def test_user_code_runs_exactly_once_per_item():
     assert ran == Counter(range(60))
 
 
-@pytest.mark.parametrize(("num_threads", "most"), [(8, 8), ("auto", 128)])
-def test_batch_runs_side_by_side_in_a_bounded_number_of_threads(num_threads, most):
-    latency, peak, base = 0.05, [0], threading.active_count()
+@pytest.mark.parametrize("num_threads", [1, 3, "auto"])
+def test_number_of_threads_bounds_the_items_under_way(num_threads):
+    running, peak = [0], [0]
+
+    class Counting(sgrt.ScriptedBackend):
+        def open(self, **options):
+            running[0] += 1
+            peak[0] = max(peak[0], running[0])
+            session = super().open(**options)
+            close = session.close
+
+            def closed():
+                running[0] -= 1
+                session.close = close
+                close()
+
+            session.close = closed
+            return session
+
+    items = [(str(i),) for i in range(30)]
+    states = echo.run_batch(
+        items, backend=Counting(["a"] * 30, latency=0.01), num_threads=num_threads
+    )
+    assert [state["x"] for state in states] == ["a"] * 30
+    assert peak[0] <= (30 if num_threads == "auto" else num_threads)
+    assert running[0] == 0
+
+
+def test_iterator_gives_states_in_order_as_soon_as_they_have_ended():
+    fake = backend(latency=0.01)
+    states = echo.run_batch([(str(i),) for i in range(20)], backend=fake, generator_style=True)
+    assert fake.calls == []  # nothing runs before the first is asked for
+    assert [state["x"] for state in states] == [f"[{i}]" for i in range(20)]
+
+
+def test_stream_of_a_batch_gives_each_item_once_in_the_order_of_ending():
+    @sgrt.function
+    def program(s, i):
+        for _ in range(i):
+            s += sgrt.gen("x")
+            s.sync()
+        return i
+
+    fake = sgrt.ScriptedBackend(lambda p, c, q: "a", latency=0.02)
+    ended = list(program.stream_batch([(9,), (1,), (5,)], backend=fake))
+    assert [index for index, _ in ended] == [1, 2, 0]
+    assert [state.value for _, state in ended] == [1, 5, 9]
+    assert list(program.stream_batch([], backend=fake)) == []
+
+
+@pytest.mark.parametrize("form", ["run_batch", "stream_batch"])
+def test_leaving_an_iterator_early_cancels_the_rest(form):
+    began = []
 
     @sgrt.function
-    def program(s, text):
-        s += text + sgrt.gen("x")
-        value = s["x"]
-        peak[0] = max(peak[0], threading.active_count() - base)
-        return value
+    def program(s, i):
+        began.append(i)
+        s += sgrt.gen("x")
+        return s["x"]
 
-    items = [(str(i),) for i in range(200)]
-    started = time.perf_counter()
-    program.run_batch(items, backend=backend(latency=latency), num_threads=num_threads)
-    elapsed = time.perf_counter() - started
-    assert peak[0] <= most + 2  # the backend's clock and the continuations
-    assert elapsed < 200 * latency / 2  # generous: the machine may be busy
+    def answer(prompt, constraint, params):
+        return "x"
+
+    fake = sgrt.ScriptedBackend(answer, latency=0.02)
+    options = {"generator_style": True} if form == "run_batch" else {}
+    items = getattr(program, form)(
+        [(i,) for i in range(50)], backend=fake, num_threads=2, **options
+    )
+    next(items)
+    items.close()
+    time.sleep(0.1)
+    num_began = len(began)
+    time.sleep(0.1)
+    assert len(began) == num_began < 10
+
+
+def test_progress_bar_of_an_iterator_is_refused():
+    with pytest.raises(sgrt.RequestError, match="progress_bar"):
+        echo.run_batch([("a",)], backend=backend(), generator_style=True, progress_bar=True)
+
+
+def test_deadline_of_an_item_fails_that_item():
+    @sgrt.function
+    def program(s, n):
+        for _ in range(n):
+            s += sgrt.gen("x")
+            s.sync()
+
+    fake = sgrt.ScriptedBackend(lambda p, c, q: "a", latency=0.05)
+    good, bad = program.run_batch([(1,), (200,)], backend=fake, deadline_s=0.5)
+    assert good.error() is None
+    assert isinstance(bad.error().__cause__, DeadlineExceeded)
 
 
 @pytest.mark.parametrize("num_threads", [0, -1, "all", 1.5, True])
