@@ -84,6 +84,11 @@ async def merged(
 
     One that fails just ends here; its error is raised by its `Follower.result`.
     """
+    if len(followers) == 1:
+        with suppress(SgrtError):
+            async for events in followers[0].batches():
+                yield 0, events
+        return
     queue: asyncio.Queue[tuple[int, Sequence[TokenEvent] | None]] = asyncio.Queue()
 
     async def pump(index: int) -> None:
@@ -96,11 +101,11 @@ async def merged(
     try:
         left = len(tasks)
         while left:
-            index, events = await queue.get()
-            if events is None:
+            index, some = await queue.get()
+            if some is None:
                 left -= 1
             else:
-                yield index, events
+                yield index, some
     finally:
         for task in tasks:
             task.cancel()

@@ -288,7 +288,9 @@ class _Writer:
         start = encode(self.head)[:-1]
         self._before = b"data: " + start + b',"choices":[{"index":%d,"delta":{"content":' % index
         self._after = b'},"logprobs":null,"finish_reason":null}]}\n\n'
-        self._is_plain = chat.job.params.logprobs is None and not chat.continuous_usage
+        self._is_plain = (
+            self._reader is None and chat.job.params.logprobs is None and not chat.continuous_usage
+        )
 
     def first(self) -> bytes:
         delta = {"role": "assistant", "content": None if self._reader else ""}
@@ -297,12 +299,13 @@ class _Writer:
     def frames(self, events: Sequence[TokenEvent]) -> bytes:
         """The chunks for some events; b"" where there is nothing to show yet."""
         self._num_taken += len(events)
+        if self._is_plain:  # nearly all streams; a few microseconds matter here
+            text = events[0].text if len(events) == 1 else "".join([e.text for e in events])
+            return self._before + encode(text) + self._after if text else b""
         self._num_tokens += sum(len(e.token_ids) for e in events)
         text = "".join(event.text for event in events)
         logprobs = tuple(p for event in events for p in event.logprobs)
         if self._reader is None:
-            if self._is_plain:
-                return self._before + encode(text) + self._after if text else b""
             return self._frame({"content": text}, logprobs) if text or logprobs else b""
         pieces = self._reader.feed(text)
         frames = [self._frame(self._delta(piece)) for piece in pieces]
