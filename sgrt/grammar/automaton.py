@@ -23,6 +23,8 @@ _EVERYTHING: Charset = ((0, charset.MAX_CODE_POINT),)
 class Automaton:
     """A complete, minimal deterministic automaton; state 0 is the start.
 
+    States and classes are numbered in the order in which texts meet them.
+
     Attributes:
         starts: first code point of each run of characters.
         classes: class of each run; characters of one class are never told apart.
@@ -45,6 +47,32 @@ class Automaton:
 
     def is_empty(self) -> bool:
         return not any(self.accepting)  # every state is reachable
+
+    def is_same(self, other: Automaton) -> bool:
+        """Whether both accept the same texts."""
+        return self._key() == other._key()
+
+    def _key(self) -> tuple[object, ...]:
+        return self.starts, self.classes, self.table, self.accepting
+
+    def texts(self, most: int) -> list[str] | None:
+        """All texts that are accepted; None where there are more than ``most``."""
+        live = live_states(self)
+        chars = _chars(self)
+        found: list[str] = []
+        todo = [(0, "")] if 0 in live else []
+        while todo:
+            state, text = todo.pop()
+            if self.accepting[state]:
+                found.append(text)
+            for name, target in enumerate(self.table[state]):
+                if target in live:
+                    size = sum(high - low + 1 for low, high in chars[name])
+                    if len(found) + len(todo) + size > most or len(text) > len(self.table):
+                        return None
+                    codes = (c for low, high in chars[name] for c in range(low, high + 1))
+                    todo += [(target, text + chr(code)) for code in codes]
+        return sorted(found) if len(found) <= most else None
 
     def __invert__(self) -> Automaton:
         accepting = tuple(not accepts for accepts in self.accepting)
@@ -175,6 +203,15 @@ def _merged_states(table: list[list[int]], accepting: list[bool]) -> list[int]:
     return group
 
 
+def _chars(a: Automaton) -> list[Charset]:
+    """The characters of each class."""
+    bounds = [*a.starts, charset.MAX_CODE_POINT + 1]
+    ranges: list[list[tuple[int, int]]] = [[] for _ in a.table[0]]
+    for i, name in enumerate(a.classes):
+        ranges[name].append((bounds[i], bounds[i + 1] - 1))
+    return [charset.charset(r) for r in ranges]
+
+
 # from patterns
 
 
@@ -189,9 +226,8 @@ def compile(pattern: str, max_states: int = limits.MAX_AUTOMATON_STATES) -> Auto
         GrammarBudgetExceeded: it needs too many states.
     """
     builder = _Builder(pattern, 4 * max_states)
-    end = builder.new_state()
-    start = builder.alternatives(end)
-    return _determinise(builder, start, end, max_states)
+    start = builder.alternatives(builder.end)
+    return _determinise(builder, start, builder.end, max_states)
 
 
 def of_texts(texts: Iterable[str]) -> Automaton:
@@ -231,7 +267,11 @@ NOTHING = Automaton((0,), (0,), ((0,),), (False,))
 
 
 class _Builder:
-    """A pattern as a non-deterministic automaton, built from its end to its start."""
+    """A pattern as a non-deterministic automaton, built from its end to its start.
+
+    Besides the engine's syntax it knows ``(?=…)`` and ``(?!…)``, outside of endless repeats: what
+    the rest of the text is, and what it is not.
+    """
 
     def __init__(self, pattern: str, max_states: int) -> None:
         self.pattern = pattern
@@ -239,6 +279,7 @@ class _Builder:
         self.pos = 0
         self.empty: list[list[int]] = []
         self.moves: list[tuple[Charset, int] | None] = []
+        self.end = self.new_state()
 
     def new_state(self, *empty: int, move: tuple[Charset, int] | None = None) -> int:
         self.empty.append(list(empty))
@@ -313,8 +354,36 @@ class _Builder:
             return self.new_state(move=(_EVERYTHING, end))
         if self._skip("(?:"):
             return self.alternatives(end)
+        if self._skip("(?="):
+            return self._both(end, self._looked_for())
+        if self._skip("(?!"):
+            return self._both(end, ~self._looked_for())
         chars = self._class() if self.pattern[start] == "[" else self._one()
         return self.new_state(move=(chars, end))
+
+    def _looked_for(self) -> Automaton:
+        outer, self.end = self.end, self.new_state()
+        found = self._deterministic(self.alternatives(self.end))
+        self.end = outer
+        return found
+
+    def _deterministic(self, start: int) -> Automaton:
+        return _determinise(self, start, self.end, self._max_states // 4)
+
+    def _both(self, after: int, looked_for: Automaton) -> int:
+        """The start of what is left of the text: what comes after, and what is looked for."""
+        rest = self._deterministic(after) & looked_for
+        chars = _chars(rest)
+        live = live_states(rest)
+        states = [self.new_state() for _ in rest.table]
+        for state in live:
+            if rest.accepting[state]:
+                self.empty[states[state]].append(self.end)
+            for name, target in enumerate(rest.table[state]):
+                if target in live:
+                    move = (chars[name], states[target])
+                    self.empty[states[state]].append(self.new_state(move=move))
+        return states[0]
 
     def _one(self) -> Charset:
         code_point = self._char()
@@ -431,8 +500,18 @@ def to_pattern(a: Automaton) -> str:
     if a.is_empty():
         return charset.to_regex(())
     edges = _labelled(a)
-    for state in sorted(edges.keys() - {-1}, key=lambda s: len(edges[s])):
-        _eliminate(edges, state)
+    limits.check_limit("states of a pattern to write", len(edges), limits.MAX_WRITTEN_STATES)
+    sources: dict[int, set[int]] = {}
+    for state, targets in edges.items():
+        for target in targets:
+            sources.setdefault(target, set()).add(state)
+    growth = {state: _growth(edges, sources, state) for state in edges if state >= 0}
+    while growth:
+        state = min(growth, key=growth.__getitem__)
+        del growth[state]
+        near = (sources[state] | edges[state].keys()) & growth.keys()
+        _eliminate(edges, sources, state)
+        growth |= {other: _growth(edges, sources, other) for other in near}
     return f"(?:{edges[-1][-2]})"
 
 
@@ -442,15 +521,14 @@ Edges = dict[int, dict[int, str]]
 def _labelled(a: Automaton) -> Edges:
     """Patterns between states that lead somewhere; -1 is before the start, -2 after the end."""
     live = live_states(a)
+    all_chars = _chars(a)
     edges: Edges = {-1: {0: ""}}
-    bounds = [*a.starts, charset.MAX_CODE_POINT + 1]
     for state in live:
-        chars: dict[int, list[tuple[int, int]]] = {}
-        for i, name in enumerate(a.classes):
-            target = a.table[state][name]
+        chars: dict[int, list[Charset]] = {}
+        for name, target in enumerate(a.table[state]):
             if target in live:
-                chars.setdefault(target, []).append((bounds[i], bounds[i + 1] - 1))
-        edges[state] = {t: charset.to_regex(charset.charset(c)) for t, c in chars.items()}
+                chars.setdefault(target, []).append(all_chars[name])
+        edges[state] = {t: charset.to_regex(charset.union(*c)) for t, c in chars.items()}
         if a.accepting[state]:
             edges[state][-2] = ""
     return edges
@@ -471,18 +549,51 @@ def live_states(a: Automaton) -> set[int]:
     return live
 
 
-def _eliminate(edges: Edges, state: int) -> None:
+def _growth(edges: Edges, sources: dict[int, set[int]], state: int) -> int:
+    """How many characters longer the patterns get without a state."""
+    into = [len(edges[s][state]) for s in sources.get(state, ()) if s != state]
+    out = [len(text) for target, text in edges[state].items() if target != state]
+    loop = len(edges[state].get(state, ""))
+    grown = sum(into) * (len(out) - 1) + sum(out) * (len(into) - 1)
+    return grown + loop * (len(into) * len(out) - 1)
+
+
+def _eliminate(edges: Edges, sources: dict[int, set[int]], state: int) -> None:
     out = edges.pop(state)
     loop = out.pop(state, None)
     middle = "" if loop is None else f"(?:{loop})*"
-    for targets in edges.values():
-        before = targets.pop(state, None)
-        if before is None:
-            continue
+    for target in out:
+        sources[target].discard(state)
+    for source in sources.pop(state, set()) - {state}:
+        before = edges[source].pop(state)
         for target, after in out.items():
             path = f"{before}{middle}{after}"
-            known = targets.get(target)
-            targets[target] = path if known is None else f"(?:{known}|{path})"
+            known = edges[source].get(target)
+            edges[source][target] = path if known is None else _either(known, path)
+            sources[target].add(source)
             limits.check_limit(
-                "bytes of a complemented regex", len(targets[target]), limits.MAX_REGEX_BYTES
+                "bytes of a complemented regex",
+                len(edges[source][target]),
+                limits.MAX_WRITTEN_REGEX_BYTES,
             )
+
+
+_PART = re.compile(r"\\x\{[0-9A-F]+\}|\[[^\]]*\]|[0-9A-Za-z]")
+"""One character or class, as `charset.to_regex` writes them."""
+
+
+def _either(one: str, other: str) -> str:
+    """Both patterns as alternatives, what they begin with in common written once."""
+    if one == other:
+        return one
+    at = 0
+    while found := _PART.match(one, at):
+        end = found.end()
+        if one[at:end] != other[at:end] or _repeats_at(one, end) or _repeats_at(other, end):
+            break
+        at = end
+    return f"{one[:at]}(?:{one[at:]}|{other[at:]})"
+
+
+def _repeats_at(pattern: str, at: int) -> bool:
+    return pattern[at : at + 1] in ("*", "+", "?", "{")

@@ -17,14 +17,15 @@ is searched for stands among the first items), and numbers that are not integers
 are excluded. Keys that no schema names come last, those it names in the order it names them.
 
 References stay inside the document: `$id`, `$anchor` and `$dynamicAnchor` name places in it.
-Unknown keywords and formats are annotations, as the standard has it, but those that look like a
-slip of the pen are refused with what was probably meant (a keyword with x-, _ or a $ of its own in
-front never does). Draft 4's boolean `exclusiveMinimum` and `exclusiveMaximum` are understood; its
+Unknown keywords and formats are annotations, as the standard has it; where one looks like a slip of
+the pen, the report and a warning in the log say so (one with x-, _ or a $ of its own in front never
+does). Draft 4's boolean `exclusiveMinimum` and `exclusiveMaximum` are understood; its
 `id` below the root is refused above a `$ref`.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from sgrt.errors import ConstraintError, UnsupportedSchema
@@ -34,6 +35,8 @@ from sgrt.grammar.schema.document import Document
 from sgrt.grammar.schema.formula import satisfies
 from sgrt.grammar.schema.reader import KEYWORDS, Reader
 from sgrt.grammar.schema.writer import Writer
+
+log = logging.getLogger("sgrt.grammar")
 
 __all__ = ["ANNOTATIONS", "DEPENDENT", "KEYWORDS", "REFUSED", "Entry", "normalise", "report"]
 
@@ -55,6 +58,10 @@ def normalise(text: str) -> str:
     document = Document(_parse(text))
     reader = Reader(document)
     reader.read_all()
+    for entry in reader.entries.values():
+        if "did you mean" in entry.why:
+            place = entry.pointer or "/"
+            log.warning("schema at %s: %r enforces nothing: %s", place, entry.keyword, entry.why)
     return json_text.dump(Writer(reader).write(satisfies(document.root)))
 
 

@@ -16,6 +16,8 @@ MAX_OPTIONAL_PROPERTIES = 1_000
 """Per object: the engine's cost grows with the square of the properties that may be left out."""
 MAX_OPTIONAL_COUNTED = 8
 """Beside `minProperties` or `maxProperties` in an open object: each may be there or not."""
+MAX_COUNTED_KEYS = 64
+"""Keys that a pattern matches, where they are counted or searched one by one."""
 MAX_ENUM_VALUES = 10_000
 MAX_REF_CHAIN = 64
 MAX_SCHEMA_DEPTH = 512
@@ -24,17 +26,26 @@ MAX_ALTERNATIVES = 256
 """Branches of one `oneOf`, which are compared pair by pair."""
 MAX_PATTERNS = 8
 """`pattern` and `format` that meet on one string: the engine intersects them, exponentially."""
+MAX_KEY_SETS = 32
+"""Sets of keys of one object whose values have to satisfy different things."""
 MAX_STRING_LEN = 100_000
 MAX_ITEMS = 100_000
 MAX_REGEX_BYTES = 16 * 1024
+MAX_WRITTEN_REGEX_BYTES = 64 * 1024
+"""Of a pattern made from an automaton."""
 MAX_REGEX_DEPTH = 64
 MAX_REGEX_SIZE = 100_000
 """Characters of a regex with its counted repeats written out."""
-MAX_AUTOMATON_STATES = 1_000
+MAX_AUTOMATON_STATES = 4_000
 """Of a pattern that is complemented or compared; most are below 50. Four times as many before
 it is deterministic."""
+MAX_WRITTEN_STATES = 1_000
+"""Of an automaton that is written back as a pattern."""
 MAX_CLAUSES = 600
 """Alternatives that one place of a schema may have for values of one type."""
+MAX_CLAUSES_TRIED = 20_000
+"""Of which those that contradict themselves, or say no more than another one, are dropped."""
+MAX_CLAUSES_COMPARED = 2_000
 MAX_ASSERTIONS = 50_000
 """Of one value, with every schema that must hold for it written out."""
 MAX_UNFOLDED = 20_000
@@ -45,6 +56,8 @@ MAX_SEARCHED = 6
 """Items among which what `contains` asks for is placed."""
 MAX_ARRANGEMENTS = 256
 """Ways to place it, and arrays of different items, for one array."""
+MAX_UNIQUE_ARRAYS = 5_000
+"""Arrays of different items that are listed."""
 MAX_GRAMMAR_BYTES = 256 * 1024
 MAX_RULES = 2_000
 MAX_RULE_DEPTH = 1_024

@@ -8,7 +8,10 @@ Two dialects, one parser:
   Schema means ECMA-262 and Python validators mean `re`; where the two disagree (``\d``, ``\w``,
   ``\s``, ``.``, ``$``) only what both accept is generated, a subset that every reader calls valid.
 
-Refused in both, with the column: look-around, back-references, word boundaries, atomic groups and
+In a schema's pattern, a look-ahead that is not repeated without end is worked out: what is left of
+the text has to match (or not) what it asks for, which is a regular language again.
+
+Refused, with the column: any other look-around, back-references, word boundaries, atomic groups and
 possessive repeats, flags (but ``(?s)`` and ``(?a)`` at the start of a Python pattern), anchors
 that are not at the edge of an alternative. Lazy repeats are read as plain ones, which describe
 the same texts.
@@ -22,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from sgrt.errors import GrammarSyntaxError
-from sgrt.grammar import charset, limits
+from sgrt.grammar import automaton, charset, limits
 from sgrt.grammar.charset import Charset
 
 ANYTHING = "(?s:.)*"
@@ -45,12 +48,14 @@ class Dialect:
         search: whether the pattern may match anywhere in the text.
         python: whether Python-only syntax is meant.
         dot: what ``.`` surely matches.
+        wide: whether what some reader matches is meant, instead of what every reader does.
     """
 
     name: str
     search: bool
     python: bool
     dot: Charset
+    wide: bool = False
 
     def escape_class(self, letter: str) -> tuple[Charset, Charset]:
         r"""What every reader, and what some reader, counts into ``\d``, ``\w`` or ``\s``."""
@@ -58,13 +63,18 @@ class Dialect:
         if self.python:
             return sure, sure
         maybe = charset.union(sure, charset.python_class("\\" + letter))
-        return sure, charset.union(maybe, _ECMA_SPACE) if letter == "s" else maybe
+        if letter == "s":
+            maybe = charset.union(maybe, _ECMA_SPACE)
+        return (maybe, sure) if self.wide else (sure, maybe)
 
 
 PYTHON = Dialect("Python", search=False, python=True, dot=charset.complement(charset.of("\n")))
 JSON_PATTERN = Dialect(
     "JSON Schema", search=True, python=False, dot=charset.complement(charset.of("\n\r\u2028\u2029"))
 )
+JSON_PATTERN_WIDEST = Dialect("JSON Schema", search=True, python=False, dot=PYTHON.dot, wide=True)
+_NEWLINE = r"(?:\x{A})?"  # Python's "$" also matches before a last one
+_LOOK_AHEAD = ("(?=", "(?!")
 
 
 @dataclass(slots=True)
@@ -82,6 +92,8 @@ class _Branch:
 @dataclass(slots=True)
 class _Group:
     opened_at: int
+    dialect: Dialect  # of what surrounds it
+    look: str = ""  # how it begins where it is a look-ahead
     branches: list[_Branch] = field(default_factory=lambda: [_Branch()])
 
     @property
@@ -110,7 +122,7 @@ class _Parser:
         self.dialect = dialect
         self.pos = 0
         self.dot = dialect.dot
-        self.stack = [_Group(opened_at=-1)]
+        self.stack = [_Group(-1, dialect)]
 
     def parse(self) -> str:
         self._leading_flags()
@@ -123,7 +135,12 @@ class _Parser:
                 handler(self)
         if len(self.stack) > 1:
             self._fail("group is never closed", at=self.stack[-1].opened_at)
-        return self._join(self.stack.pop(), tied=True)
+        text = self._join(self.stack.pop(), tied=True)
+        if self.dialect.wide and "$" in self.pattern:
+            text += _NEWLINE
+        if any(begin in text for begin in _LOOK_AHEAD):
+            return automaton.to_pattern(automaton.compile(text))
+        return text
 
     # characters
 
@@ -178,7 +195,7 @@ class _Parser:
 
     def _start_anchor(self) -> None:
         branch = self.stack[-1].branch
-        if branch.parts:
+        if not all(part.startswith(_LOOK_AHEAD) for part in branch.parts):
             self._fail("'^' is only supported at the start of an alternative")
         branch.at_start = True
 
@@ -190,11 +207,19 @@ class _Parser:
     # groups
 
     def _open(self) -> None:
-        opened_at = self.pos - 1
-        if self._peek("?"):
+        group = _Group(self.pos - 1, self.dialect)
+        if self.dialect.search and (self._peek("?=") or self._peek("?!")):
+            group.look = "(?" + self.pattern[self.pos + 1]
+            self.pos += 2
+            if group.look == "(?!":
+                self._turn_dialect(JSON_PATTERN if self.dialect.wide else JSON_PATTERN_WIDEST)
+        elif self._peek("?"):
             self._group_kind()
-        self.stack.append(_Group(opened_at))
+        self.stack.append(group)
         limits.check_limit("nested regex groups", len(self.stack) - 1, limits.MAX_REGEX_DEPTH)
+
+    def _turn_dialect(self, dialect: Dialect) -> None:
+        self.dialect, self.dot = dialect, dialect.dot
 
     def _group_kind(self) -> None:
         if self._skip("?:"):
@@ -232,7 +257,10 @@ class _Parser:
         at_start = any(b.at_start for b in group.branches)
         at_end = any(b.at_end for b in group.branches)
         parent = self.stack[-1].branch
-        if at_start and parent.parts:
+        if group.look:
+            self._look_ahead(group, at_start)
+            return
+        if at_start and not all(part.startswith(_LOOK_AHEAD) for part in parent.parts):
             self._fail("'^' in a group is only supported where the group starts an alternative")
         text = self._join(group, tied=False)
         self._add(
@@ -240,6 +268,17 @@ class _Parser:
         )
         parent.at_start |= at_start
         parent.at_end |= at_end
+
+    def _look_ahead(self, group: _Group, at_start: bool) -> None:
+        """What has to match, or must not, from here to the end of the text."""
+        if at_start:
+            self._fail("'^' in a look-ahead is not supported", at=group.opened_at)
+        newline = _NEWLINE if self.dialect.wide else ""
+        ends = (newline if b.at_end else ANYTHING for b in group.branches)
+        texts = ("".join(b.parts) + end for b, end in zip(group.branches, ends, strict=True))
+        text = group.look + "|".join(texts) + ")"
+        self._turn_dialect(group.dialect)
+        self._add(text, sum(b.size for b in group.branches) + 1, repeatable=False)
 
     def _join(self, group: _Group, *, tied: bool) -> str:
         """The group's alternatives as one part.
@@ -301,6 +340,9 @@ class _Parser:
         branch = self.stack[-1].branch
         if not branch.repeatable:
             self._fail(f"nothing to repeat before {suffix!r}")
+        is_endless = suffix in ("*", "+") or suffix.endswith(",}")
+        if is_endless and any(begin in branch.parts[-1] for begin in _LOOK_AHEAD):
+            self._fail("a look-ahead in an endless repeat is not supported")
         if self._skip("+"):
             self._fail("possessive repeats are not supported")
         self._skip("?")

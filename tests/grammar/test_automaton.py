@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from sgrt.errors import GrammarBudgetExceeded
+from sgrt.errors import GrammarBudgetExceeded, GrammarSyntaxError
 from sgrt.grammar import automaton, charset, formats, regex
 from sgrt.grammar.automaton import Automaton
 
@@ -93,3 +93,45 @@ def test_automaton_of_a_format_matches_what_its_regex_does(name: str) -> None:
 def test_automaton_too_large_is_refused(pattern: str) -> None:
     with pytest.raises(GrammarBudgetExceeded):
         automaton.to_pattern(~_compile(pattern))
+
+
+LOOK_AHEADS = [
+    r"^(?!a)", r"^(?!.*b)[ab]*$", r"^a(?=b)", r"(?!ab)a", r"^(?=a*$)", r"^(?:a(?!b)|b(?=a))+?$",
+    r"^[ab](?:(?!.*aa)[ab]*b)?$", r"^(?!a)(?!b).", r"^(?=.a)^b", r"(a(?!a)){2}", r"^(?!(?=b)ba)",
+    r"(?=a)b", r"^(?!a$|b$)",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", LOOK_AHEADS)
+def test_look_ahead_allows_the_texts_that_python_finds(pattern: str) -> None:
+    if "+?" in pattern:
+        with pytest.raises(GrammarSyntaxError, match="look-ahead in an endless repeat"):
+            _compile(pattern)
+        return
+    allowed = _compile(pattern)
+    for text in TEXTS:
+        assert allowed.matches(text) == bool(re.search(pattern, text)), text
+
+
+def test_look_ahead_that_readers_disagree_about_excludes_what_any_of_them_finds() -> None:
+    # "." takes a line end for nobody, U+2028 for Python alone, so its presence proves nothing.
+    allowed = _compile(r"^(?!.*x)")
+    assert not allowed.matches("\u2028x") and not allowed.matches("ax")
+    assert allowed.matches("\nx") and allowed.matches("\u2028y")
+
+
+def test_automata_are_equal_exactly_where_they_accept_the_same_texts() -> None:
+    patterns = ["a", "a|a", "(a|b)*", "[ab]*", "(b|a)+|", "a{1,3}", "a(a(a)?)?", "^[^a]", "[^ab]|b"]
+    automata = [_compile(f"^(?:{pattern.lstrip('^')})$") for pattern in patterns]
+    for one in automata:
+        for other in automata:
+            differ = (one & ~other) | (~one & other)
+            assert one.is_same(other) == differ.is_empty()
+
+
+def test_texts_of_an_automaton_are_listed_or_too_many() -> None:
+    assert _compile("^(a|bc?){1,2}$").texts(20) == sorted(
+        t for t in TEXTS if re.fullmatch("(a|bc?){1,2}", t)
+    )
+    assert _compile("^a*$").texts(1000) is None and _compile("^.$").texts(1000) is None
+    assert automaton.NOTHING.texts(0) == []

@@ -160,7 +160,7 @@ def test_lark_unsupported_is_refused_where_it_stands(
 
 def test_lark_schema_that_cannot_be_enforced_is_refused_with_both_places() -> None:
     with pytest.raises(UnsupportedSchema, match=r"line 2, column 6") as caught:
-        grammar(Lark('start: "a" x\nx:   %json {"properties":{"a":{"pattern":"(?=a)"}}}'))
+        grammar(Lark('start: "a" x\nx:   %json {"properties":{"a":{"pattern":"(?<=a)"}}}'))
     assert caught.value.pointer == "/properties/a" and caught.value.keyword == "pattern"
 
 

@@ -36,11 +36,10 @@ def _statuses(node: dict[str, Any]) -> dict[tuple[str, str | None], str]:
 def test_report_of_a_mixed_schema_tells_every_keyword_and_every_refusal() -> None:
     statuses = _statuses(_MIXED)
     assert {key for key, status in statuses.items() if status == "refused"} == {
-        ("/properties/mail", "format"),
         ("/properties/tags", "uniqueItems"),
-        ("/properties/item", "requierd"),
     }
-    assert statuses["", "title"] == "annotation"
+    assert statuses["", "title"] == statuses["/properties/item", "requierd"] == "annotation"
+    assert statuses["/properties/mail", "format"] == "annotation"
     assert statuses["", "properties"] == statuses["/properties/tags/items", "type"] == "enforced"
     assert statuses["/properties/code", "pattern"] == "subset"
     assert statuses["/properties/seen", "contains"] == "subset"
@@ -70,7 +69,7 @@ def test_report_refuses_exactly_what_normalise_refuses() -> None:
 
 
 def test_report_pointer_of_a_refusal_is_where_compile_points() -> None:
-    for node in ({"items": {"format": "uuidd"}}, {"allOf": [{"$ref": "#/x"}]}, {"minimum": "a"}):
+    for node in ({"items": {"minItems": -1}}, {"allOf": [{"$ref": "#/x"}]}, {"minimum": "a"}):
         with pytest.raises(UnsupportedSchema) as caught:
             compiler().compile(JsonSchema(json_text.dump(node)))
         assert _statuses(node)[caught.value.pointer, caught.value.keyword] == "refused"

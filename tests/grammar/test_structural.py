@@ -156,7 +156,7 @@ def test_tag_that_cannot_be_read_one_way_is_refused(
 
 def test_tag_schema_that_cannot_be_enforced_is_refused() -> None:
     with pytest.raises(UnsupportedSchema):
-        grammar(StructuralTag((Structure("<f>", JsonSchema('{"pattern":"(?=a)"}')),), ("<f",)))
+        grammar(StructuralTag((Structure("<f>", JsonSchema('{"pattern":"(?<=a)"}')),), ("<f",)))
 
 
 def test_tag_too_large_is_refused() -> None:

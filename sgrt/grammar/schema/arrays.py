@@ -174,7 +174,7 @@ def different(clause: Clause, values_of: Callable[[Formula], list[Any] | None]) 
         found = [[*values, v] for values in found for v in here if not _holds(values, v)]
         index += 1
         limits.check_limit(
-            "arrays of different items", len(arrays) + len(found), limits.MAX_ARRANGEMENTS
+            "arrays of different items", len(arrays) + len(found), limits.MAX_UNIQUE_ARRAYS
         )
         arrays += found if index >= array.low else []
     return arrays

@@ -48,5 +48,4 @@ REFUSED = {
     "$recursiveAnchor": "point with '$ref'",
     "$recursiveRef": "point with '$ref'",
     "$vocabulary": "only the standard vocabularies are known",
-    "nullable": "use type: [..., 'null']",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sgrt.errors import UnsupportedSchema
@@ -229,19 +229,67 @@ def _distribute(formula: Formula) -> list[Clause]:
             found = [clause for part in parts for clause in _distribute(part)]
         case And(parts):
             found = [tuple(part for part in parts if not isinstance(part, Or))]
-            for part in parts:
-                if isinstance(part, Or):
-                    options = _distribute(part)
-                    check_clauses(len(found) * len(options))
-                    found = [_join(left, right) for left in found for right in options]
+            ways = sorted((_distribute(p) for p in parts if isinstance(p, Or)), key=len)
+            for options in ways:
+                found = _kept(_joined(found, options))
         case _:
             return [(formula,)]
+    found = _kept(found)
     check_clauses(len(found))
-    return list(dict.fromkeys(found))
+    return found
 
 
-def _join(left: Clause, right: Clause) -> Clause:
-    return tuple(dict.fromkeys(left + right))
+def _joined(found: list[Clause], options: list[Clause]) -> Iterator[Clause]:
+    """Every clause with every option, as far as they go together.
+
+    Raises:
+        GrammarBudgetExceeded: there are too many of them to try.
+    """
+    limits.check_limit("alternatives tried", len(found) * len(options), limits.MAX_CLAUSES_TRIED)
+    for left in found:
+        for right in options:
+            clause = tuple(dict.fromkeys(left + right))
+            if not _contradicts_itself(clause):
+                yield clause
+
+
+def _contradicts_itself(clause: Clause) -> bool:
+    """Whether the clause plainly holds for nothing: a key there and not there, two constants."""
+    presence: dict[str, bool] = {}
+    values: dict[str, frozenset[str]] = {}
+    own: frozenset[str] | None = None
+    for atom in clause:
+        match atom:
+            case Has(_, name, present):
+                if presence.setdefault(name, present) != present:
+                    return True
+            case OneOf(listed):
+                keys = frozenset(map(json_text.equality_key, listed))
+                own = keys if own is None else own & keys
+            case Property(_, name, OneOf(listed)):
+                keys = frozenset(map(json_text.equality_key, listed))
+                values[name] = values.get(name, keys) & keys
+            case Property(_, name, Or(())):
+                values[name] = frozenset()
+    nothing = (name for name, keys in values.items() if not keys)
+    return own == frozenset() or any(presence.get(name, False) for name in nothing)
+
+
+def _kept(clauses: Iterable[Clause]) -> list[Clause]:
+    """Clauses without those that say the same as another one and more.
+
+    Cost: quadratic.
+    """
+    found: dict[frozenset[Formula], Clause] = {}
+    for clause in clauses:
+        found.setdefault(frozenset(clause), clause)
+    if len(found) > limits.MAX_CLAUSES_COMPARED:
+        return list(found.values())
+    weakest: set[frozenset[Formula]] = set()
+    for whole in sorted(found, key=len):
+        if not any(weaker <= whole for weaker in weakest):
+            weakest.add(whole)
+    return [clause for whole, clause in found.items() if whole in weakest]
 
 
 def check_clauses(count: int) -> None:

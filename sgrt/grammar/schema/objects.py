@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import cached_property, lru_cache, reduce
 from operator import or_
 from typing import Any
 
-from sgrt.errors import UnsupportedSchema
-from sgrt.grammar import automaton, limits
+from sgrt.errors import GrammarBudgetExceeded, UnsupportedSchema
+from sgrt.grammar import automaton, json_text, limits
 from sgrt.grammar.automaton import Automaton
 from sgrt.grammar.schema import strings
 from sgrt.grammar.schema.arrays import Child
@@ -25,6 +26,7 @@ from sgrt.grammar.schema.formula import (
     Size,
     SomeProperty,
     both,
+    negate,
 )
 from sgrt.grammar.schema.strings import lengths
 
@@ -60,7 +62,22 @@ class Object:
                 names |= dict.fromkeys(sorted(atom.keys.names))
         for rule in self._rules:
             names |= dict.fromkeys(sorted(rule.keys.names))
+        if self._names_all():
+            names |= dict.fromkeys(self._few())
         return list(names | dict.fromkeys(sorted(self._absent)))
+
+    def _names_all(self) -> bool:
+        """Whether keys have to be told apart, to count them or to choose one."""
+        low = lengths(self._clause)[0]
+        is_counted = low > len(self.required) + 1
+        return is_counted or any(isinstance(a, SomeProperty) for a in self._clause)
+
+    def _few(self) -> Iterator[str]:
+        """All keys of patterns that match only a few: those can be counted."""
+        for rule in self._rules:
+            for _, widest in () if rule.keys.others else rule.keys.patterns:
+                texts = automaton.compile(widest).texts(limits.MAX_COUNTED_KEYS)
+                yield from (t for t in texts or () if json_text.unwritable(t) is None)
 
     def _value(self, name: str) -> Formula:
         if name in self._absent:
@@ -95,19 +112,28 @@ class Object:
 
     @cached_property
     def _unnamed(self) -> Unnamed:
+        patterns, rest = self._by_rules()
+        if self._names_all():
+            for pattern in list(patterns):
+                texts = automaton.compile(pattern).texts(limits.MAX_COUNTED_KEYS)
+                if texts is not None and self.properties.keys() >= set(texts):
+                    del patterns[pattern]
+        return patterns, rest
+
+    def _by_rules(self) -> Unnamed:
         rules = [r for r in self._rules if r.keys.others or r.keys.patterns or r.keys.failing]
         pairs = {pair for rule in rules for pair in rule.keys.patterns}
         rest = both(r.value for r in rules if r.keys.others)
         if any(rule.keys.failing for rule in rules) or len(pairs) > 1:
             return self._cells(rules)
-        patterns = {}
         for narrow, widest in pairs:
-            if narrow != widest and rest != TRUE:
-                return self._cells(rules)
-            patterns[widest] = both(
-                r.value for r in rules if r.keys.others != bool(r.keys.patterns)
-            )
-        return patterns, rest
+            covers = both(r.value for r in rules if r.keys.others != bool(r.keys.patterns))
+            if narrow == widest or rest == TRUE:
+                return {widest: covers}, rest
+            if rest == FALSE:  # also for keys that only some reader finds
+                return {narrow: covers}, rest
+            return self._cells(rules)
+        return {}, rest
 
     def _cells(self, rules: list[Properties]) -> Unnamed:
         """All keys split into disjoint sets, one for each formula. Clauses of one schema mostly
@@ -119,10 +145,9 @@ class Object:
         return known[key]
 
     def _split(self, rules: list[Properties]) -> Unnamed:
+        """The set that takes most to write is not written: it is what the others leave."""
         pairs = tuple(pair for rule in rules for pair in rule.keys.patterns)
-        # The engine holds a named key to the patterns it matches as well: they leave it out.
-        unnamed = ~automaton.of_texts(self.properties)
-        cells = _merge([(keys & unnamed, formula) for keys, formula in _clear_keys(pairs)])
+        cells = _clear_keys(pairs)
         for rule in rules:
             keys = self._language(rule.keys)
             split = []
@@ -130,10 +155,35 @@ class Object:
                 split.append((language & keys, both((formula, rule.value))))
                 split.append((language & ~keys, formula))
             cells = _merge(split)
-            limits.check_limit("sets of keys", len(cells), limits.MAX_PATTERNS)
-        cells.sort(key=lambda cell: cell[1] == FALSE)
-        patterns = {automaton.to_pattern(language): formula for language, formula in cells[:-1]}
-        return patterns, cells[-1][1]
+            limits.check_limit("sets of keys", len(cells), limits.MAX_KEY_SETS)
+        unnamed = ~automaton.of_texts(self.properties)
+        cells = [cell for cell in cells if not (cell[0] & unnamed).is_empty()]
+        known = list(dict.fromkeys(text for pair in pairs for text in pair))
+        written = [(self._written(keys, known), formula) for keys, formula in cells]
+        if not written:
+            return {}, FALSE
+        written.sort(key=lambda pair: len(pair[0]) if pair[0] is not None else math.inf)
+        rest = written.pop()[1]
+        patterns = {}
+        for pattern, formula in written:
+            size = len(pattern or "") or limits.MAX_WRITTEN_REGEX_BYTES + 1
+            limits.check_limit("bytes of a pattern for keys", size, limits.MAX_WRITTEN_REGEX_BYTES)
+            patterns[pattern or ""] = formula
+        return patterns, rest
+
+    def _written(self, keys: Automaton, known: list[str]) -> str | None:
+        """A pattern for keys; None where it gets too long.
+
+        The engine holds a named key to the patterns it matches as well: they leave it out.
+        """
+        if not any(keys.matches(name) for name in self.properties):
+            for pattern in known:
+                if keys.is_same(automaton.compile(pattern)):
+                    return pattern
+        try:
+            return automaton.to_pattern(keys & ~automaton.of_texts(self.properties))
+        except GrammarBudgetExceeded:
+            return None
 
     def _language(self, keys: Keys) -> Automaton:
         """All keys that some reader counts into a set; named ones do not matter."""
@@ -166,10 +216,14 @@ class Object:
         if high is not None and max(low, len(self.required)) > high:
             return None
         shape: dict[str, Any] = {}
-        if self.properties:
-            shape["properties"] = {n: child(f) for n, f in self.properties.items()}
-        if self.patterns:
-            shape["patternProperties"] = {f"^{p}$": child(f) for p, f in self.patterns.items()}
+        # The engine counts keys only where all that are named may be there.
+        left_out = (FALSE,) if self.is_closed else ()
+        properties = {n: f for n, f in self.properties.items() if f not in left_out}
+        patterns = {p: f for p, f in self.patterns.items() if f not in left_out}
+        if properties:
+            shape["properties"] = {n: child(f) for n, f in properties.items()}
+        if patterns:
+            shape["patternProperties"] = {f"^{p}$": child(f) for p, f in patterns.items()}
         if self.rest != TRUE:
             shape["additionalProperties"] = child(self.rest)
         if self.required:
@@ -235,8 +289,13 @@ def choose(clause: Clause, expander: Expander) -> Iterator[Clause]:
         yield clause
         return
     others = tuple(a for a in clause if a is not searched)
+    keys, at = searched.keys, searched.pointer
+    if lengths(clause)[1] == 1:  # what is searched for is all there is
+        only = Properties(at, _other_than(keys), FALSE)
+        found = (Size(at, "object", True, 1), Properties(at, keys, searched.value), only)
+        yield from choose((*others, *found), expander)
+        return
     whole = Object(clause, expander)
-    keys = searched.keys
     if (keys.others or keys.patterns or keys.failing is not None) and not whole.is_closed:
         raise UnsupportedSchema(
             "asks for a property that may have any name",
@@ -245,9 +304,15 @@ def choose(clause: Clause, expander: Expander) -> Iterator[Clause]:
         )
     names = [name for name in whole.properties if expander.surely_has(keys, name)]
     check_clauses(len(names))
-    at = searched.pointer
     for name in names:
         yield from choose((*others, Has(at, name), Property(at, name, searched.value)), expander)
+
+
+def _other_than(keys: Keys) -> Keys:
+    """All keys that are not in a set for sure."""
+    if keys.failing is not None:
+        return Keys(failing=negate(keys.failing))
+    return Keys(keys.names, keys.patterns, not keys.others)
 
 
 def count(clause: Clause, expander: Expander) -> Iterator[Object]:

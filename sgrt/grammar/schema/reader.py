@@ -13,7 +13,6 @@ from typing import Any
 
 from sgrt.errors import ConstraintError, GrammarBudgetExceeded, UnsupportedSchema
 from sgrt.grammar import formats, json_text, limits, productive, regex
-from sgrt.grammar.charset import Charset
 from sgrt.grammar.schema.contract import ANNOTATIONS, DEPENDENT, REFUSED, Entry, Status
 from sgrt.grammar.schema.disjoint import Facts, are_disjoint, kinds_of
 from sgrt.grammar.schema.document import Document, Schema
@@ -49,18 +48,6 @@ _SAME_VALUE = frozenset(
     ("allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas", "dependencies")
 )
 """Keywords whose schemas are about the same value as the schema they stand in."""
-
-
-class _Widest(regex.Dialect):
-    """What at least one family of readers takes a pattern to match."""
-
-    def escape_class(self, letter: str) -> tuple[Charset, Charset]:
-        sure, maybe = super().escape_class(letter)
-        return maybe, sure
-
-
-_WIDEST = _Widest("JSON Schema", search=True, python=False, dot=regex.PYTHON.dot)
-_NEWLINE = r"(?:\x{A})?"  # Python's "$" also matches before a last one
 
 
 class Reader:
@@ -119,8 +106,10 @@ class Reader:
                 raise
             self.note_error(error, schema, keyword)
             return TRUE
-        annotation = keyword not in KEYWORDS and keyword not in DEPENDENT
-        self.note(schema.pointer, keyword, "annotation" if annotation else "enforced")
+        if keyword in KEYWORDS or keyword in DEPENDENT:
+            self.note(schema.pointer, keyword, "enforced")
+        else:
+            self.note(schema.pointer, keyword, "annotation", _why_annotation(keyword))
         return formula
 
     def _enforce(self, schema: Schema, keyword: str, value: Any) -> Formula:
@@ -129,21 +118,7 @@ class Reader:
             return handler(self, schema, value)
         if keyword in REFUSED:
             schema.refuse(f"is not supported: {REFUSED[keyword]}", keyword)
-        if keyword not in ANNOTATIONS and keyword not in DEPENDENT:
-            self._check_spelling(schema, keyword)
         return TRUE
-
-    def _check_spelling(self, schema: Schema, keyword: str) -> None:
-        """Unknown keywords are annotations, as the standard says; slips of the pen are not.
-
-        A sign in front (x-, _, a $ of one's own) says that a name is meant to be another one.
-        """
-        if keyword.startswith(("x-", "_")):
-            return
-        close = closest(keyword, (*KEYWORDS, *DEPENDENT, *ANNOTATIONS))
-        if close and close not in ANNOTATIONS and keyword.startswith("$") <= close.startswith("$"):
-            hint = f"did you mean {close!r}? Prefix annotations with x-"
-            schema.refuse("is not a keyword of JSON Schema", keyword, hint)
 
     # what is told about it
 
@@ -285,13 +260,11 @@ class Reader:
         """A pattern as every reader, and as some reader understands it."""
         try:
             narrow = regex.rewrite(pattern, regex.JSON_PATTERN)
-            widest = regex.rewrite(pattern, _WIDEST)
+            widest = regex.rewrite(pattern, regex.JSON_PATTERN_WIDEST)
         except GrammarBudgetExceeded:
             raise
         except ConstraintError as error:
             schema.refuse(f"{pattern!r:.80} is not supported: {error}", keyword)
-        if "$" in pattern:
-            widest += _NEWLINE
         if narrow != widest:
             why = "only texts that ECMA-262 and Python both match are generated"
             self.note(schema.pointer, keyword, "subset", why)
@@ -303,11 +276,10 @@ class Reader:
         if value in formats.REGULAR_FORMATS:
             self.note(schema.pointer, "format", "subset", "the plain forms of " + value)
             return Matches(schema.pointer, f"(?:{formats.REGULAR_FORMATS[value]})", None)
+        why = f"{value!r:.40} is not of the standard"
         if value not in formats.ANNOTATION_FORMATS:
-            close = closest(value, tuple(formats.REGULAR_FORMATS))
-            if close:
-                schema.refuse(f"has no {value!r:.40}", "format", f"did you mean {close!r}?")
-        self.note(schema.pointer, "format", "annotation", f"{value!r:.40} is not of the standard")
+            why += _did_you_mean(closest(value, tuple(formats.REGULAR_FORMATS)))
+        self.note(schema.pointer, "format", "annotation", why)
         return TRUE
 
     # arrays
@@ -409,7 +381,8 @@ class Reader:
 
     def _property_names(self, schema: Schema, value: Any) -> Formula:
         name = both((IsKind(frozenset(("string",))), self._sub(schema, value, "propertyNames")))
-        return Properties(schema.pointer, Keys(failing=name), FALSE)
+        keys = Keys(others=True) if name == FALSE else Keys(failing=name)
+        return Properties(schema.pointer, keys, FALSE)
 
     def _dependent_required(self, schema: Schema, value: Any) -> Formula:
         return both(
@@ -490,14 +463,19 @@ class Reader:
         return self._facts(self.child(schema, value, "properties", name))
 
     def _facts(self, schema: Schema) -> Facts:
-        """What holds for every value of a schema, seen through its references."""
+        """What holds for every value of a schema, seen through its references and allOf."""
         facts = Facts()
+        todo = [schema]
         for _ in range(limits.MAX_REF_CHAIN):
-            facts.add(schema)
-            if not isinstance(schema.node, dict) or "$ref" not in schema.node:
+            if not todo:
                 return facts
-            schema = self.target(schema, "$ref")
-        raise _too_many_references()
+            schema = todo.pop()
+            facts.add(schema)
+            if isinstance(schema.node, dict) and "$ref" in schema.node:
+                todo.append(self.target(schema, "$ref"))
+            if isinstance(schema.node, dict) and "allOf" in schema.node:
+                todo += reversed(self.list_of(schema, "allOf"))
+        return facts
 
     def _discriminator_name(self, schema: Schema) -> str | None:
         """A discriminator (OpenAPI; pydantic writes it) means that its property is there."""
@@ -541,6 +519,26 @@ class Reader:
     def _draft(self) -> str:
         root = self.document.root.node
         return str(root.get("$schema", "")) if isinstance(root, dict) else ""
+
+
+def _why_annotation(keyword: str) -> str:
+    """Why an unknown keyword is one: the standard says so, also where it looks like a slip.
+
+    A sign in front (x-, _, a $ of one's own) says that a name is meant to be another one.
+    """
+    if keyword in ANNOTATIONS:
+        return ""
+    why = "not a keyword of JSON Schema, so it allows every value"
+    if keyword.startswith(("x-", "_")):
+        return why
+    close = closest(keyword, (*KEYWORDS, *DEPENDENT, *ANNOTATIONS))
+    if close in ANNOTATIONS or (keyword.startswith("$") and close and not close.startswith("$")):
+        return why
+    return why + _did_you_mean(close)
+
+
+def _did_you_mean(name: str | None) -> str:
+    return "" if name is None else f"; did you mean {name!r}?"
 
 
 def _too_many_references() -> GrammarBudgetExceeded:

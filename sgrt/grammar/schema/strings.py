@@ -2,32 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import reduce
 from operator import and_, or_
 from typing import Any
 
+from sgrt.errors import GrammarBudgetExceeded
 from sgrt.grammar import automaton
 from sgrt.grammar.automaton import Automaton
 from sgrt.grammar.schema.formula import Formula, Matches, NoneOf, Size
 
+_MAX_LISTED = 1_000
+"""Texts that are listed instead of described by several patterns."""
+
 
 def shape(clause: Iterable[Formula]) -> dict[str, Any] | None:
-    """A schema (without `type`) for a clause, None where no length is left."""
+    """A schema (without `type`) for a clause, None where no text is left.
+
+    Where patterns meet or are excluded, they are made one here: the engine has no complement, and
+    little patience to find out whether an intersection is empty.
+    """
     clause = list(clause)
-    shape: dict[str, Any] = {}
     low, high = lengths(clause)
     if high is not None and low > high:
         return None
+    patterns = dict.fromkeys(
+        atom.pattern for atom in clause if isinstance(atom, Matches) and atom.positive
+    )
+    excluded = _excluded(clause)
+    if not excluded and len(patterns) < 2:
+        return _described(low, high, list(patterns))
+    try:
+        allowed = _allowed(low, high, patterns)
+        excluded = [texts for texts in excluded if not (texts & allowed).is_empty()]
+        whole = reduce(and_, (~texts for texts in excluded), allowed)
+    except GrammarBudgetExceeded:
+        whole = None
+    if whole is not None:
+        listed = whole.texts(_MAX_LISTED)
+        if listed is not None:
+            return {"enum": listed} if listed else None
+    return _shortest(low, high, list(patterns), excluded, whole)
+
+
+def joined(clauses: Sequence[Iterable[Formula]]) -> dict[str, Any] | None:
+    """One schema (without `type`) for many clauses; None where no text is left.
+
+    Raises:
+        GrammarBudgetExceeded: it needs too many states, or gets too long.
+    """
+    whole = reduce(or_, map(language, clauses))
+    listed = whole.texts(_MAX_LISTED)
+    if listed is not None:
+        return {"enum": listed} if listed else None
+    return _described(0, None, [automaton.to_pattern(whole)])
+
+
+def _allowed(low: int, high: int | None, patterns: Iterable[str]) -> Automaton:
+    parts = [automaton.compile(pattern) for pattern in patterns]
+    if low or high is not None or not parts:
+        parts.append(automaton.of_length(low, high))
+    return reduce(and_, sorted(parts, key=lambda part: len(part.table)))
+
+
+def _shortest(
+    low: int,
+    high: int | None,
+    patterns: list[str],
+    excluded: list[Automaton],
+    whole: Automaton | None,
+) -> dict[str, Any]:
+    """One pattern for the whole, or all patterns and one for what is not excluded."""
+    ways = []
+    if whole is not None:
+        with suppress(GrammarBudgetExceeded):
+            ways.append(_described(0, None, [automaton.to_pattern(whole)]))
+    try:
+        left = [automaton.to_pattern(~reduce(or_, excluded))] if excluded else []
+        ways.append(_described(low, high, patterns + left))
+    except GrammarBudgetExceeded:
+        if not ways:
+            raise
+    return min(ways, key=lambda way: len(str(way)))
+
+
+def _described(low: int, high: int | None, patterns: list[str]) -> dict[str, Any]:
+    shape: dict[str, Any] = {}
     if low:
         shape["minLength"] = low
     if high is not None:
         shape["maxLength"] = high
-    patterns = [atom.pattern for atom in clause if isinstance(atom, Matches) and atom.positive]
-    excluded = _excluded(clause)
-    if excluded is not None:
-        patterns.append(automaton.to_pattern(~excluded))
-    written = [{"pattern": f"^{pattern}$"} for pattern in dict.fromkeys(patterns)]
+    written = [{"pattern": f"^{pattern}$"} for pattern in patterns]
     if len(written) == 1:
         shape |= written[0]
     elif written:
@@ -43,15 +109,15 @@ def lengths(clause: Iterable[Formula]) -> tuple[int, int | None]:
     return low, high
 
 
-def _excluded(clause: Iterable[Formula]) -> Automaton | None:
-    """What some reader takes one of the negated assertions to forbid."""
+def _excluded(clause: Iterable[Formula]) -> list[Automaton]:
+    """What some reader takes each of the negated assertions to forbid."""
     parts = []
     for atom in clause:
         if isinstance(atom, NoneOf):
             parts.append(automaton.of_texts(atom.values))
         elif isinstance(atom, Matches) and not atom.positive:
             parts.append(automaton.compile(atom.widest or atom.pattern))
-    return reduce(or_, parts) if parts else None
+    return parts
 
 
 def language(clause: Iterable[Formula]) -> Automaton:
@@ -64,14 +130,6 @@ def language(clause: Iterable[Formula]) -> Automaton:
     low, high = lengths(clause)
     if high is not None and low > high:
         return automaton.NOTHING
-    parts = [
-        automaton.compile(atom.pattern)
-        for atom in clause
-        if isinstance(atom, Matches) and atom.positive
-    ]
-    if low or high is not None or not parts:
-        parts.append(automaton.of_length(low, high))
-    excluded = _excluded(clause)
-    if excluded is not None:
-        parts.append(~excluded)
-    return reduce(and_, parts)
+    patterns = [a.pattern for a in clause if isinstance(a, Matches) and a.positive]
+    allowed = _allowed(low, high, patterns)
+    return reduce(and_, (~texts for texts in _excluded(clause)), allowed)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
-from sgrt.errors import ConstraintError, UnsupportedSchema
+from sgrt.errors import ConstraintError, GrammarBudgetExceeded, UnsupportedSchema
 from sgrt.grammar import json_text, limits, productive
 from sgrt.grammar.schema import arrays, numbers, objects, strings
 from sgrt.grammar.schema.expand import Clause, Expander, check_clauses
@@ -23,6 +24,8 @@ from sgrt.grammar.schema.reader import Reader
 
 Node = dict[str, Any]
 
+_MANY_STRINGS = 3
+"""Alternatives about strings; more are made one automaton."""
 _MAX_INLINE = 12
 """Schemas written inside one another; deeper ones are referred to."""
 
@@ -104,8 +107,8 @@ class Writer:
             if () not in clauses[kind]
         }
         parts += self._numbers(clauses, open_clauses)
+        parts += self._strings(open_clauses.get("string", []))
         for kind, write in (
-            ("string", self._string),
             ("array", self._array),
             ("object", self._object),
         ):
@@ -159,9 +162,17 @@ class Writer:
         why = "numbers that are not integers are not generated where integers are not allowed"
         self._reader.note("", "type", "subset", why)
 
-    def _string(self, clause: Clause) -> list[Node]:
-        shape = strings.shape(clause)
-        return [] if shape is None else [shape]
+    def _strings(self, clauses: list[Clause]) -> list[Node]:
+        shapes = []
+        if len(clauses) > _MANY_STRINGS:
+            with suppress(GrammarBudgetExceeded):
+                shapes, clauses = [strings.joined(clauses)], []
+        for clause in clauses:
+            try:
+                shapes.append(strings.shape(clause))
+            except ConstraintError as error:
+                self._refuse(error)
+        return [{"type": "string", **shape} for shape in shapes if shape is not None]
 
     def _array(self, clause: Clause) -> list[Node]:
         if any(isinstance(a, Unique) for a in clause) and strings.lengths(clause)[1] not in (0, 1):
