@@ -433,6 +433,26 @@ class Backend(Protocol):
         """Release the model. Idempotent."""
 
 
+class Pin(Protocol):
+    """A prefix that a backend keeps computed."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of it."""
+
+    def close(self) -> None:
+        """Let it go. Idempotent."""
+
+
+@runtime_checkable
+class PrefixCache(Protocol):
+    """A backend that can keep what many sessions begin with. A remote one has its own cache, and
+    needs no telling."""
+
+    def pin(self, prefix: Sequence[Text]) -> Pin:
+        """Begin to compute a prefix, and keep it while there is room; does not wait."""
+
+
 def wait_all(handles: Sequence[Handle[Any]], timeout: float | None = None) -> None:
     """Wait until all have ended, well or badly.
 

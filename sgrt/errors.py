@@ -11,7 +11,8 @@
     ├── RequestError                  the request itself is wrong
     │   ├── PromptTooLong             more tokens than the context holds
     │   ├── InvalidSamplingParams     field, value and the rule it breaks
-    │   └── WouldBlock                a coroutine's code waits where it must await
+    │   ├── WouldBlock                a coroutine's code waits where it must await
+    │   └── PlanError                 a plan that cannot be written, read or run
     ├── ModelError                    a model cannot be found, read or run
     │   ├── ModelNotFound             nothing by that name, and what to do about it
     │   └── CorruptModel              a file that is not what it claims to be
@@ -174,6 +175,10 @@ class WouldBlock(RequestError):
             "the value is not there yet, and waiting here would stop the event loop",
             hint="await s.get(name), or await s.settled() before reading all else",
         )
+
+
+class PlanError(RequestError):
+    """A plan of a program cannot be written as text, or text is no plan, or one does too much."""
 
 
 class ModelError(SgrtError):

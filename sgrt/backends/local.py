@@ -7,6 +7,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from collections.abc import Sequence as Seq
+from contextlib import suppress
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
@@ -36,6 +37,7 @@ from sgrt.runtime.tasks import GenerateTask
 
 log = logging.getLogger("sgrt.engine")
 T = TypeVar("T")
+_ONE_TOKEN = SamplingParams(max_tokens=1, temperature=0, ignore_eos=True)
 
 
 class Engine:
@@ -112,6 +114,13 @@ class Engine:
     def compile(self, constraint: Constraint) -> None:
         """See `core.Backend.compile`."""
         self._parts.grammars.compile(constraint)
+
+    def pin(self, prefix: Seq[Text]) -> Pinned:
+        """See `core.PrefixCache.pin`. Cost: the prefix, once, and one step of decoding."""
+        session = self.open(seed=0)  # not from the seeds of sessions that draw
+        session.extend(*prefix)
+        (handle,) = session.generate([core.Generate(params=_ONE_TOKEN)])
+        return Pinned(session, handle)
 
     def stats(self) -> Mapping[str, float]:
         """Counters of `runtime.stats.Stats`, the scheduler's, and the pages as they are now."""
@@ -246,6 +255,25 @@ class Engine:
         # the same seed for all would draw n times the same text: each fork derives its own
         request = replace(request, params=replace(params, seed=None))
         return [child.generate([request])[0] for child in session.fork(n)]
+
+
+class Pinned:
+    """A prefix that an open session keeps in the cache, as long as pages are not short."""
+
+    def __init__(self, session: Session, handle: Generation) -> None:
+        self._session = session
+        self._handle = handle
+
+    @property
+    def num_tokens(self) -> int:
+        """Wait; tokens of the prefix, 0 where it could not be computed."""
+        with suppress(SgrtError):
+            return self._handle.result().usage.prompt
+        return 0
+
+    def close(self) -> None:
+        """Let it go. Idempotent."""
+        self._session.close()
 
 
 class _Stream:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import logging
 import math
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -12,9 +13,9 @@ from contextvars import Context
 from dataclasses import fields, replace
 from functools import partial
 from types import MethodType
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-from sgrt.core import Backend, Handle, SamplingParams
+from sgrt.core import Backend, Handle, PrefixCache, SamplingParams
 from sgrt.errors import InvalidSamplingParams, RequestError
 from sgrt.handles import waiting_context
 from sgrt.lang import coroutines, hub
@@ -28,11 +29,17 @@ from sgrt.lang.state import ProgramState
 from sgrt.lang.trace import Trace, split_seed
 from sgrt.lang.variables import StreamEvent, ended, outcome
 
+log = logging.getLogger("sgrt.lang")
+
+if TYPE_CHECKING:
+    from sgrt.lang.plan.plan import Plan
+
 SAMPLING = tuple(f.name for f in fields(SamplingParams))
 _OPTIONS = ("backend", "stream", "sampling", "deadline_s")
 _IN_FLIGHT = 4096  # of a batch, where nothing is said
 
 Batchable = Sequence[Mapping[str, Any] | tuple[Any, ...]]
+Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
 Start = Callable[[ProgramState], Any]
 """The program's function with its arguments; wants the state."""
 
@@ -58,6 +65,7 @@ class Program:
         self._names = tuple(p.name for p in parameters)
         self._needed = {p.name for p in parameters if p.default is p.empty}
         self._plain = Defaults(SamplingParams())
+        self._plans: dict[bool, Plan] = {}  # by whether unused ones are dropped
 
     def __get__(self, instance: object, owner: type | None = None) -> Program:
         return self if instance is None else Program(MethodType(self._func, instance))
@@ -288,8 +296,13 @@ class Program:
         items = [_item(item) for item in batch]
         send_current()
         context = waiting_context()
+        is_warm = len(items) < 2 or not isinstance(where, PrefixCache)
 
         def begin(index: int, then: Callable[[ProgramState], None]) -> ProgramState:
+            nonlocal is_warm
+            if not is_warm:
+                is_warm = True
+                self._warm(where, items, made)
             args, kwargs = items[index]
             own_seed = None if seed is None else split_seed(seed, index)
             state = self._new_state(where, defaults, own_seed, deadline_s)
@@ -297,7 +310,37 @@ class Program:
             self._launch(state, lambda s: self._func(s, *args, **kwargs), context.copy(), then)
             return state
 
-        return Batch(begin, len(items), _num_threads(num_threads))
+        made = Batch(begin, len(items), _num_threads(num_threads))
+        return made
+
+    def _warm(self, backend: Backend, items: Sequence[Arguments], batch: Batch) -> None:
+        """Let the backend begin with what the items share, and keep it till the batch has ended."""
+        try:
+            plan = getattr(self._func, "__plan__", None) or self.compile()
+            warm = plan.warm(backend, items, wait=False)
+        except Exception:  # it would only have saved time; the items tell what is wrong
+            log.debug("%s: nothing is made ready for the batch", self._name, exc_info=True)
+        else:
+            batch.all_finished.on_change(warm.close)
+
+    def compile(self, *, drop_unused: bool = False) -> Plan:
+        """Read the program's source as a plan; see `lang.plan.plan.Plan`. Nothing of it runs.
+
+        The plan is kept, and read again only where a function that it calls was replaced.
+
+        Args:
+            drop_unused: leave out generations that nothing in the program reads, nor any later
+                generation continues. Their names then cannot be read from the finished state.
+
+        Raises:
+            PlanError: ``drop_unused`` where a part of the program is not understood.
+        """
+        from sgrt.lang.plan.plan import Plan  # only who compiles pays for it
+
+        plan = self._plans.get(drop_unused)
+        if plan is None or not plan.holds():
+            plan = self._plans[drop_unused] = Plan.of(self, drop_unused=drop_unused)
+        return plan
 
     def _prepare(
         self,

@@ -1,0 +1,1 @@
+"""Programs read from their source: what `Program.compile` gives."""

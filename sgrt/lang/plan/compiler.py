@@ -1,0 +1,569 @@
+"""From the source of a program to the code of its plan.
+
+Names are resolved as they stand when the plan is made: what is called must be a function of sgrt,
+a harmless built-in, or a function whose own source can be read the same way. Such names are
+remembered as guards; a plan whose guards no longer hold is made anew. All else that may act on
+the outside, or is not understood, becomes a `code.Python` node.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+from sgrt.lang.plan import code
+from sgrt.lang.plan.kinds import Kind, kind_of, kinds_of
+from sgrt.lang.plan.machine import Image, look_up
+from sgrt.lang.plan.source import Definition, NoSource, Unsupported, definition_of
+from sgrt.lang.plan.templates import Template
+from sgrt.lang.program import Program
+
+MISSING: Any = object()
+_MAX_DEPTH = 32
+_CALLED = {id(function): name for name, function in code.FUNCTIONS.items()}
+_BINARY = {
+    ast.Add: "+",
+    ast.Sub: "-",
+    ast.Mult: "*",
+    ast.Div: "/",
+    ast.FloorDiv: "//",
+    ast.Mod: "%",
+    ast.Pow: "**",
+    ast.BitAnd: "&",
+    ast.BitOr: "|",
+    ast.BitXor: "^",
+}
+_UNARY = {ast.Not: "not", ast.USub: "-", ast.UAdd: "+"}
+_COMPARE = {
+    ast.Eq: "==",
+    ast.NotEq: "!=",
+    ast.Lt: "<",
+    ast.LtE: "<=",
+    ast.Gt: ">",
+    ast.GtE: ">=",
+    ast.Is: "is",
+    ast.IsNot: "is not",
+    ast.In: "in",
+    ast.NotIn: "not in",
+}
+_PLAIN = (str, int, float, bool, type(None), list, tuple, dict, set, frozenset)
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A dotted name, as a function sees it, and what it stood for."""
+
+    function: FunctionType
+    path: tuple[str, ...]
+    found: Any
+
+    def holds(self) -> bool:
+        """Whether it still stands for that."""
+        return resolve(self.function, self.path) is self.found
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the source gave."""
+
+    image: Image
+    guards: tuple[Guard, ...]
+
+
+def resolve(function: FunctionType, path: Sequence[str]) -> Any:
+    """What a dotted name stands for; MISSING where nothing does. Only modules are entered."""
+    try:
+        value = look_up(function, path[0])
+    except NameError:
+        return MISSING
+    for name in path[1:]:
+        if not isinstance(value, ModuleType):
+            return MISSING
+        value = getattr(value, name, MISSING)
+    return value
+
+
+def compile_function(func: FunctionType | MethodType) -> Compiled:
+    """The code of a program's function and of all that it calls."""
+    plain = func.__func__ if isinstance(func, MethodType) else func
+    assert isinstance(plain, FunctionType)
+    builder = _Builder()
+    kinds: list[Kind] = ["value", "state"] if isinstance(func, MethodType) else ["state"]
+    try:
+        builder.procedure(plain, kinds)
+    except NoSource as error:
+        builder.without_source(plain, str(error))
+    procedures = [p for p in builder.procedures if p is not None]
+    assert len(procedures) == len(builder.procedures)
+    return Compiled(Image(tuple(procedures), tuple(builder.functions)), tuple(builder.guards))
+
+
+class _Builder:
+    """Procedures and guards of one plan."""
+
+    def __init__(self) -> None:
+        self.procedures: list[code.Procedure | None] = []
+        self.functions: list[FunctionType | None] = []
+        self.guards: list[Guard] = []
+        self._known: dict[tuple[FunctionType, tuple[Kind, ...]], int] = {}
+
+    def procedure(self, function: FunctionType, kinds: Sequence[Kind]) -> int:
+        """The number of a function's procedure, when its first parameters are of these kinds."""
+        parameters = list(inspect.signature(function, follow_wrapped=False).parameters.values())
+        others: list[Kind] = ["value"] * len(parameters)
+        padded = tuple([*kinds, *others][: len(parameters)])
+        key = (function, padded)
+        if key in self._known:
+            index = self._known[key]
+            if self.procedures[index] is None:
+                raise Unsupported(f"{function.__name__} calls itself")
+            return index
+        if len(self._known) >= _MAX_DEPTH:
+            raise Unsupported("it calls too many functions")
+        definition = definition_of(function)
+        index = self._known[key] = len(self.procedures)
+        self.procedures.append(None)
+        self.functions.append(function)
+        named = {p.name: kind for p, kind in zip(parameters, padded, strict=True)}
+        body = _Reader(self, function, definition, named).body()
+        self.procedures[index] = _procedure(function, parameters, body)
+        return index
+
+    def without_source(self, function: FunctionType, reason: str) -> None:
+        """A plan that knows only that the function has to run."""
+        line = function.__code__.co_firstlineno
+        node = code.Python(line, line, reason)
+        parameters = list(inspect.signature(function, follow_wrapped=False).parameters.values())
+        self.procedures.append(_procedure(function, parameters, (node,)))
+        self.functions.append(function)
+
+    def guard(self, function: FunctionType, path: tuple[str, ...]) -> Any:
+        """What a name stands for, to be checked before every run."""
+        found = resolve(function, path)
+        guard = Guard(function, path, found)
+        if not any(g.function is function and g.path == path for g in self.guards):
+            self.guards.append(guard)
+        return found
+
+
+def _procedure(
+    function: FunctionType, parameters: Sequence[inspect.Parameter], body: tuple[code.Stmt, ...]
+) -> code.Procedure:
+    return code.Procedure(
+        function.__name__,
+        function.__code__.co_filename,
+        function.__code__.co_firstlineno,
+        tuple(
+            code.Parameter(
+                p.name, int(p.kind), None if p.default is p.empty else code.Const(p.default)
+            )
+            for p in parameters
+        ),
+        body,
+    )
+
+
+class _Reader:
+    """Reads one function."""
+
+    def __init__(
+        self,
+        builder: _Builder,
+        function: FunctionType,
+        definition: Definition,
+        parameters: dict[str, Kind],
+    ) -> None:
+        self._builder = builder
+        self._function = function
+        self._definition = definition
+        self._kinds = kinds_of(definition, parameters)
+        names = function.__code__
+        self._locals = {*names.co_varnames, *names.co_cellvars}
+        self._inner: list[set[str]] = []  # names of the comprehensions and lambdas around
+
+    def body(self) -> tuple[code.Stmt, ...]:
+        definition = self._definition
+        if isinstance(definition, ast.AsyncFunctionDef):
+            return tuple(self._block(definition.body, "an async program runs as it is written"))
+        return self.block(definition.body)
+
+    def block(self, statements: Sequence[ast.stmt]) -> tuple[code.Stmt, ...]:
+        return tuple(self._block(statements))
+
+    def _block(
+        self, statements: Sequence[ast.stmt], reason: str | None = None
+    ) -> Iterator[code.Stmt]:
+        for statement in statements:
+            try:
+                yield from self._statement(statement)
+            except Unsupported as error:
+                yield self._python(statement, error.reason)
+        if reason is not None:
+            last = self._definition.end_lineno or self._definition.lineno
+            yield code.Python(last, last, reason)
+
+    def _python(self, statement: ast.stmt, reason: str) -> code.Python:
+        line = min(
+            [statement.lineno, *(d.lineno for d in getattr(statement, "decorator_list", []))]
+        )
+        return code.Python(
+            line, statement.end_lineno or line, reason, tuple(self._calls(statement))
+        )
+
+    def _calls(self, statement: ast.stmt) -> Iterator[code.Expr]:
+        """Gens inside of what is not understood, as far as they are."""
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Call):
+                try:
+                    call = self._call(node)
+                except (Unsupported, NoSource):
+                    continue
+                if isinstance(call, code.Call) and call.function in code.GENERATIONS:
+                    yield call
+
+    # ------------------------------------------------------------ statements
+
+    def _statement(self, node: ast.stmt) -> Iterator[code.Stmt]:
+        line = node.lineno
+        match node:
+            case ast.Expr(value=ast.Constant()):  # a docstring, or `...`
+                return
+            case ast.Expr(value=value):
+                yield code.Do(self.expr(value), line)
+            case ast.AugAssign(target=target, op=op, value=value):
+                yield self._augmented(target, op, value, line)
+            case ast.Assign(targets=[target], value=value):
+                yield code.Assign(self._target(target), self.expr(value), line)
+            case ast.AnnAssign(target=target, value=ast.expr() as value, simple=1):
+                yield code.Assign(self._target(target), self.expr(value), line)
+            case ast.If(test=test, body=then, orelse=other):
+                yield code.If(self.expr(test), self.block(then), self.block(other), line)
+            case ast.For(target=target, iter=items, body=body, orelse=other):
+                yield code.For(
+                    self._target(target),
+                    self.expr(items),
+                    self.block(body),
+                    self.block(other),
+                    line,
+                )
+            case ast.While(test=test, body=body, orelse=other):
+                yield code.While(self.expr(test), self.block(body), self.block(other), line)
+            case ast.With(items=items, body=body):
+                yield self._with(items, body, line)
+            case ast.Return(value=value):
+                yield code.Return(None if value is None else self.expr(value), line)
+            case ast.Raise(exc=ast.Call() as value, cause=None):
+                yield code.Raise(self._raised(value), line)
+            case ast.Pass():
+                yield code.Jump("pass", line)
+            case ast.Break():
+                yield code.Jump("break", line)
+            case ast.Continue():
+                yield code.Jump("continue", line)
+            case _:
+                raise Unsupported(f"{_described(node)} is Python's own")
+
+    def _raised(self, node: ast.Call) -> code.Expr:
+        call = self.expr(node)
+        if not isinstance(call, code.Call) or call.function not in code.ERRORS:
+            raise Unsupported(f"raising {ast.unparse(node.func)}")
+        return call
+
+    def _augmented(
+        self, target: ast.expr, op: ast.operator, value: ast.expr, line: int
+    ) -> code.Stmt:
+        kind = kind_of(target, self._kinds)
+        if kind in ("state", "group"):
+            if not isinstance(op, ast.Add):
+                raise Unsupported("a state is extended with += only")
+            if isinstance(target, ast.Name):
+                return code.Append(self.expr(target), self._appended(value, kind), line)
+            if isinstance(target, ast.Subscript):
+                return code.Append(self._item(target), self._appended(value, kind), line)
+        if isinstance(target, ast.Name) and kind in ("own", "value"):
+            self._target(target)
+            return code.Augment(target.id, self._operator(op), self.expr(value), line)
+        raise Unsupported(f"{ast.unparse(target)} may be changed outside of the program")
+
+    def _appended(self, value: ast.expr, kind: Kind) -> code.Expr:
+        if kind == "group" and isinstance(value, ast.Lambda):
+            arguments = value.args
+            names = [a.arg for a in (*arguments.posonlyargs, *arguments.args)]
+            if arguments.vararg or arguments.kwarg or arguments.kwonlyargs or arguments.defaults:
+                raise Unsupported("a lambda with more than plain parameters")
+            with _Scope(self._inner, set(names)):
+                return code.Lambda(tuple(names), self.expr(value.body), value.lineno)
+        return self.expr(value)
+
+    def _with(
+        self, items: Sequence[ast.withitem], body: Sequence[ast.stmt], line: int
+    ) -> code.Stmt:
+        first, *rest = items
+        if kind_of(first.context_expr, self._kinds) not in ("state", "group"):
+            self._check_role(first.context_expr)
+        target = None if first.optional_vars is None else self._target(first.optional_vars)
+        value = self.expr(first.context_expr)
+        inner = (self._with(rest, body, line),) if rest else self.block(body)
+        return code.With(value, target, inner, line)
+
+    def _check_role(self, node: ast.expr) -> None:
+        """Only a state's own context managers are known to swallow no error."""
+        match node:
+            case ast.Call(func=ast.Attribute(value=base)) if kind_of(base, self._kinds) == "state":
+                return
+        raise Unsupported(f"`with {ast.unparse(node)}` may do anything")
+
+    def _target(self, node: ast.expr) -> code.Expr:
+        match node:
+            case ast.Name(id=name):
+                if not self._is_local(name):
+                    raise Unsupported(f"{name!r} belongs to the outside")
+                if self._kinds.get(name) == "mixed":
+                    raise Unsupported(f"{name!r} is not always a state")
+                return code.Local(name)
+            case ast.Tuple(elts=parts) | ast.List(elts=parts):
+                return code.Items("tuple", tuple(self._target(part) for part in parts))
+            case ast.Subscript(value=base) if kind_of(base, self._kinds) in ("state", "own"):
+                return self._item(node)
+        raise Unsupported(f"{ast.unparse(node)} may be changed outside of the program")
+
+    # ------------------------------------------------------------ expressions
+
+    def expr(self, node: ast.expr) -> code.Expr:
+        """An expression; raises `Unsupported`."""
+        line = node.lineno
+        match node:
+            case ast.Constant(value=value):
+                if value is not None and not isinstance(value, (str, int, float)):
+                    raise Unsupported(f"{type(value).__name__} constants have no place in a text")
+                return code.Const(value)
+            case ast.Name(id=name):
+                return self._name(name)
+            case ast.JoinedStr(values=parts):
+                return code.Joined(tuple(self.expr(part) for part in parts))
+            case ast.FormattedValue(value=value, conversion=conversion, format_spec=spec):
+                return code.Format(
+                    self.expr(value),
+                    "" if conversion < 0 else chr(conversion),
+                    None if spec is None else self.expr(spec),
+                    line,
+                )
+            case ast.BinOp(left=left, op=op, right=right):
+                return code.Binary(self._operator(op), self.expr(left), self.expr(right), line)
+            case ast.UnaryOp(op=unary, operand=value):
+                if type(unary) not in _UNARY:
+                    raise Unsupported(f"the operator {_described(unary)}")
+                return code.Unary(_UNARY[type(unary)], self.expr(value), line)
+            case ast.BoolOp(op=logic, values=values):
+                name = "or" if isinstance(logic, ast.Or) else "and"
+                return code.Logic(name, tuple(self.expr(value) for value in values))
+            case ast.Compare(left=left, ops=ops, comparators=rights):
+                names = tuple(_COMPARE[type(o)] for o in ops)
+                return code.Compare(
+                    self.expr(left), names, tuple(self.expr(r) for r in rights), line
+                )
+            case ast.IfExp(test=test, body=then, orelse=other):
+                return code.IfElse(self.expr(test), self.expr(then), self.expr(other))
+            case _:
+                return self._compound(node)
+
+    def _compound(self, node: ast.expr) -> code.Expr:
+        line = node.lineno
+        match node:
+            case ast.List(elts=items) | ast.Tuple(elts=items) | ast.Set(elts=items):
+                return code.Items(
+                    type(node).__name__.lower(), tuple(self.expr(item) for item in items)
+                )
+            case ast.Dict(keys=keys, values=values) if None not in keys:
+                return code.Dict(
+                    tuple(self.expr(key) for key in keys if key is not None),
+                    tuple(self.expr(value) for value in values),
+                )
+            case ast.Subscript():
+                return self._item(node)
+            case ast.Slice(lower=lower, upper=upper, step=step):
+                bounds = (None if b is None else self.expr(b) for b in (lower, upper, step))
+                return code.Slice(*bounds)
+            case ast.Attribute(value=base, attr=name):
+                if name.startswith("_"):
+                    raise Unsupported(f"{name!r} is private")
+                if kind_of(base, self._kinds) in ("state", "group", "mixed"):
+                    raise Unsupported(f".{name} of a state")
+                return code.Attr(self.expr(base), name, line)
+            case ast.Call():
+                return self._call(node)
+            case ast.ListComp(elt=element) | ast.SetComp(elt=element):
+                kind = "list" if isinstance(node, ast.ListComp) else "set"
+                return self._each(kind, [element], node.generators, line)
+            case ast.GeneratorExp(elt=element):
+                return self._each("iter", [element], node.generators, line)
+            case ast.DictComp(key=key, value=value):
+                return self._each("dict", [key, value], node.generators, line)
+        raise Unsupported(f"{_described(node)} is Python's own")
+
+    def _name(self, name: str) -> code.Expr:
+        if self._kinds.get(name) == "mixed":
+            raise Unsupported(f"{name!r} is not always a state")
+        return code.Local(name) if self._is_local(name) else code.Global(name)
+
+    def _is_local(self, name: str) -> bool:
+        return name in self._locals or any(name in scope for scope in self._inner)
+
+    def _operator(self, op: ast.operator) -> str:
+        if type(op) not in _BINARY:
+            raise Unsupported(f"the operator {_described(op)}")
+        return _BINARY[type(op)]
+
+    def _item(self, node: ast.Subscript) -> code.Item:
+        return code.Item(self.expr(node.value), self.expr(node.slice), node.lineno)
+
+    def _each(
+        self,
+        kind: str,
+        element: Sequence[ast.expr],
+        generators: Sequence[ast.comprehension],
+        line: int,
+    ) -> code.Each:
+        if len(generators) != 1 or generators[0].is_async:
+            raise Unsupported("a comprehension with more than one plain `for`")
+        loop = generators[0]
+        items = self.expr(loop.iter)
+        bound = {n.id for n in ast.walk(loop.target) if isinstance(n, ast.Name)}
+        with _Scope(self._inner, bound):
+            values = tuple(self.expr(e) for e in element)
+            return code.Each(
+                kind,
+                values[0] if len(values) == 1 else code.Items("tuple", values),
+                self._target(loop.target),
+                items,
+                tuple(self.expr(test) for test in loop.ifs),
+                line,
+            )
+
+    # ------------------------------------------------------------ calls
+
+    def _call(self, node: ast.Call) -> code.Expr:
+        path = self._path(node.func)
+        if path is not None:
+            found = self._builder.guard(self._function, path)
+            if found is not MISSING:
+                return self._resolved(node, ".".join(path), found)
+        if not isinstance(node.func, ast.Attribute):
+            raise Unsupported(f"{ast.unparse(node.func):.60} may do anything")
+        return self._method(node, node.func)
+
+    def _path(self, node: ast.expr) -> tuple[str, ...] | None:
+        """A dotted name from outside of the function."""
+        names: list[str] = []
+        while isinstance(node, ast.Attribute):
+            names.append(node.attr)
+            node = node.value
+        if isinstance(node, ast.Name) and not self._is_local(node.id):
+            return (node.id, *reversed(names))
+        return None
+
+    def _resolved(self, node: ast.Call, written: str, found: Any) -> code.Expr:
+        name = _CALLED.get(id(found))
+        if name is not None:
+            return code.Call(name, *self._arguments(node), node.lineno)
+        function = found._func if isinstance(found, Program) else found
+        if not isinstance(function, FunctionType):
+            raise Unsupported(f"{written} may do anything")
+        kinds = [kind_of(arg, self._kinds) for arg in node.args]
+        if function is not found and (not kinds or kinds[0] != "state"):
+            raise Unsupported(f"{written} is run as a program of its own")
+        try:
+            index = self._builder.procedure(function, kinds)
+        except NoSource as error:
+            raise Unsupported(f"{written} may do anything: {error}") from None
+        if not _is_whole(self._builder.procedures[index]):
+            raise Unsupported(f"{written} may do anything")
+        if any(kind_of(k.value, self._kinds) in ("state", "group") for k in node.keywords):
+            raise Unsupported(f"{written} is given a state by name")
+        return code.Inline(index, *self._arguments(node), node.lineno)
+
+    def _arguments(
+        self, node: ast.Call
+    ) -> tuple[tuple[code.Expr, ...], tuple[str, ...], tuple[code.Expr, ...]]:
+        return (
+            tuple(self.expr(arg) for arg in node.args),
+            tuple(keyword.arg or "**" for keyword in node.keywords),
+            tuple(self.expr(keyword.value) for keyword in node.keywords),
+        )
+
+    def _method(self, node: ast.Call, func: ast.Attribute) -> code.Expr:
+        name, kind = func.attr, kind_of(func.value, self._kinds)
+        if kind == "state":
+            known = code.STATE_READS | code.STATE_WRITES
+        elif kind == "group":
+            known = code.GROUP_METHODS
+        elif kind == "mixed":
+            known = frozenset()
+        else:
+            if name == "format":
+                return self._format_call(node, func)
+            self._check_base(func)
+            known = code.STR_METHODS | code.LIST_READS | code.DICT_READS
+            if kind == "own":
+                known = known | code.LIST_WRITES | code.DICT_WRITES
+        if name not in known:
+            raise Unsupported(f"{ast.unparse(func):.60} may do anything")
+        return code.Method(self.expr(func.value), name, *self._arguments(node), node.lineno)
+
+    def _check_base(self, func: ast.Attribute) -> None:
+        """An object from outside may do anything in its methods; plain values do not."""
+        path = self._path(func.value)
+        if path is None:
+            return
+        found = self._builder.guard(self._function, path)
+        if found is not MISSING and type(found) not in _PLAIN:
+            raise Unsupported(f"{ast.unparse(func):.60} may do anything")
+
+    def _format_call(self, node: ast.Call, func: ast.Attribute) -> code.Expr:
+        """``"…{name}…".format(name=…)``, as an f-string."""
+        template: Any = MISSING
+        path = self._path(func.value)
+        if isinstance(func.value, ast.Constant):
+            template = func.value.value
+        elif path is not None:
+            template = self._builder.guard(self._function, path)
+        if type(template) is not str:
+            raise Unsupported(f"{ast.unparse(func):.60}: only a constant text is formatted")
+        args, names, values = self._arguments(node)
+        if "**" in names:
+            raise Unsupported("format() with ** arguments")
+        given = {
+            **{str(i): arg for i, arg in enumerate(args)},
+            **dict(zip(names, values, strict=True)),
+        }
+        return code.Joined(tuple(Template(given, node.lineno).parts(template)))
+
+
+class _Scope:
+    """Names bound by a comprehension or lambda, while it is read."""
+
+    def __init__(self, scopes: list[set[str]], names: set[str]) -> None:
+        self._scopes = scopes
+        self._names = names
+
+    def __enter__(self) -> None:
+        self._scopes.append(self._names)
+
+    def __exit__(self, *exc: object) -> None:
+        self._scopes.pop()
+
+
+def _is_whole(procedure: code.Procedure | None) -> bool:
+    return procedure is not None and not any(
+        isinstance(node, code.Python) for node in code.walk(*procedure.body)
+    )
+
+
+def _described(node: ast.AST) -> str:
+    """A node's kind in words: ``FunctionDef`` → "function def"."""
+    name = type(node).__name__
+    return "".join(f" {c.lower()}" if c.isupper() else c for c in name).strip()

@@ -1,0 +1,198 @@
+"""Constants of a plan as JSON values and back.
+
+A scalar is itself. All else is an object with one key: "list", "tuple", "set", "dict" (of pairs),
+"float" (as text, where JSON has none), "type" (a built-in one, by name), "schema" (of a class) or
+"constraint".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, get_args
+
+from sgrt.core import Constraint, JsonSchema, Structure
+from sgrt.errors import PlanError, SgrtError
+from sgrt.lang import types
+from sgrt.lang.plan.values import read_json
+
+_CONSTRAINTS: Mapping[str, Any] = {c.__name__: c for c in (*get_args(Constraint), Structure)}
+_TYPES: Mapping[str, type] = {t.__name__: t for t in (str, int, float, bool)}
+_MAX_DEPTH = 60
+
+
+class Writer:
+    """Turns constants into JSON values.
+
+    Attributes:
+        notes: what they lose by it.
+    """
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def write(self, value: Any, depth: int = 0) -> Any:
+        """Raises `PlanError` for what has no JSON."""
+        if depth > _MAX_DEPTH:
+            raise PlanError("a constant is nested too deeply to be written")
+        if isinstance(value, enum.Enum):
+            self._note(f"{value} became {value.value!r}")
+            return self.write(value.value, depth)
+        kind = type(value)
+        if value is None or kind in (str, int, bool):
+            return value
+        if kind is float:
+            return value if math.isfinite(value) else {"float": str(value)}
+        if kind in (list, tuple, set, frozenset):
+            name = "set" if kind is frozenset else kind.__name__
+            items = sorted(value, key=repr) if name == "set" else value
+            return {name: [self.write(item, depth + 1) for item in items]}
+        if isinstance(value, dict):
+            return {"dict": [[self.write(x, depth + 1) for x in pair] for pair in value.items()]}
+        if kind.__name__ in _CONSTRAINTS and isinstance(value, (*get_args(Constraint), Structure)):
+            return {"constraint": self._constraint(value, depth)}
+        if value in _TYPES.values():
+            return {"type": value.__name__}
+        return {"schema": self._type(value)}
+
+    def _constraint(self, value: Any, depth: int) -> dict[str, Any]:
+        given = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {
+            "is": type(value).__name__,
+            **{k: self.write(v, depth + 1) for k, v in given.items()},
+        }
+
+    def _type(self, value: Any) -> dict[str, Any]:
+        try:
+            schema = types.json_schema(value).schema
+        except (SgrtError, TypeError) as error:
+            raise PlanError(f"{value!r:.80} cannot be part of a plan's text") from error
+        name = getattr(value, "__name__", str(value))
+        self._note(f"{name} became its JSON schema: values of it are plain")
+        return {"name": name, "schema": schema}
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+
+def read(value: Any, depth: int = 0) -> Any:
+    """A constant from its JSON value.
+
+    Raises:
+        PlanError: it is none.
+    """
+    if depth > _MAX_DEPTH:
+        raise PlanError("a constant of the plan is nested too deeply")
+    if value is None or isinstance(value, (str, int, bool)):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, dict) and len(value) == 1:
+        ((kind, content),) = value.items()
+        if kind in _READERS:
+            try:
+                return _READERS[kind](content, depth + 1)
+            except (TypeError, ValueError, SgrtError) as error:
+                raise PlanError(f"a {kind} of the plan cannot be read: {error}") from error
+    raise PlanError(f"{value!r:.60} is no constant of a plan")
+
+
+def _items(content: Any, depth: int) -> list[Any]:
+    if not isinstance(content, list):
+        _refuse("items", content)
+    return [read(item, depth) for item in content]
+
+
+def _pairs(content: Any, depth: int) -> dict[Any, Any]:
+    if not isinstance(content, list) or not all(
+        isinstance(p, list) and len(p) == 2 for p in content
+    ):
+        _refuse("pairs", content)
+    return {read(key, depth): read(item, depth) for key, item in content}
+
+
+def _float(content: Any, depth: int) -> float:
+    if content not in ("nan", "inf", "-inf"):
+        _refuse("a float", content)
+    return float(content)
+
+
+def _named_type(content: Any, depth: int) -> type:
+    if not isinstance(content, str) or content not in _TYPES:
+        _refuse("a type", content)
+    return _TYPES[content]
+
+
+def _schema(content: Any, depth: int) -> type:
+    if not isinstance(content, dict) or content.keys() != {"name", "schema"}:
+        _refuse("a schema", content)
+    name, schema = content["name"], content["schema"]
+    if not isinstance(name, str) or not isinstance(schema, str) or not name:
+        _refuse("a schema", content)
+    parsed = read_json(types.json_schema(schema).schema)
+    return plain_type(name[:100], parsed)
+
+
+def plain_type(name: str, schema: Any) -> type:
+    """A class for ``gen(output=…)`` whose values are JSON's, objects as `values.Record`."""
+    methods = {
+        "model_json_schema": classmethod(lambda cls, *args, **kwargs: schema),
+        "model_validate_json": classmethod(lambda cls, text, *args, **kwargs: read_json(text)),
+    }
+    return type(name, (), methods)
+
+
+def _constraint(content: Any, depth: int) -> Any:
+    if not isinstance(content, dict):
+        _refuse("a constraint", content)
+    kind = _CONSTRAINTS.get(str(content.get("is")))
+    given = {key: value for key, value in content.items() if key != "is"}
+    if kind is None or given.keys() != {f.name for f in dataclasses.fields(kind)}:
+        _refuse("a constraint", content)
+    for field in dataclasses.fields(kind):
+        given[field.name] = read(given[field.name], depth)
+        if not _FIELDS[str(field.type)](given[field.name]):
+            _refuse(f"the {field.name} of {kind.__name__}", given[field.name])
+    return kind(**given)
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, (str, *get_args(Constraint)))
+
+
+def _is_tuple_of(is_item: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, tuple) and all(map(is_item, value))
+
+
+_FIELDS: Mapping[str, Callable[[Any], bool]] = {
+    "str": lambda value: isinstance(value, str),
+    "int": lambda value: type(value) is int,
+    "int | None": lambda value: value is None or type(value) is int,
+    "tuple[str, ...]": _is_tuple_of(lambda value: isinstance(value, str)),
+    "tuple[Structure, ...]": _is_tuple_of(lambda value: isinstance(value, Structure)),
+    "tuple[Constraint | str, ...]": _is_tuple_of(_is_part),
+    "Constraint | str": _is_part,
+    "JsonSchema": lambda value: isinstance(value, JsonSchema),
+    'Literal["gbnf"]': lambda value: value == "gbnf",
+    'Literal["characters", "words"]': lambda value: value in ("characters", "words"),
+}
+"""Checks of the fields of constraints, by annotation; a test holds it complete."""
+
+
+def _refuse(what: str, content: Any) -> NoReturn:
+    raise PlanError(f"{content!r:.60} is not {what}")
+
+
+_READERS: Mapping[str, Callable[[Any, int], Any]] = {
+    "list": _items,
+    "tuple": lambda content, depth: tuple(_items(content, depth)),
+    "set": lambda content, depth: set(_items(content, depth)),
+    "dict": _pairs,
+    "float": _float,
+    "type": _named_type,
+    "schema": _schema,
+    "constraint": _constraint,
+}
