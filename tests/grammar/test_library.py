@@ -12,7 +12,7 @@ import random
 import re
 import sqlite3
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -89,6 +89,95 @@ _TABLE: dict[str, tuple[list[str], list[str]]] = {
 }  # fmt: skip
 
 
+_MORE: dict[str, tuple[list[str], list[str]]] = {
+    "json": (["true", "-0.5", '{"":{"":[]}}'], []),
+    "json_lines": (
+        ["{}\n", '"a"\n', "[]\n[]\n[]\n", "null\nfalse\n", '{"a":{"b":[1,2]}}\n', "-1.5e3\n"],
+        ["1\n2", "\n1\n", "{}\r\n"],
+    ),
+    "csv_row": (
+        ['""', 'a,"b\nc"', ",a"],
+        ["a\r", '"a" ,b', '"', 'a,"b""'],
+    ),
+    "arithmetic": (["0", "0.5", "2^3^4"], []),
+    "sql_select": (
+        [
+            "SELECT a FROM t;",
+            "SELECT COUNT(DISTINCT a) FROM t WHERE a IS NULL",
+            "SELECT a FROM t WHERE a NOT IN (1, 2) ORDER BY a ASC",
+            "SELECT u.a FROM t JOIN u ON t.a = u.a GROUP BY u.a",
+        ],
+        [],
+    ),
+    "iso_date": (["2023-01-31", "0000-02-29", "2024-11-30", "1970-01-01"], ["1900-02-30", "2024-06-31"]),
+    "iso_time": (
+        ["00:00:00", "23:59:59", "12:30:00Z", "12:30:00.5", "12:30:00.123456789Z", "01:02:03+05:30",
+         "01:02:03-11:00", "09:08:07.06+00:00"],
+        ["", "24:00:00", "12:60:00", "12:00:60", "12:00", "1:02:03", "12:00:00z", "12:00:00.",
+         "12:00:00.1234567890", "12:00:00+24:00", "12:00:00 Z", "T12:00:00"],
+    ),
+    "iso_datetime": (
+        ["1999-12-31T23:59:59Z", "2000-02-29T12:00:00-08:00", "2024-06-30T01:02:03.000000001Z",
+         "0001-01-01T00:00:00Z", "2024-01-01T10:00:00+00:00", "9999-12-31T23:59:59.9Z"],
+        ["2023-02-29T00:00:00Z", "2024-01-01t00:00:00Z", "2024-01-01T00:00:00+5:00"],
+    ),
+    "email": (
+        ["a.b.c.d@x.io", "o'neil@sub.domain.museum", "x_y-z@a-b.com", "1@2.de", "!#$%@ok.org"],
+        [],
+    ),
+    "url": (
+        ["http://a", "https://a.b/?", "https://a.b/#", "http://127.0.0.1:65535", "https://x.y/a;b=c,d"],
+        ["https://a..b", "//a.b"],
+    ),
+    "markdown_table": (
+        ["| a |\n| :---: |\n| b |\n| c |\n", "| a | b | c | d | e | f |\n" + "| --- " * 6 + "|\n",
+         "| é |\n| --- |\n", "| a b c |\n| ---: |\n", "| \\| |\n| --- |\n",
+         "| 1 | 2 | 3 |\n| --- | --- | --- |\n| 4 | 5 | 6 |\n"],
+        [],
+    ),
+    "python_literal": (
+        ["'a'", '"b\\n"', "-0.5e-3", "{}", "(1, 2)"],
+        ["True ", "1 + 1"],
+    ),
+    "tool_call": (
+        ['{"name":"a.b-c_1","arguments":{}}', '{"name":"f","arguments":{"":null}}',
+         '{"name":"_","arguments":{"a":{"b":{}}}}', '{"name":"F9","arguments":{"x":"y","z":true}}',
+         '{"name":"f","arguments":{"s":"\\n"}}', '{"name":"' + "a" * 64 + '","arguments":{}}'],
+        ['{"name": "f","arguments":{}}', '{"name":"f","parameters":{}}',
+         '{"name":"' + "a" * 65 + '","arguments":{}}', '{"name":"f","arguments":{}} '],
+    ),
+}  # fmt: skip
+for _name, (_good, _bad) in _MORE.items():
+    _TABLE.setdefault(_name, ([], []))[0].extend(_good)
+    _TABLE[_name][1].extend(_bad)
+_CALLS = _TABLE["tool_call"]
+_TABLE["tool_call_parameters"] = tuple(  # type: ignore[assignment]
+    [t.replace("parameters", "x").replace("arguments", "parameters") for t in texts]
+    for texts in _CALLS
+)
+_TABLE["tool_call_list"] = (
+    [f"[{text}]" for text in _CALLS[0]] + [f"[{','.join(_CALLS[0])}]"],
+    [f"[{text}]" for text in _CALLS[1]] + ["", "[]", _CALLS[0][0], f"[{_CALLS[0][0]},]"],
+)
+_TABLE["tool_call_tags"] = (
+    [f"<tool_call>\n{text}\n</tool_call>" for text in _CALLS[0]]
+    + ["\n".join(f"<tool_call>\n{text}\n</tool_call>" for text in _CALLS[0])],
+    [f"<tool_call>\n{text}\n</tool_call>" for text in _CALLS[1]]
+    + [
+        "",
+        _CALLS[0][0],
+        f"<tool_call>{_CALLS[0][0]}</tool_call>",
+        f"<tool_call>\n{_CALLS[0][0]}\n",
+    ],
+)
+
+
+@pytest.mark.parametrize("name", _TABLE)
+def test_library_table_has_texts_of_both_kinds(name: str) -> None:
+    good, bad = _TABLE[name]
+    assert len(set(good)) >= 8 and len(set(bad)) >= 8 and set(good).isdisjoint(bad)
+
+
 def test_library_every_grammar_has_a_table_and_a_line_of_provenance() -> None:
     assert {*_TABLE, "common"} == set(library.names())
     for name in library.names():
@@ -135,6 +224,10 @@ def _check_markdown(text: str) -> None:
 _READERS: dict[str, Callable[[str], object]] = {
     "json": json.loads,
     "tool_call": json.loads,
+    "tool_call_list": json.loads,
+    "tool_call_parameters": json.loads,
+    "tool_call_tags": lambda text: [json.loads(line) for line in text.split("\n")[1::3]],
+    "iso_time": time.fromisoformat,
     "json_lines": lambda text: [json.loads(line) for line in text.split("\n")[:-1]],
     "csv_row": _check_csv,
     "arithmetic": lambda text: ast.parse(text.replace("^", "**"), mode="eval"),
