@@ -74,9 +74,7 @@ def test_operators_do_not_depend_on_brackets(parts: list[Any]) -> None:
 def test_operators_refuse_what_is_no_part(other: Any) -> None:
     for make in (lambda: Regex("a") | other, lambda: other | Regex("a"),
                  lambda: Regex("a") + other, lambda: other + Regex("a")):  # fmt: skip
-        with pytest.raises(
-            TypeError, match="unsupported operand|can only concatenate|can't concat"
-        ):
+        with pytest.raises(TypeError):
             make()
 
 
