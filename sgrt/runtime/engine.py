@@ -144,6 +144,7 @@ class Engine:
         """Queue operations of one session, in order."""
 
         def action() -> None:
+            self.stats.submissions += 1
             try:
                 for operation in operations:
                     self._enqueue(live, operation)

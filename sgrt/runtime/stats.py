@@ -16,6 +16,8 @@ class Stats:
     """Counters. Times are seconds of the loop thread; only ``mask_s`` runs beside it.
 
     Args:
+        submissions: times that sessions handed work over; a whole segment is one. Per program,
+            these are its round trips to the engine.
         steps: forward passes.
         prompt, cached, forced, sampled: as in `core.Usage`, over finished generations.
         computed: tokens that went through the model.
@@ -28,6 +30,7 @@ class Stats:
         idle_s: asleep, with nothing to do.
     """
 
+    submissions: int = 0
     steps: int = 0
     prompt: int = 0
     cached: int = 0

@@ -234,6 +234,18 @@ def test_segment_of_texts_and_gens_equals_separate_calls(engine: Engine) -> None
     assert fused.token_ids() == separate.token_ids()
 
 
+def test_segment_is_one_round_trip_and_its_texts_cost_no_step_of_their_own() -> None:
+    parts = integer_parts()
+    with Engine.from_parts(parts) as engine:
+        request = Generate(params=SamplingParams(max_tokens=3, temperature=0, ignore_eos=True))
+        session = engine.open()
+        segment = [x for i in range(5) for x in (Text(f"field {i}: "), request)]
+        results = [h.result(10) for h in session.generate(segment)]
+        assert engine.stats()["submissions"] == 1
+        assert parts.runner.num_forwards == 5 * 3
+        assert [r.usage.prompt - r.usage.cached for r in results] == [9] + [10] * 4
+
+
 def test_usage_adds_up(engine: Engine) -> None:
     session = engine.open()
     session.extend(Text("abcdefgh"))
