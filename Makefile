@@ -30,11 +30,13 @@ pull: $(STAMP)
 bench: pull
 	$(BIN)/python -m benchmarks.radix
 	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.select
 	$(BIN)/python -m benchmarks.extraction --engines sgrt
 
 bench-peers: pull
 	$(BIN)/python -m pip install --quiet -c constraints.txt $(PIP_ARGS) -r benchmarks/requirements.txt
 	$(BIN)/python -m benchmarks.extraction
+	$(BIN)/python -m benchmarks.select --peer
 
 gpu-test:
 	$(PYTHON) -c "import torch, sys; sys.exit(0 if torch.cuda.is_available() else 'no CUDA device')"
