@@ -116,7 +116,7 @@ def test_wheel_installs_on_any_python(wheel: Path) -> None:
 def test_base_install_is_light(metadata: email.message.Message) -> None:
     base = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
     names = {line.split(">")[0].split("=")[0].strip() for line in base}
-    assert names == {"pydantic", "rich"}
+    assert names == {"greenlet", "pydantic", "rich"}
 
 
 def test_engine_extra_brings_torch(metadata: email.message.Message) -> None:
