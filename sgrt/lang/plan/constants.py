@@ -10,15 +10,22 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, get_args
+from types import UnionType
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from sgrt.core import Constraint, JsonSchema, Structure
+from sgrt.core import Regex
 from sgrt.errors import PlanError, SgrtError
 from sgrt.lang import types
 from sgrt.lang.plan.values import read_json
 
-_CONSTRAINTS: Mapping[str, Any] = {c.__name__: c for c in (*get_args(Constraint), Structure)}
+_CONSTRAINTS: Mapping[str, Any] = {
+    name: kind
+    for name, kind in vars(sys.modules[Regex.__module__]).items()
+    if dataclasses.is_dataclass(kind)
+}
+"""Constraints, and what they are made of."""
 _TYPES: Mapping[str, type] = {t.__name__: t for t in (str, int, float, bool)}
 _MAX_DEPTH = 60
 
@@ -51,7 +58,7 @@ class Writer:
             return {name: [self.write(item, depth + 1) for item in items]}
         if isinstance(value, dict):
             return {"dict": [[self.write(x, depth + 1) for x in pair] for pair in value.items()]}
-        if kind.__name__ in _CONSTRAINTS and isinstance(value, (*get_args(Constraint), Structure)):
+        if kind in _CONSTRAINTS.values():
             return {"constraint": self._constraint(value, depth)}
         if value in _TYPES.values():
             return {"type": value.__name__}
@@ -152,34 +159,24 @@ def _constraint(content: Any, depth: int) -> Any:
     given = {key: value for key, value in content.items() if key != "is"}
     if kind is None or given.keys() != {f.name for f in dataclasses.fields(kind)}:
         _refuse("a constraint", content)
-    for field in dataclasses.fields(kind):
-        given[field.name] = read(given[field.name], depth)
-        if not _FIELDS[str(field.type)](given[field.name]):
-            _refuse(f"the {field.name} of {kind.__name__}", given[field.name])
+    hints = get_type_hints(kind)
+    for name in given:
+        given[name] = read(given[name], depth)
+        if not _fits(given[name], hints[name]):
+            _refuse(f"the {name} of {kind.__name__}", given[name])
     return kind(**given)
 
 
-def _is_part(value: Any) -> bool:
-    return isinstance(value, (str, *get_args(Constraint)))
-
-
-def _is_tuple_of(is_item: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, tuple) and all(map(is_item, value))
-
-
-_FIELDS: Mapping[str, Callable[[Any], bool]] = {
-    "str": lambda value: isinstance(value, str),
-    "int": lambda value: type(value) is int,
-    "int | None": lambda value: value is None or type(value) is int,
-    "tuple[str, ...]": _is_tuple_of(lambda value: isinstance(value, str)),
-    "tuple[Structure, ...]": _is_tuple_of(lambda value: isinstance(value, Structure)),
-    "tuple[Constraint | str, ...]": _is_tuple_of(_is_part),
-    "Constraint | str": _is_part,
-    "JsonSchema": lambda value: isinstance(value, JsonSchema),
-    'Literal["gbnf"]': lambda value: value == "gbnf",
-    'Literal["characters", "words"]': lambda value: value in ("characters", "words"),
-}
-"""Checks of the fields of constraints, by annotation; a test holds it complete."""
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is what a field of a constraint is annotated with."""
+    kind, args = get_origin(hint), get_args(hint)
+    if kind in (Union, UnionType):
+        return any(_fits(value, each) for each in args)
+    if kind is Literal:
+        return any(type(value) is type(each) and value == each for each in args)
+    if kind is tuple:
+        return type(value) is tuple and all(_fits(item, args[0]) for item in value)
+    return type(value) is (type(None) if hint is None else hint)
 
 
 def _refuse(what: str, content: Any) -> NoReturn:

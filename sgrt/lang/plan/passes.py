@@ -10,6 +10,7 @@ from sgrt.core import Constraint
 from sgrt.errors import SgrtError
 from sgrt.lang.ir import Gen
 from sgrt.lang.plan import code
+from sgrt.lang.plan.bounded import BoundedMachine
 from sgrt.lang.plan.machine import Frame, Image, Machine
 
 _CONSTRAINTS = (
@@ -66,7 +67,8 @@ def _grammar(image: Image, node: code.Call, frame: Frame) -> Grammar | None:
         values=tuple(value for _, value in kept),
     )
     try:
-        made = Machine(image).eval(call, frame)
+        machine = BoundedMachine(image) if frame.function is None else Machine(image)
+        made = machine.eval(call, frame)
     except (SgrtError, Exception):  # it is told where it is run
         return Grammar(name, node.line, None)
     if not isinstance(made, Gen) or made.constraint is None:

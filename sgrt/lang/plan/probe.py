@@ -22,7 +22,7 @@ from sgrt.lang.plan.machine import Frame, Image, Returned
 from sgrt.lang.state import ProgramState, ProgramStateGroup
 from sgrt.lang.variables import Produced
 
-_LIMITS = Limits(steps=20_000, chars=4_000_000, items=10_000)
+_LIMITS = Limits(steps=10_000, chars=4_000_000, items=10_000)
 _ROLES = ("system", "user", "assistant")
 
 
