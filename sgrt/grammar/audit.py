@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sgrt.core import Choices
+from typing import Any
+
+from sgrt.core import Choices, Constraint, OneOf, RepeatOf, SequenceOf
 from sgrt.errors import ConstraintError
 from sgrt.grammar import limits
 
@@ -31,3 +33,37 @@ def audit_choices(choices: Choices) -> tuple[str, ...]:
             ) from error
     limits.check_limit("bytes of choices", total, limits.MAX_CHOICES_BYTES)
     return tuple(dict.fromkeys(choices.options))
+
+
+def audit_size(constraint: Constraint) -> None:
+    """Bound a composition before anything walks it, be it only to compare it with another one.
+
+    Raises:
+        GrammarBudgetExceeded: too deep, or too many parts where those used twice count twice.
+    """
+    _size(constraint, 0, {})
+
+
+def _size(value: Any, depth: int, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """How many parts a constraint has, and how deep they nest."""
+    limits.check_limit("nested compositions", depth, limits.MAX_COMPOSED_DEPTH)
+    if id(value) in known:
+        size, height = known[id(value)]
+        limits.check_limit("nested compositions", depth + height, limits.MAX_COMPOSED_DEPTH)
+        return size, height
+    size, height = 1, 0
+    for part in _parts(value):
+        part_size, part_height = _size(part, depth + 1, known)
+        size, height = size + part_size, max(height, part_height + 1)
+        limits.check_limit("parts of a composition", size, limits.MAX_COMPOSED_PLACES)
+    known[id(value)] = size, height
+    return size, height
+
+
+def _parts(value: Any) -> tuple[Any, ...]:
+    match value:
+        case SequenceOf(parts) | OneOf(parts):
+            return parts
+        case RepeatOf(part):
+            return (part,)
+    return ()

@@ -14,7 +14,7 @@ from pathlib import Path
 from sgrt.core import Choices, Constraint, Regex
 from sgrt.errors import ConstraintError
 from sgrt.grammar import limits, regex
-from sgrt.grammar.audit import audit_choices
+from sgrt.grammar.audit import audit_choices, audit_size
 from sgrt.grammar.engines import tables
 from sgrt.grammar.engines.llguidance_ import LLGrammar
 from sgrt.grammar.engines.trie import TrieGrammar
@@ -108,6 +108,7 @@ class GrammarCompiler:
         Cost: milliseconds; waits for another thread that is building the same one. The first
             risky constraint starts a process (some 0.5 s).
         """
+        audit_size(constraint)
         future, is_mine = self._reserve(constraint)
         if is_mine:
             self._fulfil(constraint, future)

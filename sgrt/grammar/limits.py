@@ -30,6 +30,8 @@ MAX_KEY_SETS = 32
 """Sets of keys of one object whose values have to satisfy different things."""
 MAX_STRING_LEN = 100_000
 MAX_ITEMS = 100_000
+MAX_UPPER_BOUND = 10**9
+"""Of `maxLength` and the like: the engine counts no further than 2**32."""
 MAX_REGEX_BYTES = 16 * 1024
 MAX_WRITTEN_REGEX_BYTES = 64 * 1024
 """Of a pattern made from an automaton."""

@@ -81,10 +81,12 @@ def _schema_risk(text: str) -> str | None:
         node = todo.pop()
         if isinstance(node, dict):
             step *= _digits(node.get("multipleOf"))
+            if step > MAX_STEP:
+                return f"multipleOf of {step} steps"
             todo += node.values()
         elif isinstance(node, list):
             todo += node
-    return f"multipleOf of {step} steps" if step > MAX_STEP else None
+    return None
 
 
 def _digits(value: Any) -> int:

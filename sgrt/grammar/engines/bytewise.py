@@ -7,6 +7,7 @@ is text; whoever uses it checks it against the matcher of the tokens.
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
@@ -119,6 +120,10 @@ def _follow_rules(engine: Any, rules: _Rules) -> bytes | None:
     return None
 
 
+_Place = tuple[int, ...]
+"""The bytes that may follow, by which places are told apart."""
+
+
 class _Rules:
     """Which byte to go on with.
 
@@ -129,13 +134,16 @@ class _Rules:
 
     def __init__(self, *, patient: bool) -> None:
         self._patient = patient
-        self._tried: Counter[tuple[tuple[int, ...], int]] = Counter()
-        self._visits: Counter[tuple[int, ...]] = Counter()
-        self._exits: dict[tuple[int, ...], frozenset[int]] = {}
+        self._tried: Counter[tuple[_Place, int]] = Counter()
+        self._visits: Counter[_Place] = Counter()
+        self._exits: dict[_Place, frozenset[int]] = {}
+        self._queues: dict[_Place, list[tuple[tuple[int, ...], int]]] = {}
+        """Heaps of the bytes of a place by cost."""
 
     def took_forced_text(self) -> None:
         if self._patient:
             self._tried.clear()
+            self._queues.clear()
 
     def choose(self, engine: Any, allowed: list[int]) -> bytes:
         """One of these bytes; b"" where there is none, or where this goes round in circles."""
@@ -145,16 +153,21 @@ class _Rules:
             return b""
         if len(allowed) > _MANY and self._visits[place] > 1 and place not in self._exits:
             self._exits[place] = _exits(engine, place)
+            self._queues.pop(place, None)
         cost = self._cost_among_many if len(allowed) > _MANY else self._cost_among_few
-        byte = min(allowed, key=lambda b: cost(place, b))
+        if place not in self._queues:
+            self._queues[place] = sorted((cost(place, byte), byte) for byte in allowed)
+        queue = self._queues[place]
+        byte = queue[0][1]
         self._tried[place, byte] += 1
+        heapq.heapreplace(queue, (cost(place, byte), byte))
         return bytes([byte])
 
-    def _cost_among_few(self, place: tuple[int, ...], byte: int) -> tuple[int, int]:
+    def _cost_among_few(self, place: _Place, byte: int) -> tuple[int, ...]:
         is_closer = self._patient and byte in _CLOSERS
         return 0 if is_closer else self._tried[place, byte], _FEW.get(byte, 256 + byte)
 
-    def _cost_among_many(self, place: tuple[int, ...], byte: int) -> tuple[bool, int, int, int]:
+    def _cost_among_many(self, place: _Place, byte: int) -> tuple[int, ...]:
         """Common bytes first; in a word or string that goes on, those that leave it."""
         rank, times = _MOST.get(byte, 256 + byte), self._tried[place, byte]
         if byte in self._exits.get(place, ()) and times < _REPEATS:

@@ -31,6 +31,7 @@ _LIMITS: Any = llguidance.LLParserLimits(
     max_grammar_size=500_000,
     verbose_errors=False,
 )
+_MAX_FORCED_BYTES = 4_096
 _OUT_OF_BUDGET = ("too large", "too complex", "fuel", "limit", "too many", "Unable to determine")
 
 
@@ -184,6 +185,8 @@ class LLMatcher:
         if not text:
             return []
         vocabulary = self._grammar.vocabulary
+        if len(text) > _MAX_FORCED_BYTES:  # the rest is forced when these are taken
+            return vocabulary.certain_tokens(text[:_MAX_FORCED_BYTES], is_end=False)
         return vocabulary.certain_tokens(text, is_end=self._ends_with(text))
 
     def _ends_with(self, text: bytes) -> bool:

@@ -66,6 +66,7 @@ class Reader:
         self._todo = [document.root]
         self._same_value: dict[int, set[int]] = {}
         self._schema_of: dict[int, Schema] = {}
+        self._facts_of: dict[tuple[Schema, str], Facts] = {}
         self._num_properties = 0
         self._num_values = 0
         self._evaluation = Evaluation(self)
@@ -244,9 +245,10 @@ class Reader:
         count = self.count(schema, keyword, value)
         kind = {"h": "string", "s": "array"}[keyword[-1]] if keyword[3:] != "Properties" else ""
         is_least = keyword.startswith("min")
+        most = limits.MAX_UPPER_BOUND
         if is_least and kind:
             most = limits.MAX_ITEMS if kind == "array" else limits.MAX_STRING_LEN
-            limits.check_limit(keyword, count, most)
+        limits.check_limit(keyword, count, most)
         return Size(schema.pointer, kind or "object", is_least, count)
 
     # strings
@@ -460,7 +462,10 @@ class Reader:
     def _facts_below(self, schema: Schema, value: Any, name: str) -> Facts:
         if not isinstance(value, (dict, bool)):
             return Facts()
-        return self._facts(self.child(schema, value, "properties", name))
+        if (schema, name) not in self._facts_of:
+            found = self._facts(self.child(schema, value, "properties", name))
+            self._facts_of[schema, name] = found
+        return self._facts_of[schema, name]
 
     def _facts(self, schema: Schema) -> Facts:
         """What holds for every value of a schema, seen through its references and allOf."""
