@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sgrt.backends.local import Engine as Engine
     from sgrt.backends.openai import OpenAI as OpenAI
     from sgrt.backends.sglang import RuntimeEndpoint as RuntimeEndpoint
+    from sgrt.backends.spawned import Runtime as Runtime
     from sgrt.config import EngineConfig as EngineConfig
     from sgrt.core import AnyText as AnyText
     from sgrt.core import Choices as Choices
@@ -56,14 +57,28 @@ if TYPE_CHECKING:
     from sgrt.lang.api import assistant_begin as assistant_begin
     from sgrt.lang.api import assistant_end as assistant_end
     from sgrt.lang.api import gen as gen
+    from sgrt.lang.api import gen_int as gen_int
+    from sgrt.lang.api import gen_string as gen_string
+    from sgrt.lang.api import image as image
     from sgrt.lang.api import regex as regex
     from sgrt.lang.api import select as select
+    from sgrt.lang.api import separate_reasoning as separate_reasoning
     from sgrt.lang.api import system as system
     from sgrt.lang.api import system_begin as system_begin
     from sgrt.lang.api import system_end as system_end
     from sgrt.lang.api import user as user
     from sgrt.lang.api import user_begin as user_begin
     from sgrt.lang.api import user_end as user_end
+    from sgrt.lang.api import video as video
+    from sgrt.lang.choices import greedy_token_selection as greedy_token_selection
+    from sgrt.lang.choices import sequence_probability as sequence_probability
+    from sgrt.lang.choices import token_length_normalized as token_length_normalized
+    from sgrt.lang.choices import (
+        unconditional_likelihood_normalized as unconditional_likelihood_normalized,
+    )
+    from sgrt.lang.defaults import flush_cache as flush_cache
+    from sgrt.lang.defaults import get_server_info as get_server_info
+    from sgrt.lang.defaults import global_config as global_config
     from sgrt.lang.defaults import set_default_backend as set_default_backend
     from sgrt.lang.program import Program as Program
     from sgrt.lang.program import function as function
@@ -76,6 +91,7 @@ _HOME = {
     "sgrt.backends.local": ("Engine",),
     "sgrt.backends.openai": ("OpenAI",),
     "sgrt.backends.sglang": ("RuntimeEndpoint",),
+    "sgrt.backends.spawned": ("Runtime",),
     "sgrt.config": ("EngineConfig",),
     "sgrt.core": (
         "AnyText",
@@ -110,25 +126,52 @@ _HOME = {
         "assistant_begin",
         "assistant_end",
         "gen",
+        "gen_int",
+        "gen_string",
+        "image",
         "regex",
         "select",
+        "separate_reasoning",
         "system",
         "system_begin",
         "system_end",
         "user",
         "user_begin",
         "user_end",
+        "video",
     ),
-    "sgrt.lang.defaults": ("set_default_backend",),
+    "sgrt.lang.choices": (
+        "greedy_token_selection",
+        "sequence_probability",
+        "token_length_normalized",
+        "unconditional_likelihood_normalized",
+    ),
+    "sgrt.lang.defaults": (
+        "flush_cache",
+        "get_server_info",
+        "global_config",
+        "set_default_backend",
+    ),
     "sgrt.lang.program": ("Program", "function"),
     "sgrt.lang.state": ("ProgramState",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
+_ELSEWHERE = {
+    "Anthropic": "sgrt.OpenAI with base_url= of its OpenAI-compatible interface",
+    "Crusoe": "sgrt.OpenAI with base_url= of its OpenAI-compatible interface",
+    "LiteLLM": "sgrt.OpenAI with base_url= of a LiteLLM proxy",
+    "VertexAI": "sgrt.OpenAI with base_url= of its OpenAI-compatible interface",
+    "Shortfin": "sgrt.RuntimeEndpoint, if it has SGLang's /generate",
+}
+"""Backends of SGLang's frontend that are not here, and what to use."""
+
 __all__ = [*sorted(_MODULE_OF), "__version__"]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ELSEWHERE:
+        raise AttributeError(f"sgrt has no backend {name!r}; use {_ELSEWHERE[name]}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'sgrt' has no attribute {name!r}")
     try:

@@ -425,6 +425,9 @@ class Backend(Protocol):
             ConstraintError: it cannot be enforced exactly.
         """
 
+    def token_texts(self, token_ids: Sequence[int]) -> list[str]:
+        """Each token's own text, to be shown; bytes that are no text alone are marked."""
+
     def stats(self) -> Mapping[str, float]:
         """Counters since the start: tokens (prompt, cached, forced, sampled), seconds
         (forward, mask, sample, schedule, idle), steps, pages."""

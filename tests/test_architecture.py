@@ -17,7 +17,8 @@ SOURCES = {"sgrt": ROOT / "sgrt", "sgrt_kernels": ROOT / "kernels" / "sgrt_kerne
 # Room → rooms it may import, beside itself. A module belongs to the longest name it begins with.
 ROOMS: dict[str, set[str]] = {
     "sgrt": {"sgrt.lang", "sgrt.backends", "sgrt.backends.local", "sgrt.core", "sgrt.config"}
-    | {"sgrt.backends.openai", "sgrt.backends.sglang", "sgrt.errors"},
+    | {"sgrt.backends.openai", "sgrt.backends.sglang", "sgrt.backends.spawned"}
+    | {"sgrt.errors"},
     "sgrt.errors": set(),
     "sgrt.constraints": {"sgrt.errors"},
     "sgrt.handles": {"sgrt.errors"},
@@ -38,6 +39,7 @@ ROOMS: dict[str, set[str]] = {
     "sgrt.backends.openai": {"sgrt.backends", "sgrt.core", "sgrt.config", "sgrt.errors"},
     # models for chat templates
     "sgrt.backends.sglang": {"sgrt.backends", "sgrt.models", "sgrt.core", "sgrt.errors"},
+    "sgrt.backends.spawned": {"sgrt.backends.sglang", "sgrt.errors"},
     "sgrt.server": {
         "sgrt.backends.local",
         "sgrt.runtime",

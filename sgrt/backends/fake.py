@@ -189,6 +189,10 @@ class ScriptedBackend:
                 if not options:
                     raise ConstraintError("choices=[]: nothing can be chosen")
 
+    def token_texts(self, token_ids: Sequence[int]) -> list[str]:
+        """Each byte as text."""
+        return [bytes([i]).decode("utf-8", "replace") for i in token_ids]
+
     def stats(self) -> Mapping[str, float]:
         """Tokens by kind, and calls, since the start."""
         with self._lock:

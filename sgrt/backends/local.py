@@ -122,6 +122,11 @@ class Engine:
         (handle,) = session.generate([core.Generate(params=_ONE_TOKEN)])
         return Pinned(session, handle)
 
+    def token_texts(self, token_ids: Seq[int]) -> list[str]:
+        """Each token's own text, special tokens as they are spelled."""
+        tokenizer = self._parts.tokenizer
+        return [tokenizer.piece(i) for i in token_ids]
+
     def stats(self) -> Mapping[str, float]:
         """Counters of `runtime.stats.Stats`, the scheduler's, and the pages as they are now."""
         loop = self._loop

@@ -44,8 +44,8 @@ class RuntimeEndpoint(RemoteBackend):
     Where the server has ``/tokenize`` (SGLang since 0.5, `sgrt serve`), a session is a list of
     token ids and what was generated is sent back as the tokens that it was: `token_exact`.
     Servers without it are sent text, which they tokenize anew each time; there `select` is
-    refused, since what would be scored is not certain. Either way a server takes the spelling of
-    a special token inside a user's text for that token; only the embedded engine tells them apart.
+    refused, since what would be scored is not certain. Other servers than `sgrt serve` take the
+    spelling of a special token inside a user's text for that token.
 
     Log-probabilities are the server's own, which may be taken after temperature and penalties.
     Of a JSON schema the client checks that the answer is JSON; keeping to the schema is the
@@ -101,8 +101,10 @@ class RuntimeEndpoint(RemoteBackend):
         self._has_template = False
         self._info: dict[str, Any] | None = None
         self._server: dict[str, Any] | None = None
-        self._tokenized: OrderedDict[tuple[str, bool], list[int]] = OrderedDict()
+        self._tokenizer: dict[str, Any] | None = None
+        self._tokenized: OrderedDict[tuple[tuple[Text, ...], bool], list[int]] = OrderedDict()
         self._tokenized_chars = 0
+        self._spellings: dict[int, str] = {}
         self._aborting: set[asyncio.Task[None]] = set()
 
     @property
@@ -128,6 +130,14 @@ class RuntimeEndpoint(RemoteBackend):
         """Refuse what the protocol has no word for; the server compiles at first use."""
         constraint_fields(constraint)
 
+    def token_texts(self, token_ids: Sequence[int]) -> list[str]:
+        """Each token's own text, as the server gives it; asked for once."""
+        unknown = [i for i in dict.fromkeys(token_ids) if i not in self._spellings]
+        if unknown:
+            asked = self.detokenize([[i] for i in unknown], skip_special_tokens=False)
+            self._spellings.update(zip(unknown, LOOP.wait(asked), strict=True))
+        return [self._spellings[i] for i in token_ids]
+
     def get_model_info(self) -> dict[str, Any]:
         """What the server says about its model."""
         if self._info is None:
@@ -148,7 +158,7 @@ class RuntimeEndpoint(RemoteBackend):
         """Whether the server tokenizes for us; asked once."""
         if self.token_exact is None:
             try:
-                await self.tokenize("a", special=False)
+                await self.tokenize(Text("a"))
                 self.token_exact = True
             except BackendError as error:
                 if error.status not in (400, 404, 405, 422, 501):
@@ -156,30 +166,38 @@ class RuntimeEndpoint(RemoteBackend):
                 self.token_exact = False
         return self.token_exact
 
-    async def tokenize(self, text: str, *, special: bool) -> list[int]:
-        """Token ids; ``special``: with what the tokenizer puts around a text, such as BOS."""
-        key = (text, special)
+    async def tokenize(self, *parts: Text, special: bool = False) -> list[int]:
+        """Token ids of parts as one text.
+
+        Args:
+            special: with what the tokenizer puts around a text, such as BOS.
+        """
+        key = (parts, special)
         if key in self._tokenized:
             self._tokenized.move_to_end(key)
             return self._tokenized[key]
-        answer = await self.client.post(
-            "/tokenize", {"prompt": text, "add_special_tokens": special}
-        )
+        whole = "".join(part.text for part in parts)
+        body: dict[str, Any] = {"prompt": whole, "add_special_tokens": special}
+        if not special and any(not part.special for part in parts) and await self._takes_parts():
+            told = [[part.text, part.special] for part in parts]
+            body = {"parts": told, "add_special_tokens": special}
+        answer = await self.client.post("/tokenize", body)
         ids = answer.get("tokens") if isinstance(answer, dict) else None
         if not is_ids(ids):
             raise malformed("/tokenize", answer)
         self._tokenized[key] = ids
-        self._tokenized_chars += len(text)
+        self._tokenized_chars += len(whole)
         while self._tokenized_chars > _REMEMBERED_CHARS:
             (old, _), _ = self._tokenized.popitem(last=False)
-            self._tokenized_chars -= len(old)
+            self._tokenized_chars -= sum(len(part.text) for part in old)
         return ids
 
-    async def detokenize(self, lists: list[list[int]]) -> list[str]:
+    async def detokenize(
+        self, lists: list[list[int]], *, skip_special_tokens: bool = True
+    ) -> list[str]:
         """The text of each list of ids."""
-        answer = await self.client.post(
-            "/detokenize", {"tokens": lists, "skip_special_tokens": True}
-        )
+        body = {"tokens": lists, "skip_special_tokens": skip_special_tokens}
+        answer = await self.client.post("/detokenize", body)
         texts = answer.get("text") if isinstance(answer, dict) else None
         if not isinstance(texts, list) or len(texts) != len(lists):
             raise malformed("/detokenize", answer)
@@ -191,21 +209,36 @@ class RuntimeEndpoint(RemoteBackend):
         Raises:
             RequestError: the server tells of none.
         """
-        bos = await self.tokenize("", special=True)
+        bos = await self.tokenize(special=True)
         if bos:
             return bos[0]
         with contextlib.suppress(BackendError):
-            told = await self.client.get("/tokenizer_info")
-            ids = await self.tokenize(_spelling(told, "eos_token"), special=False)
+            eos = _spelling(await self.tokenizer_info(), "eos_token")
+            ids = await self.tokenize(Text(eos, special=True))
             if len(ids) == 1:
                 return ids[0]
         raise refuse("this server", "unconditional scores", "it tells of no token to begin with")
 
-    async def is_deterministic(self) -> bool:
-        """Whether the server honours seeds."""
+    async def tokenizer_info(self) -> dict[str, Any]:
+        """What the server says about its tokenizer; {} where it says nothing."""
+        if self._tokenizer is None:
+            try:
+                told = await self.client.get("/tokenizer_info")
+            except BackendError as error:
+                if error.status is None or error.status >= 500:
+                    raise
+                told = None
+            self._tokenizer = told if isinstance(told, dict) else {}
+        return self._tokenizer
+
+    async def _takes_parts(self) -> bool:
+        return (await self.tokenizer_info()).get("tokenizes_parts") is True
+
+    async def setting(self, *names: str) -> Any:
+        """A setting of the server, under the first of these names that it knows; else None."""
         if self._server is None:
             self._server = await self._first_of("/server_info", "/get_server_info")
-        return bool(self._server.get("enable_deterministic_inference"))
+        return next((self._server[name] for name in names if name in self._server), None)
 
     def abort(self, request_id: str) -> None:
         """Tell the server to stop a request; nobody waits for that."""
@@ -238,13 +271,8 @@ class RuntimeEndpoint(RemoteBackend):
             return given
         if given is not None:
             return _jinja(_source(given), {})
-        try:
-            told = LOOP.wait(self.client.get("/tokenizer_info"))
-        except BackendError as error:
-            if error.status is None or error.status >= 500:
-                raise
-            told = None
-        if isinstance(told, dict) and isinstance(told.get("chat_template"), str):
+        told = LOOP.wait(self.tokenizer_info())
+        if isinstance(told.get("chat_template"), str):
             return _jinja(told["chat_template"], told)
         folder = Path(str(self.get_model_info().get("tokenizer_path") or ""))
         if folder.is_absolute() and folder.is_dir():
@@ -281,10 +309,9 @@ class SglangSession(RemoteSession):
     async def ids(self) -> list[int]:
         if not await self._endpoint.is_token_exact():
             raise refuse(_KIND, "token_ids()", "it has no /tokenize")
-        text = "".join(part.text for part in self._pending)
-        if text:
-            ids = await self._endpoint.tokenize(text, special=False)
-            bos = [] if self._ids else await self._endpoint.tokenize("", special=True)
+        if self._pending:
+            ids = await self._endpoint.tokenize(*self._pending)
+            bos = [] if self._ids else await self._endpoint.tokenize(special=True)
             missing = bos[:1] if ids[:1] != bos[:1] else []
             self._ids = [*self._ids, *missing, *ids]
             self._pending = []
@@ -303,7 +330,8 @@ class SglangSession(RemoteSession):
     ) -> GenerateResult:
         await self._check_seed(params)
         request_id = uuid.uuid4().hex
-        answer = Answer(with_logprobs=params.logprobs is not None)
+        told = await self._endpoint.setting("incremental_streaming_output", "stream_output")
+        answer = Answer(with_logprobs=params.logprobs is not None, is_incremental=told)
         body = {
             **await self._prompt(),
             "sampling_params": {**sampling_fields(params), **constraint_fields(constraint)},
@@ -325,7 +353,7 @@ class SglangSession(RemoteSession):
 
     async def _check_seed(self, params: SamplingParams) -> None:
         is_used = params.seed is not None and params.temperature > 0
-        if is_used and not await self._endpoint.is_deterministic():
+        if is_used and not await self._endpoint.setting("enable_deterministic_inference"):
             raise refuse("this server", "seeds", "it runs without --enable-deterministic-inference")
 
     async def _prompt(self) -> dict[str, Any]:
@@ -349,7 +377,7 @@ class SglangSession(RemoteSession):
         if self._endpoint.token_exact:
             self._ids = [*self._ids, *ids]
             self._pending = [Text(rest)] if rest else []
-            kept = [*ids, *(await self._endpoint.tokenize(rest, special=False) if rest else [])]
+            kept = [*ids, *(await self._endpoint.tokenize(Text(rest)) if rest else [])]
         else:
             self._text += text
             kept = ids
@@ -377,7 +405,7 @@ class SglangSession(RemoteSession):
     async def score_options(self, options: tuple[str, ...], unconditional: bool) -> ScoreResult:
         if not await self._endpoint.is_token_exact():
             raise refuse(_KIND, "select", "it has no /tokenize, so what is scored is not certain")
-        ids = [await self._endpoint.tokenize(option, special=False) for option in options]
+        ids = [await self._endpoint.tokenize(Text(option)) for option in options]
         logprobs, usage = await self._score(await self.ids(), ids)
         alone = None
         if unconditional:

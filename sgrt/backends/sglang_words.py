@@ -27,13 +27,18 @@ _META = frozenset(r"\.^$*+?{}[]|()/-")
 
 
 class Answer:
-    """What a stream has told so far, whether its events tell all or only what is new."""
+    """What a stream has told so far.
 
-    def __init__(self, *, with_logprobs: bool) -> None:
+    Args:
+        is_incremental: whether events tell only what is new; None where that is not known.
+    """
+
+    def __init__(self, *, with_logprobs: bool, is_incremental: bool | None = None) -> None:
         self.text = ""
         self.ids: list[int] = []
         self.logprobs: list[TokenLogprob] = []
         self._with_logprobs = with_logprobs
+        self._is_incremental = is_incremental
         self._told = 0  # characters in events so far
         self._meta: Mapping[str, Any] = {}
 
@@ -53,7 +58,7 @@ class Answer:
         text, ids = event["text"], event.get("output_ids") or []
         if not is_ids(ids):
             raise malformed("/generate", event)
-        is_whole = self._is_whole(text, ids, meta)
+        is_whole = self._is_whole(ids, meta)
         self.text = text if is_whole else self.text + text
         # A character that is not whole yet may be shown as U+FFFD, and becomes another.
         told = self.text if finish else self.text.rstrip("\ufffd")
@@ -68,13 +73,18 @@ class Answer:
             return []
         return [TokenEvent(tuple(fresh_ids), fresh_text, logprobs=tuple(fresh_logprobs))]
 
-    def _is_whole(self, text: str, ids: list[int], meta: Mapping[str, Any]) -> bool:
-        """Whether an event repeats what earlier ones told (the server's default)."""
-        if not self.ids and not self.text:
+    def _is_whole(self, ids: list[int], meta: Mapping[str, Any]) -> bool:
+        """Whether an event repeats what earlier ones told (the server's default).
+
+        Where the server does not say, its count of tokens does: it is short of old and new
+        together. Tokens of a stop string are counted, but may not be told.
+        """
+        if self._is_incremental is not None or not self.ids:
+            return not self._is_incremental
+        num_tokens = meta.get("completion_tokens")
+        if not isinstance(num_tokens, int) or ids == self.ids:
             return True
-        if ids and isinstance(meta.get("completion_tokens"), int):
-            return bool(len(ids) == meta["completion_tokens"])
-        return text.startswith(self.text)
+        return len(self.ids) + len(ids) > num_tokens
 
     def ending(self) -> tuple[FinishReason, str | int | None]:
         """Why it ended, and what matched."""

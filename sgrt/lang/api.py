@@ -6,12 +6,14 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, Literal, NoReturn, ParamSpec, TypeVar
 
-from sgrt.core import Constraint, SamplingParams, Separators
-from sgrt.errors import InvalidSamplingParams
-from sgrt.lang import types
-from sgrt.lang.ir import Gen, Normalize, Role, RoleBegin, RoleEnd, Select, as_node
+from sgrt.core import Constraint, Regex, SamplingParams, Separators
+from sgrt.errors import InvalidSamplingParams, RequestError
+from sgrt.lang import peer, types
+from sgrt.lang.choices import METHODS, ChoicesMethod, sequence_probability
+from sgrt.lang.ir import Gen, Reasoning, Role, RoleBegin, RoleEnd, Select, as_node
+from sgrt.lang.plain import PLAIN
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,35 +47,42 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 @_hinted
 def gen(
     name: str | None = None,
-    *,
     max_tokens: int | None = None,
     min_tokens: int | None = None,
+    n: int = 1,
     stop: str | Sequence[str] | None = None,
     stop_token_ids: Sequence[int] | None = None,
+    stop_regex: str | Sequence[str] | None = None,
     temperature: float | None = None,
     top_p: float | None = None,
     top_k: int | None = None,
     min_p: float | None = None,
     frequency_penalty: float | None = None,
     presence_penalty: float | None = None,
+    ignore_eos: bool | None = None,
+    return_logprob: bool | None = None,
+    logprob_start_len: int | None = None,
+    top_logprobs_num: int | None = None,
+    return_text_in_logprobs: bool | None = None,
+    dtype: type[Any] | None = None,
+    choices: Sequence[str] | None = None,
+    choices_method: str | ChoicesMethod | None = None,
+    regex: str | None = None,
+    json_schema: Mapping[str, Any] | str | type[Any] | None = None,
+    *,
     repetition_penalty: float | None = None,
     logit_bias: Mapping[int, float] | None = None,
     seed: int | None = None,
-    ignore_eos: bool | None = None,
     logprobs: int | None = None,
     logprobs_mode: Literal["masked", "unmasked"] | None = None,
     finish: Literal["cut", "close"] | None = None,
-    regex: str | None = None,
-    json_schema: Mapping[str, Any] | str | type[Any] | None = None,
-    choices: Sequence[str] | None = None,
     grammar: str | Constraint | None = None,
     ebnf: str | None = None,
     substring_of: str | None = None,
     structural_tag: Mapping[str, Any] | None = None,
     output: type[Any] | None = None,
     separators: Separators | None = None,
-    n: int = 1,
-) -> Gen:
+) -> Gen | Select:
     """Let the model continue, and keep what it writes under a name.
 
     The sampling arguments are those of `core.SamplingParams`; what is not given here comes from
@@ -81,10 +90,19 @@ def gen(
 
     Args:
         name: ``s[name]`` reads the value.
+        n: draw this many; the value is a list, and the text goes on with the first.
+        stop_regex: refused; a pattern for the whole text is ``regex``.
+        return_logprob, top_logprobs_num: SGLang's way to say ``logprobs``.
+        logprob_start_len: refused but for -1: the prompt's tokens are not scored.
+        return_text_in_logprobs: `ProgramState.get_meta_info` always spells tokens out.
+        dtype: the value's type: int, float or bool as they are written in running text (the model
+            may go on with the sentence, the value ends before that), str as a quoted string; all
+            other types as ``output``.
+        choices: the text is one of these, drawn token by token (`select` compares whole options).
+        choices_method: makes it a `select` with this method.
         regex: the whole text matches this pattern.
         json_schema: the text is JSON of this schema (dict, JSON text, or pydantic model);
             the value stays text.
-        choices: the text is one of these, drawn token by token (`select` compares whole options).
         grammar: the text is written by this grammar: Lark text, the name of a grammar shipped with
             sgrt ("sql_select", "iso_date", ...), or any constraint of `sgrt.core`.
         ebnf: the text is written by this grammar in llama.cpp's GBNF.
@@ -96,11 +114,10 @@ def gen(
         separators: how the JSON of json_schema or output is laid out: "compact" (no white space;
             the default), "fixed" (``", "`` and ``": "``, as `json.dumps` writes) or "flexible"
             (the model may break lines and indent; see `core.JsonSchema`).
-        n: draw this many; the value is a list, and the text goes on with the first.
 
     Raises:
         RequestError: more than one of regex, json_schema, choices, grammar, ebnf, substring_of,
-            structural_tag, output; separators without JSON.
+            structural_tag, output, dtype; separators without JSON; what is refused above.
         ConstraintError: choices or schema that nothing satisfies or that cannot be read.
         InvalidSamplingParams: n below 1. Other values are checked where the gen is appended.
     """
@@ -119,69 +136,118 @@ def gen(
         "logit_bias": logit_bias,
         "seed": seed,
         "ignore_eos": ignore_eos,
-        "logprobs": logprobs,
+        "logprobs": peer.logprobs(logprobs, return_logprob, top_logprobs_num),
         "logprobs_mode": logprobs_mode,
         "finish": finish,
     }
+    sampling = {key: value for key, value in given.items() if value is not None}
+    peer.refuse("stop_regex", stop_regex)
+    peer.refuse("logprob_start_len", None if logprob_start_len == -1 else logprob_start_len)
+    peer.refuse_false("return_text_in_logprobs", return_text_in_logprobs)
     if not isinstance(n, int) or isinstance(n, bool) or n < 1:
         raise InvalidSamplingParams("n", n, "must be an integer >= 1")
+    if choices_method is not None:
+        return _choose(name, choices, choices_method, sampling, n)
+    if dtype is not None and output is not None:
+        raise RequestError("gen takes one constraint, not output and dtype")
+    form = PLAIN.get(dtype) if isinstance(dtype, type) else None
+    constraint = types.constraint_of(
+        regex=regex,
+        json_schema_=json_schema,
+        choices_=choices,
+        grammar=grammar,
+        ebnf=ebnf,
+        substring_of=substring_of,
+        structural_tag=structural_tag,
+        output=output if form else output or dtype,
+        separators=separators,
+    )
+    if form is not None:
+        if constraint is not None:
+            raise RequestError(f"gen takes one constraint, not dtype={form.name} and another")
+        constraint = Regex(form.pattern)
+        sampling["stop"] = (*_strings(sampling.get("stop", ())), *form.stop)
     return Gen(
         name=variable_name(name),
-        sampling={key: value for key, value in given.items() if value is not None},
-        constraint=types.constraint_of(
-            regex=regex,
-            json_schema_=json_schema,
-            choices_=choices,
-            grammar=grammar,
-            ebnf=ebnf,
-            substring_of=substring_of,
-            structural_tag=structural_tag,
-            output=output,
-            separators=separators,
-        ),
-        output=output,
+        sampling=sampling,
+        constraint=constraint,
+        output=form or output or dtype,  # type: ignore[arg-type]
         n=n,
     )
 
 
-def regex(name: str | None, pattern: str, **sampling: Any) -> Gen:
+def _choose(
+    name: str | None,
+    choices: Sequence[str] | None,
+    method: str | ChoicesMethod,
+    sampling: dict[str, Any],
+    n: int,
+) -> Select:
+    """A `gen` that is a `select`: the other way to say so takes what that one takes."""
+    if choices is None:
+        raise RequestError("choices_method needs choices")
+    others = [*(key for key in sampling if key not in ("temperature", "seed")), *["n"] * (n > 1)]
+    if others:
+        raise RequestError(
+            f"choices with choices_method are compared whole; no {others[0]} applies"
+        )
+    return select(name, choices, choices_method=method, **sampling)
+
+
+def regex(name: str | None, pattern: str, **sampling: Any) -> Gen | Select:
     """`gen` of text that matches a pattern; takes `gen`'s other arguments."""
     return gen(name, regex=pattern, **sampling)
 
 
+def gen_int(name: str | None = None, max_tokens: int | None = None, **sampling: Any) -> Gen:
+    """`gen` with ``dtype=int``."""
+    return gen(name, max_tokens, dtype=int, **sampling)  # type: ignore[return-value]
+
+
+def gen_string(name: str | None = None, max_tokens: int | None = None, **sampling: Any) -> Gen:
+    """`gen` with ``dtype=str``: a quoted string, the value without its quotes."""
+    return gen(name, max_tokens, dtype=str, **sampling)  # type: ignore[return-value]
+
+
 @_hinted
 def select(
-    name: str | None,
-    choices: Sequence[str],
-    *,
-    normalize: Normalize = "none",
+    name: str | None = None,
+    choices: Sequence[str] = (),
     temperature: float = 0.0,
+    choices_method: str | ChoicesMethod = sequence_probability,
+    *,
     seed: int | None = None,
 ) -> Select:
     """Let the model pick an option by the probability of its whole text.
 
     The default score is the log-probability of the option's full text, so that
     `ProgramState.probabilities` is the model's own distribution, conditioned on the options.
-    Where one option begins with another, the shorter one can never score lower; "tokens"
-    (mean per token) takes that advantage away and favours long, predictable options instead.
+    Where one option begins with another, the shorter one can never score lower;
+    ``choices_method="token_length_normalized"`` (SGLang's default) takes that advantage away and
+    favours long, predictable options instead.
 
     Args:
-        normalize: "none" adds the log-probabilities of an option's tokens; "tokens" averages.
         temperature: 0 takes the best option (ties: the first); above, an option is drawn from
             the softmax of score / temperature. The run's temperature does not apply.
+        choices_method: how options are compared; a method of `sgrt.lang.choices` or its name.
         seed: for drawing; None takes the run's.
 
     Raises:
         ConstraintError: no options, an empty one, or one given twice.
         InvalidSamplingParams: a value outside its range.
+        RequestError: a method that is none, or a temperature for one that gives no scores.
     """
-    if normalize not in ("none", "tokens"):
-        raise InvalidSamplingParams("normalize", normalize, "must be 'none' or 'tokens'")
     SamplingParams(temperature=temperature, seed=seed)  # the same rules as everywhere
+    method = METHODS.get(choices_method) if isinstance(choices_method, str) else choices_method
+    if not isinstance(method, ChoicesMethod):
+        known = ", ".join(METHODS)
+        raise RequestError(f"choices_method={choices_method!r:.80}: must be one of {known}")
+    if method.is_ranking and temperature > 0:
+        raise RequestError(f"{method.name} orders options; there is nothing to draw from")
     return Select(
         name=variable_name(name),
         options=types.choices(choices).options,
-        normalize=normalize,
+        method=method,
         temperature=temperature,
         seed=seed,
     )
@@ -200,6 +266,40 @@ def user(expr: object) -> Role:
 def assistant(expr: object) -> Role:
     """An assistant message."""
     return Role("assistant", as_node(expr))
+
+
+def separate_reasoning(expr: object, model_type: str) -> Reasoning:
+    """Split what the generations of ``expr`` write into thoughts and answer.
+
+    ``s["x"]`` is then the answer and ``s["x_reasoning_content"]`` what was thought before it. The
+    text itself stays as the model wrote it.
+
+    Args:
+        model_type: whose tags to look for: "deepseek-r1", "qwen3", "kimi", ...
+
+    Raises:
+        RequestError: a kind of model that is not known.
+    """
+    tags, is_begun = peer.reasoning(model_type)
+    return Reasoning(as_node(expr), tags, is_begun)
+
+
+def image(path: object) -> NoReturn:
+    """Refused: no model here sees.
+
+    Raises:
+        RequestError: always.
+    """
+    raise RequestError(f"image({path!r:.80}): no model that sgrt runs can see")
+
+
+def video(path: object, num_frames: int = 0) -> NoReturn:
+    """Refused: no model here sees.
+
+    Raises:
+        RequestError: always.
+    """
+    raise RequestError(f"video({path!r:.80}): no model that sgrt runs can see")
 
 
 def system_begin() -> RoleBegin:
@@ -235,6 +335,10 @@ def assistant_end() -> RoleEnd:
 def sequence_of(value: Any) -> Any:
     """Lists as tuples, as `SamplingParams` wants them; all else is left for its checks."""
     return tuple(value) if isinstance(value, list) else value
+
+
+def _strings(value: Any) -> tuple[Any, ...]:
+    return (value,) if isinstance(value, str) else value
 
 
 def variable_name(name: object) -> str | None:

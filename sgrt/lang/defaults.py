@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
+from typing import Any
 
 from sgrt.core import Backend
-from sgrt.errors import MissingPackage
+from sgrt.errors import MissingPackage, RequestError
 
 _lock = threading.Lock()
 _default: Backend | None = None
@@ -44,3 +46,47 @@ def checked(backend: object) -> Backend:
     if callable(getattr(backend, "open", None)):
         return backend  # type: ignore[return-value]
     raise TypeError(f"a backend must be a sgrt.core.Backend, not {backend!r:.80}")
+
+
+def flush_cache(backend: Backend | None = None) -> None:
+    """Let a backend forget the prefixes that it has computed; None takes the default one.
+
+    Raises:
+        RequestError: it has no cache that it could be told to forget.
+    """
+    _of("flush_cache", backend)()
+
+
+def get_server_info(backend: Backend | None = None) -> Mapping[str, Any]:
+    """What a backend says about itself; None takes the default one. Of one in this process, its
+    counters."""
+    where = default_backend() if backend is None else checked(backend)
+    told: Mapping[str, Any] = getattr(where, "get_server_info", where.stats)()
+    return told
+
+
+def _of(method: str, backend: Backend | None) -> Any:
+    where = default_backend() if backend is None else checked(backend)
+    found = getattr(where, method, None)
+    if found is None:
+        raise RequestError(f"{type(where).__name__} has no {method}()")
+    return found
+
+
+class GlobalConfig:
+    """SGLang's ``global_config``: here, the default backend alone."""
+
+    __slots__ = ()
+
+    @property
+    def default_backend(self) -> Backend:
+        """Where runs go that name no backend."""
+        return default_backend()
+
+    @default_backend.setter
+    def default_backend(self, backend: Backend | None) -> None:
+        set_default_backend(backend)
+
+
+global_config = GlobalConfig()
+"""SGLang's settings of a process; the default backend is the one that there is here."""

@@ -277,7 +277,9 @@ class Decide(Operation):
     _scores: Handle[ScoreResult] | None = None
 
     def run(self, lane: Lane, session: Session) -> Handle[Any]:
-        self._scores = session.score(self.variable.options)
+        self._scores = session.score(
+            self.variable.options, unconditional=self.variable.needs_unconditional
+        )
         return self._scores
 
     def resume(self, lane: Lane, session: Session) -> None:

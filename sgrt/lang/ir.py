@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from sgrt.core import Constraint, Text
-
-Normalize = Literal["none", "tokens"]
+from sgrt.lang.choices import ChoicesMethod, sequence_probability
+from sgrt.lang.plain import REGEX_BOOL as REGEX_BOOL
+from sgrt.lang.plain import REGEX_FLOAT as REGEX_FLOAT
+from sgrt.lang.plain import REGEX_INT as REGEX_INT
+from sgrt.lang.plain import REGEX_STR as REGEX_STR
 
 
 class Expr:
@@ -59,7 +62,7 @@ class Select(Expr):
 
     name: str | None
     options: tuple[str, ...]
-    normalize: Normalize = "none"
+    method: ChoicesMethod = sequence_probability
     temperature: float = 0.0
     seed: int | None = None
 
@@ -84,6 +87,20 @@ class RoleEnd(Expr):
     """The message of this role ends."""
 
     role: str
+
+
+@dataclass(frozen=True)
+class Reasoning(Expr):
+    """Text whose generations are split into what was thought and what was said.
+
+    Args:
+        tags: begin and end of what was thought.
+        is_begun: the prompt has opened the thoughts already.
+    """
+
+    body: Node
+    tags: tuple[str, str]
+    is_begun: bool
 
 
 def as_node(value: object) -> Node:

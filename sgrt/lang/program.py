@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from sgrt.core import Backend, Handle, PrefixCache, SamplingParams
 from sgrt.errors import InvalidSamplingParams, RequestError
 from sgrt.handles import waiting_context
-from sgrt.lang import coroutines, hub
+from sgrt.lang import coroutines, hub, peer
 from sgrt.lang.api import did_you_mean, sequence_of
 from sgrt.lang.background import continuations
 from sgrt.lang.batch import Batch, progress
@@ -51,8 +51,14 @@ class Program:
     that state's program and returns what the function returns; called without, it is `run`.
     """
 
-    def __init__(self, func: Callable[..., Any]) -> None:
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        *,
+        bound_of: tuple[Program, Mapping[str, Any]] | None = None,
+    ) -> None:
         functools.update_wrapper(self, func)
+        self._bound_of = bound_of
         self._func = func
         self._name = func.__qualname__.rpartition("<locals>.")[2]
         self._signature = inspect.signature(func)
@@ -279,6 +285,17 @@ class Program:
         """`stream_batch` for coroutines."""
         return self._batch(batch, backend, num_threads, sampling, deadline_s, defaults).afollow()
 
+    def bind(self, **values: Any) -> Program:
+        """The program with some of its arguments given; keeps name and doc.
+
+        Raises:
+            TypeError: an argument that the program does not take.
+        """
+        for name in values:
+            if not self._takes(name):
+                raise TypeError(self._unexpected(name))
+        return Program(bound(self._func, values), bound_of=(self, values))
+
     # how it runs
 
     def _batch(
@@ -390,13 +407,16 @@ class Program:
         if not defaults:
             return mine, self._plain, None
         for name in defaults:
-            if name not in SAMPLING:
+            if name not in SAMPLING and name not in peer.DEFAULTS:
                 raise TypeError(self._unexpected(name))
-        params = SamplingParams().override(**{k: sequence_of(v) for k, v in defaults.items()})
+        chosen = peer.defaults(defaults)
+        params = SamplingParams().override(**{k: sequence_of(v) for k, v in chosen.items()})
         return mine, Defaults(replace(params, seed=None)), params.seed
 
     def _takes(self, name: str) -> bool:
-        return name in self._named or (self._has_any and name not in SAMPLING)
+        return name in self._named or (
+            self._has_any and name not in SAMPLING and name not in peer.DEFAULTS
+        )
 
     def _unexpected(self, name: str) -> str:
         known = [*list(self._signature.parameters)[1:], *SAMPLING, *_OPTIONS]
@@ -421,6 +441,8 @@ class Program:
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         """By name, as functions are pickled."""
+        if self._bound_of is not None:
+            return _bind, self._bound_of
         if isinstance(self._func, MethodType):
             return getattr, (self._func.__self__, self._func.__name__)
         return self._func.__qualname__
@@ -429,12 +451,39 @@ class Program:
         return f"<sgrt program {self._name}{self._signature}>"
 
 
+def bound(func: Callable[..., Any], values: Mapping[str, Any]) -> Callable[..., Any]:
+    """A function with some keywords given; its signature lacks them."""
+    given = inspect.signature(functools.partial(func, **values))
+    left = [p for name, p in given.parameters.items() if name not in values]
+
+    if inspect.iscoroutinefunction(func):
+
+        @functools.wraps(func)
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            return await func(*args, **kwargs, **values)
+
+    else:
+
+        @functools.wraps(func)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return func(*args, **kwargs, **values)
+
+    call.__signature__ = given.replace(parameters=left)  # type: ignore[attr-defined]
+    return call
+
+
+def _bind(program: Program, values: Mapping[str, Any]) -> Program:
+    return program.bind(**values)
+
+
 @overload
 def function(func: Callable[..., Any]) -> Program: ...
 @overload
-def function(func: None = None) -> Callable[[Callable[..., Any]], Program]: ...
 def function(
-    func: Callable[..., Any] | None = None,
+    func: None = None, num_api_spec_tokens: None = None
+) -> Callable[[Callable[..., Any]], Program]: ...
+def function(
+    func: Callable[..., Any] | None = None, num_api_spec_tokens: None = None
 ) -> Program | Callable[[Callable[..., Any]], Program]:
     """Make a program of a function whose first argument is a `ProgramState`.
 
@@ -443,7 +492,9 @@ def function(
     Raises:
         TypeError: not a plain function, no parameter for the state, or a parameter whose name
             `Program.run` needs for itself.
+        RequestError: num_api_spec_tokens, which has no effect.
     """
+    peer.refuse("num_api_spec_tokens", num_api_spec_tokens)
     if func is None:
         return function
     _check_function(func)

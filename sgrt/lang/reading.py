@@ -7,10 +7,20 @@ from typing import Any, Self
 
 from sgrt.core import GenerateResult, Handle, ScoreResult, Usage
 from sgrt.errors import Cancelled, ProgramError, WouldBlock
+from sgrt.lang import meta
 from sgrt.lang.api import variable_name
 from sgrt.lang.run import current
 from sgrt.lang.trace import Part, Trace
-from sgrt.lang.variables import Generated, Produced, Selected, Variable, ended, outcome
+from sgrt.lang.variables import (
+    Captured,
+    Derived,
+    Generated,
+    Produced,
+    Selected,
+    Variable,
+    ended,
+    outcome,
+)
 from sgrt.lang.where import here
 
 
@@ -131,8 +141,7 @@ class Reader:
         Raises:
             ProgramError: no such variable, not a select, or it failed.
         """
-        variable = self._find(checked_name(name))
-        self._raise_failure(variable)
+        variable = self._source(name)
         if not isinstance(variable, Selected):
             raise self._program_error(f"{name!r} is not a select; it has no probabilities", name)
         return dict(variable.choice().probabilities)
@@ -145,13 +154,30 @@ class Reader:
         Raises:
             ProgramError: no such variable, not generated, or it failed.
         """
-        variable = self._find(checked_name(name))
-        self._raise_failure(variable)
+        variable = self._source(name)
         if isinstance(variable, Selected):
             return variable.choice().scores
         if isinstance(variable, Generated):
             results = variable.results()
             return results[0] if len(results) == 1 else list(results)
+        raise self._program_error(f"{name!r} was not generated", name)
+
+    def get_meta_info(self, name: str) -> dict[str, Any] | list[dict[str, Any]]:
+        """What the backend says about a variable, in the words of SGLang's servers.
+
+        Finish reason, token counts, and log-probabilities where asked for, tokens spelled out; a
+        list for a gen with n > 1. Of a select, what its method compared.
+
+        Raises:
+            ProgramError: no such variable, not generated, or it failed.
+        """
+        variable = self._source(name)
+        backend = self._trace.backend
+        if isinstance(variable, Selected):
+            return meta.of_choice(backend, variable.choice())
+        if isinstance(variable, Generated):
+            told = [meta.of_result(backend, result) for result in variable.results()]
+            return told[0] if len(told) == 1 else told
         raise self._program_error(f"{name!r} was not generated", name)
 
     def usage(self) -> Usage:
@@ -242,6 +268,14 @@ class Reader:
             raise self._unknown(name)
         return self._trace.variables[name]
 
+    def _source(self, name: str) -> Variable:
+        """Wait for the variable of this name, or the one that it was made of."""
+        variable = self._find(checked_name(name))
+        while isinstance(variable, Derived):
+            variable = variable.source
+        self._raise_failure(variable)
+        return variable
+
     def _unknown(self, name: str) -> ProgramError:
         known = list(self._trace.variables)
         close = difflib.get_close_matches(name, known, n=1)
@@ -252,6 +286,11 @@ class Reader:
         )
 
     def _read(self, variable: Variable) -> Any:
+        if isinstance(variable, Derived):
+            return variable.made_of(self._read(variable.source))
+        if isinstance(variable, Captured):
+            for text in variable.texts:
+                self._raise_failure(text if isinstance(text, Variable) else None)
         self._raise_failure(variable)
         try:
             return variable.value()
@@ -269,6 +308,18 @@ class Reader:
             return part.text
         self._raise_failure(part.variable)
         return part.variable.text()
+
+    def _written(self) -> str:
+        """Wait; what a child has added to its parent's text.
+
+        Raises:
+            ProgramError: messages are among it.
+        """
+        self._send()
+        own = self._trace.parts.now()[self._trace.inherited :]
+        if any(part.template for part in own):
+            raise self._program_error("only text can be appended, and it wrote messages")
+        return "".join(map(self._text_of, own))
 
     def _failed(self, variable: Variable, failure: BaseException) -> BaseException:
         """The error to raise for a variable that the backend did not produce."""

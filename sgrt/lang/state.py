@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import copy_context
 from functools import partial
 from typing import Any, NoReturn, ParamSpec, TypeVar, overload
 
-from sgrt.errors import Cancelled, InvalidSamplingParams
+from sgrt.core import Text
+from sgrt.errors import Cancelled, InvalidSamplingParams, RequestError
 from sgrt.handles import no_waiting, waiting_context
-from sgrt.lang import hub
+from sgrt.lang import hub, peer
 from sgrt.lang.ir import Node, Role, as_node
 from sgrt.lang.reading import checked_name
 from sgrt.lang.run import current
 from sgrt.lang.streams import Streams
-from sgrt.lang.variables import Assigned, Gathered, Variable
+from sgrt.lang.variables import Assigned, Derived, Gathered, Variable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -133,17 +134,39 @@ class ProgramState(Streams):
         """``s[name] = value``."""
         self[name] = value
 
-    def fork(self, size: int = 1) -> ProgramStateGroup:
+    def var_scope(self, name: str) -> AbstractContextManager[None]:
+        """``with s.var_scope("x"): …``: all that is appended inside can be read as ``s["x"]``."""
+        return self._trace.scope(checked_name(name))
+
+    def fork(
+        self, size: int = 1, position_ids_offset: Sequence[int] | None = None
+    ) -> ProgramStateGroup:
         """Children that start with this state's text and variables, computed once.
 
         Raises:
             InvalidSamplingParams: size below 1.
+            RequestError: position_ids_offset, which has no effect.
         """
+        peer.refuse("position_ids_offset", position_ids_offset)
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise InvalidSamplingParams("size", size, "must be an integer >= 1")
         children = self._trace.fork(size)
         states = [ProgramState(child, self._body, inside=self._inside) for child in children]
         return ProgramStateGroup(states, self)
+
+    @contextmanager
+    def copy(self) -> Iterator[ProgramState]:
+        """``with s.copy() as c: …``: write on without changing this state's text; variables that
+        the copy sets can be read here afterwards."""
+        (child,) = self.fork(1).states
+        try:
+            yield child
+        except BaseException:
+            child.cancel()
+            raise
+        for name, variable in child._trace.own.items():
+            self._trace.declare(Derived(name, variable, _same))
+        child._trace.end()
 
     def call(self, func: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """``func(…)`` for code that blocks, a tool or a request: other programs go on meanwhile.
@@ -223,21 +246,38 @@ class ProgramStateGroup:
             return list(other)
         return [other] * len(self)  # type: ignore[list-item]  # checked where it is appended
 
-    def join(self) -> None:
-        """Give the parent a list per name that the children have set, and end them.
+    def join(self, mode: str = "gather_variable") -> None:
+        """End the children, and let the parent have what they made.
 
-        Does not wait. A list holds one value per child, in order, None for a child that did not
+        By default the parent gets a list per name that the children have set; that does not
+        wait. With ``mode="concate_and_append"`` the parent's text goes on with what the children
+        wrote, one after the other; what they generated is waited for. A list holds one value per child, in order, None for a child that did not
         set the name. A later round of forks with the same name adds to the list. An error of a
         child is raised where the list is read. Joining again does nothing.
+
+        Raises:
+            RequestError: another mode.
+            ProgramError: a text to be appended holds messages, or could not be produced.
         """
+        if mode not in ("gather_variable", "concate_and_append"):
+            raise RequestError(
+                f"mode={mode!r:.80}: must be 'gather_variable' or 'concate_and_append'"
+            )
         if self._joined:
             return
         self._joined = True
+        if mode == "gather_variable":
+            self._gather()
+        else:
+            for state in self.states:
+                self._parent._trace.append(Text(state._written()))
+        for state in self.states:
+            state._trace.end()
+
+    def _gather(self) -> None:
         names = dict.fromkeys(name for state in self.states for name in state._trace.own)
         for name in names:
             self._parent._trace.declare(self._gathered(name))
-        for state in self.states:
-            state._trace.end()
 
     def _gathered(self, name: str) -> Gathered:
         earlier = self._parent._trace.variables.get(name)
@@ -264,3 +304,7 @@ class ProgramStateGroup:
 
 def _nothing() -> None:
     return None
+
+
+def _same(value: Any) -> Any:
+    return value

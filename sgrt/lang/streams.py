@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from typing import Any, Literal, overload
 
+from sgrt.core import TokenLogprob
+from sgrt.lang import meta
 from sgrt.lang.reading import Reader, checked_name
 from sgrt.lang.trace import Part
 from sgrt.lang.variables import Produced, StreamEvent
@@ -68,11 +71,46 @@ class Streams(Reader):
         """`events`, as non-empty pieces of text; together they are the whole text."""
         return (event.text for event in self.events(name) if event.text)
 
-    async def text_async_iter(self, name: str | None = None) -> AsyncIterator[str]:
-        """`text_iter` for coroutines."""
+    @overload
+    def text_async_iter(
+        self, name: str | None = ..., return_meta_data: Literal[False] = ...
+    ) -> AsyncIterator[str]: ...
+    @overload
+    def text_async_iter(
+        self, name: str, return_meta_data: Literal[True]
+    ) -> AsyncIterator[tuple[str, dict[str, Any]]]: ...
+    def text_async_iter(
+        self, name: str | None = None, return_meta_data: bool = False
+    ) -> AsyncIterator[Any]:
+        """`text_iter` for coroutines.
+
+        Args:
+            return_meta_data: give pairs of text and what `get_meta_info` tells of its tokens;
+                counts are of all tokens so far. Of one variable only.
+        """
+        if return_meta_data:
+            return self._with_meta(checked_name(name))
+        return self._texts(name)
+
+    async def _texts(self, name: str | None) -> AsyncIterator[str]:
         async for event in self.aevents(name):
             if event.text:
                 yield event.text
+
+    async def _with_meta(self, name: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        num_tokens = num_scored = 0
+        waiting: list[TokenLogprob] = []  # of tokens that have shown no text yet
+        async for event in self.aevents(name):
+            if event.tokens is not None:
+                num_tokens += len(event.tokens.token_ids)
+                waiting += event.tokens.logprobs
+            if not event.text:
+                continue
+            num_scored += len(waiting)
+            told = meta.of_tokens(self._trace.backend, waiting) if num_scored else {}
+            told |= {"output_token_logprobs_length": num_scored} if num_scored else {}
+            yield event.text, {**told, "completion_tokens": num_tokens}
+            waiting = []
 
     def _streamed(self, name: str) -> Produced:
         variable = self._find(name, first=True)

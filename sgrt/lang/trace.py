@@ -8,19 +8,20 @@ streaming, the one outside.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sgrt.core import Backend, Generate, SamplingParams, Text
 from sgrt.errors import DeadlineExceeded, ProgramError
+from sgrt.lang import peer
 from sgrt.lang.chat import Chat, Piece, spelling_of
 from sgrt.lang.feed import Feed
 from sgrt.lang.interpreter import Claim, Decide, Finish, Lane, Operation, Sample, Split, Write
-from sgrt.lang.ir import Concat, Expr, Gen, Node, Role, RoleBegin, RoleEnd, Select
+from sgrt.lang.ir import Concat, Expr, Gen, Node, Reasoning, Role, RoleBegin, RoleEnd, Select
 from sgrt.lang.run import Run
-from sgrt.lang.variables import Generated, Produced, Selected, Variable
+from sgrt.lang.variables import Captured, Derived, Generated, Produced, Selected, Variable
 from sgrt.lang.where import here
 
 
@@ -131,8 +132,53 @@ class Trace:
                 self.chat().open(node.role)
             case RoleEnd():
                 self._pieces(self.chat().close(node.role))
+            case Reasoning():
+                self._reasoning(node)
             case Expr():
                 raise TypeError(f"unknown expression {node!r:.80}")
+
+    def _reasoning(self, node: Reasoning) -> None:
+        before = len(self.parts.now())
+        self._lower(node.body)
+        for part in self.parts.now()[before:]:
+            variable = part.variable
+            if not isinstance(variable, Generated):
+                continue
+            if variable.is_constrained:
+                raise variable.error("what a constraint holds has no thoughts to be separated")
+            if variable.name is not None:
+                self._separate(variable, variable.name, node)
+
+    def _separate(self, variable: Generated, name: str, node: Reasoning) -> None:
+        def split(value: str, place: int) -> str:
+            return peer.split_reasoning(value, node.tags, is_begun=node.is_begun)[place]
+
+        def made_of(place: int) -> Callable[[Any], Any]:
+            return lambda value: (
+                [split(one, place) for one in value]
+                if isinstance(value, list)
+                else split(value, place)
+            )
+
+        self.declare(Derived(f"{name}_reasoning_content", variable, made_of(0)))
+        self.declare(Derived(name, variable, made_of(1)))
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Text whose whole can be read by a name, also where it is left by an exception."""
+        self._check_open()
+        begin = len(self.parts.now())
+        try:
+            yield
+        finally:
+            if not self.ended:
+                with self.run.lock:
+                    parts = self.parts.now()[begin:]
+                    texts = tuple(
+                        part.variable if isinstance(part.variable, Produced) else part.text
+                        for part in parts
+                    )
+                    self.declare(Captured(name, texts))
 
     @contextmanager
     def role(self, role: str) -> Iterator[None]:

@@ -102,6 +102,52 @@ class Gathered(Variable):
         return [read() for read in self.readers]
 
 
+@dataclass
+class Derived(Variable):
+    """Made of another variable's value; adds nothing to the text.
+
+    Args:
+        source: whoever reads this reads that first.
+        made_of: from the source's value to this one.
+    """
+
+    name: str | None
+    source: Variable
+    made_of: Callable[[Any], Any]
+
+    def failure(self) -> None:
+        return None
+
+    async def settled(self) -> None:
+        await self.source.settled()
+
+    def value(self) -> Any:
+        return self.made_of(self.source.value())
+
+
+@dataclass
+class Captured(Variable):
+    """The text that a scope holds.
+
+    Args:
+        texts: per part of it, its text or what produces it.
+    """
+
+    name: str | None
+    texts: tuple[str | Variable, ...]
+
+    def failure(self) -> None:
+        return None
+
+    async def settled(self) -> None:
+        for text in self.texts:
+            if isinstance(text, Variable):
+                await text.settled()
+
+    def value(self) -> str:
+        return "".join(t if isinstance(t, str) else t.text() for t in self.texts)
+
+
 class Produced(Variable):
     """Made by the backend; owns a place in the program's text.
 
@@ -149,6 +195,11 @@ class Generated(Produced):
         self._handles: Handle[tuple[Generation, ...]] = Handle()
         self._values: list[Any] | None = None
         self._is_good = False  # known to have ended without an error
+
+    @property
+    def is_constrained(self) -> bool:
+        """Whether a constraint holds its text."""
+        return self._gen.constraint is not None
 
     def attach(self, handles: tuple[Generation, ...]) -> None:
         """The backend took it."""
@@ -242,11 +293,16 @@ class Generated(Produced):
 
 @dataclass(frozen=True)
 class Choice:
-    """An option that was picked, and how likely each one was."""
+    """An option that was picked, and how likely each one was.
+
+    Args:
+        meta_info: what the method compared.
+    """
 
     text: str
     probabilities: Mapping[str, float]
     scores: ScoreResult
+    meta_info: Mapping[str, Any]
 
 
 class Selected(Produced):
@@ -264,17 +320,20 @@ class Selected(Produced):
     def options(self) -> tuple[str, ...]:
         return self._select.options
 
+    @property
+    def needs_unconditional(self) -> bool:
+        """Whether the options are to be scored without the text, too."""
+        return self._select.method.needs_unconditional
+
     def decide(self, scores: ScoreResult) -> Choice:
         """Pick an option, and make it the value."""
-        values = [self._score(logprobs) for logprobs in scores.token_logprobs]
+        method = self._select.method
+        values = method.scores(scores.token_logprobs, scores.unconditional_logprobs)
         probabilities = dict(zip(self.options, softmax(values), strict=True))
-        choice = Choice(self.options[self._pick(values)], probabilities, scores)
+        told = method.meta_info(scores.token_logprobs, values)
+        choice = Choice(self.options[self._pick(values)], probabilities, scores, told)
         self._choice.finish(choice)
         return choice
-
-    def _score(self, logprobs: Sequence[float]) -> float:
-        total = math.fsum(logprobs)
-        return total / max(1, len(logprobs)) if self._select.normalize == "tokens" else total
 
     def _pick(self, values: Sequence[float]) -> int:
         if self._select.temperature == 0:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from sgrt.core import SamplingParams
+from sgrt.core import SamplingParams, Text
 from sgrt.errors import SgrtError
 from sgrt.server.body import decode
 from sgrt.server.failures import ApiError, bad_request, from_error
@@ -146,9 +146,16 @@ async def loads(call: Call) -> Answer:
 
 
 class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """vLLM's and SGLang's spelling in one."""
+    """vLLM's and SGLang's spelling in one.
 
-    prompt: str | list[str]
+    Args:
+        prompt: one text or several; spellings of special tokens are those tokens.
+        parts: in place of a prompt, one text in parts, each with whether it may spell special
+            tokens; what a user typed may not.
+    """
+
+    prompt: str | list[str] | None = None
+    parts: list[tuple[str, bool]] | None = None
     model: str | None = None
     add_special_tokens: bool | None = None
 
@@ -167,20 +174,24 @@ async def tokenize(call: Call) -> Answer:
     call.service.model_named(wire.model)
     tokenizer = call.service.engine.tokenizer
 
-    def encode(text: str) -> list[int]:
-        ids: list[int] = tokenizer.encode(text)
+    if (wire.prompt is None) == (wire.parts is None):
+        raise bad_request("either prompt or parts must be given", param="prompt")
+
+    def encode(*parts: Text) -> list[int]:
+        ids: list[int] = tokenizer.encode_parts(parts)
         return ids if wire.add_special_tokens is False else list(tokenizer.with_bos(ids))
 
     try:
-        if isinstance(wire.prompt, str):
-            text = wire.prompt
-            ids = await call.service.aside(lambda: encode(text))
-            count: Any = len(ids)
-            tokens: Any = ids
-        else:
+        if isinstance(wire.prompt, list):
             texts = wire.prompt
-            tokens = await call.service.aside(lambda: [encode(text) for text in texts])
-            count = [len(t) for t in tokens]
+            tokens: Any = await call.service.aside(
+                lambda: [encode(Text(text, special=True)) for text in texts]
+            )
+            count: Any = [len(t) for t in tokens]
+        else:
+            parts = [(wire.prompt or "", True)] if wire.parts is None else wire.parts
+            tokens = await call.service.aside(lambda: encode(*(Text(t, s) for t, s in parts)))
+            count = len(tokens)
     except SgrtError as error:
         raise from_error(error, param="prompt") from error
     return Answer(
@@ -230,6 +241,7 @@ async def tokenizer_info(call: Call) -> Answer:
             "bos_token": spelled(tokenizer.bos_id),
             "pad_token": spelled(min(tokenizer.eos_ids)),
             "chat_template": getattr(template, "source", None),
+            "tokenizes_parts": True,
             "model_max_length": engine.context_len,
             "vocab_size": tokenizer.vocab_size,
         }

@@ -23,6 +23,7 @@ class Sglang:
         model: from the text so far to what follows.
         incremental: each event tells only what is new.
         tokenizes: has ``/tokenize``.
+        says: whether it is incremental.
         pause_s: before each event.
     """
 
@@ -33,12 +34,14 @@ class Sglang:
         incremental: bool = False,
         tokenizes: bool = True,
         deterministic: bool = False,
+        says: bool = False,
         pause_s: float = 0.0,
     ) -> None:
         self.model = model
         self.incremental = incremental
         self.tokenizes = tokenizes
         self.deterministic = deterministic
+        self.says = says
         self.pause_s = pause_s
         self.aborted: list[str] = []
 
@@ -47,7 +50,8 @@ class Sglang:
             case "/model_info":
                 return reply({"model_path": "org/model", "tokenizer_path": "org/model"})
             case "/server_info":
-                return reply({"enable_deterministic_inference": self.deterministic})
+                told = {"incremental_streaming_output": self.incremental} if self.says else {}
+                return reply({"enable_deterministic_inference": self.deterministic, **told})
             case "/tokenizer_info":
                 return reply({"chat_template": CHATML, "bos_token": "<s>", "eos_token": "</s>"})
             case "/tokenize" if self.tokenizes:

@@ -6,12 +6,13 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 import sgrt
 from sgrt.backends.sglang import RuntimeEndpoint
-from sgrt.backends.sglang_words import constraint_fields
+from sgrt.backends.sglang_words import Answer, constraint_fields
 from sgrt.core import (
     Choices,
     Ebnf,
@@ -60,12 +61,13 @@ def two_gens(s, name):
     s += f"{name}: " + sgrt.gen("a", max_tokens=20, stop=".") + " then " + sgrt.gen("b")
 
 
+@pytest.mark.parametrize("says", [False, True])
 @pytest.mark.parametrize("incremental", [False, True])
 def test_program_on_server_sends_back_the_tokens_that_were_generated(
-    start: Start, incremental: bool
+    start: Start, incremental: bool, says: bool
 ) -> None:
     model = lambda text: "one. two" if "then" not in text else "héllo"  # noqa: E731
-    server, endpoint = start(Sglang(model, incremental=incremental))
+    server, endpoint = start(Sglang(model, incremental=incremental, says=says))
     state = two_gens.run(name="x", backend=endpoint)
     assert (state["a"], state["b"]) == ("one", "héllo")
     assert state.text() == "x: one then héllo"
@@ -85,6 +87,18 @@ def test_generated_tokens_stay_where_text_alone_would_be_tokenized_otherwise(sta
     assert session.token_ids() == [BOS, *encode("xabcd")]
     asked = [b["prompt"] for b in server.bodies("/tokenize") if not b["add_special_tokens"]]
     assert "ab" not in "".join(asked).replace("cd", "")
+
+
+@pytest.mark.parametrize("kept", [[], [97], [97, 97], [97, 98, 97]])
+def test_stop_whose_tokens_are_counted_but_not_told_repeats_nothing(kept: list[int]) -> None:
+    answer = Answer(with_logprobs=False)
+    told: list[dict[str, Any]] = [{"ids": kept[:end]} for end in range(1, len(kept) + 1)]
+    for end, event in enumerate([*told, {"ids": kept, "finish": {"type": "stop", "matched": "."}}]):
+        ids = event["ids"]
+        meta = {"completion_tokens": end + 1, "finish_reason": event.get("finish")}
+        answer.take({"text": bytes(ids).decode(), "output_ids": ids, "meta_info": meta})
+    assert (answer.text, answer.ids) == (bytes(kept).decode(), kept)
+    assert answer.ending() == ("stop", ".")
 
 
 def test_server_without_tokenize_is_sent_text_and_refuses_select(start: Start) -> None:

@@ -26,7 +26,7 @@ def test_select_takes_the_likeliest_text_and_appends_it():
 
 
 def test_select_by_token_takes_the_best_mean():
-    assert pick(normalize="tokens")["x"] == "bbbb"  # -2.5 / 4 bytes
+    assert pick(choices_method="token_length_normalized")["x"] == "bbbb"  # -2.5 / 4 bytes
 
 
 def test_probabilities_are_the_softmax_of_the_scores_and_sum_to_one():
@@ -34,7 +34,9 @@ def test_probabilities_are_the_softmax_of_the_scores_and_sum_to_one():
     weights = {option: math.exp(score) for option, score in SCORES.items()}
     total = sum(weights.values())
     assert found == pytest.approx({option: w / total for option, w in weights.items()})
-    assert sum(pick(normalize="tokens").probabilities("x").values()) == pytest.approx(1)
+    assert sum(
+        pick(choices_method="token_length_normalized").probabilities("x").values()
+    ) == pytest.approx(1)
 
 
 def test_logprob_zero_counts():
@@ -121,8 +123,8 @@ def test_probabilities_of_what_is_no_select_are_refused():
 
 
 def test_options_of_select_out_of_range_are_refused():
-    with pytest.raises(InvalidSamplingParams, match="normalize"):
-        sgrt.select("x", ["a"], normalize="mean")
+    with pytest.raises(sgrt.RequestError, match="choices_method"):
+        sgrt.select("x", ["a"], choices_method="mean")
     with pytest.raises(InvalidSamplingParams, match="temperature"):
         sgrt.select("x", ["a"], temperature=-0.1)
 

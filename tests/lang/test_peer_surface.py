@@ -1,0 +1,377 @@
+"""What SGLang's frontend has: the same names and meaning, or a refusal by name."""
+
+import json
+import pickle
+import re
+
+import pytest
+
+import sgrt as sgl
+from sgrt.lang.ir import REGEX_BOOL, REGEX_FLOAT, REGEX_INT, REGEX_STR
+
+
+def scripted(*answers, **options):
+    return sgl.ScriptedBackend(list(answers), **options)
+
+
+# ---------------------------------------------------------------- values in running text
+
+
+@sgl.function
+def city(s):
+    s += "Facts about Paris.\n"
+    with s.var_scope("json"):
+        s += "{" + '"name": ' + sgl.gen_string("name") + ", "
+        s += '"population": ' + sgl.gen_int("population", stop="x") + ", "
+        s += '"area": ' + sgl.gen("area", dtype=float) + ", "
+        s += '"capital": ' + sgl.gen("capital", dtype=bool) + "}"
+    s += " Done."
+
+
+def test_typed_values_in_running_text_have_their_type_and_end_where_the_sentence_goes_on():
+    backend = scripted('"P\\u00e1ris"', "2100000, say", "105.4", "true")
+    state = city.run(backend=backend)
+    assert json.loads(state["json"]) == {
+        "name": "Páris", "population": 2100000, "area": 105.4, "capital": True,
+    }  # fmt: skip
+    values = [state[name] for name in ("name", "population", "area", "capital")]
+    assert values == ["Páris", 2100000, 105.4, True]
+    assert [type(v) for v in values] == [str, int, float, bool]
+    assert state.text().endswith("} Done.")
+    assert backend.calls[1].params.stop[0] == "x"
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [("24 hours", 24), ("-7. Then", -7), ("365", 365), ("12)", 12), ("0\n", 0)],
+)
+def test_number_ends_before_what_follows(answer, value):
+    @sgl.function
+    def program(s):
+        s += "n = " + sgl.gen_int("n")
+
+    assert program.run(backend=scripted(answer))["n"] == value
+
+
+@pytest.mark.parametrize(
+    ("pattern", "yes", "no"),
+    [
+        (REGEX_INT, ["0", "-12", "365 ", "7\n"], ["007", "+5", "1.5", "", "1  "]),
+        (REGEX_FLOAT, ["0", "-1.5", "1e5", "2.5E-3 "], [".5", "1.", "1e", "nan"]),
+        (REGEX_BOOL, ["true", "False"], ["TRUE", "yes"]),
+        (REGEX_STR, ['""', '"it\'s, ok."', r'"a\n\u00e9"'], ['"a', '"a\nb"', r'"\x"', "a"]),
+    ],
+)
+def test_patterns_are_those_of_json(pattern, yes, no):
+    for text in yes:
+        assert re.fullmatch(pattern, text), text
+        assert pattern == REGEX_BOOL or json.loads(text) is not None
+    assert not [text for text in no if re.fullmatch(pattern, text)]
+
+
+def test_dtype_beside_another_constraint_is_refused():
+    with pytest.raises(sgl.RequestError, match="not dtype=int and another"):
+        sgl.gen("x", dtype=int, regex="[0-9]")
+    with pytest.raises(sgl.RequestError, match="output and dtype"):
+        sgl.gen("x", dtype=int, output=int)
+
+
+# ---------------------------------------------------------------- arguments
+
+
+def test_gen_takes_its_arguments_in_the_peers_order():
+    gen = sgl.gen("x", 5, 2, 3, "a", [7], None, 0.5, 0.9, 4, 0.1, 0.2, 0.3, True, True, -1, 2, True)
+    assert (gen.name, gen.n) == ("x", 3)
+    assert gen.sampling == {
+        "max_tokens": 5, "min_tokens": 2, "stop": "a", "stop_token_ids": (7,), "temperature": 0.5,
+        "top_p": 0.9, "top_k": 4, "min_p": 0.1, "frequency_penalty": 0.2, "presence_penalty": 0.3,
+        "ignore_eos": True, "logprobs": 2,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"stop_regex": "a+"},
+        {"logprob_start_len": 0},
+        {"top_logprobs_num": 2},
+        {"return_logprob": True, "logprobs": 1},
+        {"return_text_in_logprobs": False},
+    ],
+)
+def test_argument_without_effect_is_refused_by_name(arguments):
+    with pytest.raises(sgl.RequestError, match=next(iter(arguments))):
+        sgl.gen("x", **arguments)
+
+
+@pytest.mark.parametrize(
+    "default", [{"stop_regex": "a"}, {"use_thread": False}, {"logprob_start_len": 3}]
+)
+def test_default_without_effect_is_refused_by_name(default):
+    with pytest.raises(sgl.RequestError, match=next(iter(default))):
+        city.run(backend=scripted(), **default)
+
+
+def test_run_takes_the_peers_defaults():
+    @sgl.function
+    def program(s):
+        s += "q" + sgl.gen("x")
+
+    backend = scripted("answer")
+    program.run(backend=backend, max_new_tokens=9, return_logprob=True, use_thread=True).sync()
+    assert (backend.calls[0].params.max_tokens, backend.calls[0].params.logprobs) == (9, 0)
+    with pytest.raises(sgl.RequestError, match="max_new_tokens"):
+        program.run(backend=backend, max_new_tokens=9, max_tokens=9)
+
+
+def test_images_and_guessing_ahead_are_refused_by_name():
+    with pytest.raises(sgl.RequestError, match="image"):
+        sgl.image("a.png")
+    with pytest.raises(sgl.RequestError, match="video"):
+        sgl.video("a.mp4", 3)
+    with pytest.raises(sgl.RequestError, match="num_api_spec_tokens"):
+        sgl.function(num_api_spec_tokens=64)
+
+
+@pytest.mark.parametrize("name", ["Anthropic", "LiteLLM", "VertexAI", "Shortfin", "Crusoe"])
+def test_backend_that_is_not_here_says_what_to_use(name):
+    with pytest.raises(AttributeError, match=f"{name}.*use sgrt"):
+        getattr(sgl, name)
+
+
+# ---------------------------------------------------------------- scopes, copies, joins
+
+
+def test_scope_is_readable_also_after_an_exception_and_holds_what_was_generated():
+    @sgl.function
+    def program(s):
+        try:
+            with s.var_scope("part"):
+                s += "a" + sgl.gen("x")
+                raise KeyError
+        except KeyError:
+            s += "c"
+        assert s["part"] == "ab"
+
+    state = program.run(backend=scripted("b"))
+    assert (state["part"], state.text()) == ("ab", "abc")
+
+
+def test_scope_of_a_failed_generation_raises_the_generations_error():
+    @sgl.function
+    def program(s):
+        with s.var_scope("part"):
+            s += "a" + sgl.gen("x")
+
+    state = program.run(backend=scripted(sgl.BackendError("down")))
+    with pytest.raises(sgl.ProgramError, match="down"):
+        _ = state["part"]
+
+
+def test_scope_may_be_streamed_past_and_nested():
+    @sgl.function
+    def program(s):
+        with s.var_scope("all"):
+            s += "1"
+            with s.var_scope("inner"):
+                s += sgl.gen("x")
+            s += "3"
+
+    state = program.run(backend=scripted("2"), stream=True)
+    assert "".join(state.text_iter()) == "123"
+    assert (state["all"], state["inner"]) == ("123", "2")
+
+
+def test_copy_gives_back_values_and_not_lists():
+    @sgl.function
+    def program(s):
+        s += "base "
+        with s.copy() as c:
+            c += "side " + sgl.gen("x", stop=".")
+            c["own"] = 3
+        s += "end " + sgl.gen("y")
+
+    backend = scripted("one", "two")
+    state = program.run(backend=backend)
+    assert (state["x"], state["own"], state["y"]) == ("one", 3, "two")
+    assert state.text() == "base end two"
+    assert backend.calls[-1].prompt == "base end "
+
+
+def test_join_in_append_mode_goes_on_with_the_childrens_text():
+    @sgl.function
+    def program(s):
+        s += "0"
+        forks = s.fork(2)
+        forks += lambda i: f"[{i}:" + sgl.gen("x") + "]"
+        forks.join(mode="concate_and_append")
+        s += "?" + sgl.gen("answer")
+
+    answers = {"[0:": "a", "[1:": "b", "?": "c"}
+    state = program.run(backend=sgl.ScriptedBackend(answers))
+    assert state.text() == "0[0:a][1:b]?c"
+    assert state.variables() == ["answer"]
+
+
+def test_join_refuses_other_modes_and_messages_that_cannot_be_appended():
+    @sgl.function
+    def program(s, mode):
+        forks = s.fork(1)
+        forks += sgl.user("hi")
+        forks.join(mode)
+
+    with pytest.raises(sgl.RequestError, match="mode='zip'"):
+        program.run("zip", backend=scripted())
+    with pytest.raises(sgl.ProgramError, match="messages"):
+        program.run("concate_and_append", backend=scripted())
+
+
+def test_fork_refuses_position_offsets():
+    @sgl.function
+    def program(s):
+        s.fork(2, position_ids_offset=[1, 2])
+
+    with pytest.raises(sgl.RequestError, match="position_ids_offset"):
+        program.run(backend=scripted())
+
+
+# ---------------------------------------------------------------- reasoning
+
+
+@pytest.mark.parametrize(
+    ("model_type", "answer", "thought", "said"),
+    [
+        ("deepseek-r1", "hm.</think>\n\nYes.", "hm.", "Yes."),
+        ("deepseek-r1", "<think>hm.</think>Yes.", "hm.", "Yes."),
+        ("deepseek-r1", "still thinking", "still thinking", ""),
+        ("qwen3", "<think>\nhm\n</think>\nYes.", "hm", "Yes."),
+        ("qwen3", "Yes.", "", "Yes."),
+        ("kimi", "◁think▷hm◁/think▷Yes.", "hm", "Yes."),
+    ],
+)
+def test_reasoning_is_separated_from_the_answer(model_type, answer, thought, said):
+    @sgl.function
+    def program(s):
+        s += sgl.user("?")
+        s += sgl.assistant(sgl.separate_reasoning("So: " + sgl.gen("x"), model_type=model_type))
+
+    state = program.run(backend=scripted(answer))
+    assert (state["x"], state["x_reasoning_content"]) == (said, thought)
+    assert f"So: {answer}" in state.text()
+    assert "finish_reason" in state.get_meta_info("x")
+    streamed = program.run(backend=scripted(answer), stream=True)
+    assert streamed["x_reasoning_content"] == thought
+
+
+def test_reasoning_of_several_continuations_is_a_list():
+    @sgl.function
+    def program(s):
+        s += sgl.separate_reasoning(sgl.gen("x", n=2), "qwen3")
+
+    state = program.run(backend=scripted("<think>a</think>b", "c"))
+    assert (state["x"], state["x_reasoning_content"]) == (["b", "c"], ["a", ""])
+
+
+def test_reasoning_refuses_unknown_models_and_constraints():
+    with pytest.raises(sgl.RequestError, match="model_type='gpt'"):
+        sgl.separate_reasoning(sgl.gen("x"), "gpt")
+
+    @sgl.function
+    def program(s):
+        s += sgl.separate_reasoning(sgl.gen("x", regex="a"), "qwen3")
+
+    with pytest.raises(sgl.ProgramError, match="constraint"):
+        program.run(backend=scripted("a"))
+
+
+# ---------------------------------------------------------------- programs
+
+
+class Teacher:
+    name = "Ada"
+
+    @sgl.function
+    def lesson(self, state, topic):
+        """Teach."""
+        state += f"{self.name} on {topic}: " + sgl.gen("x")
+
+
+def test_bound_program_keeps_its_name_and_lacks_what_was_given():
+    @sgl.function
+    def program(s, a, b, n=3):
+        """Doc."""
+        s += f"{a}{b}{n}" + sgl.gen("x")
+
+    bound = program.bind(a=1, n=2)
+    assert bound.run(b="-", backend=scripted("!")).text() == "1-2!"
+    assert (bound.__name__, bound.__doc__) == ("program", "Doc.")
+    with pytest.raises(TypeError, match="'a'"):
+        bound.run(a=5, b=1, backend=scripted("!"))
+    with pytest.raises(TypeError, match="no argument 'c'"):
+        program.bind(c=1)
+    states = bound.bind(b="+").run_batch([{}, {}], backend=scripted("!", "!"))
+    assert [state.text() for state in states] == ["1+2!"] * 2
+
+
+def test_bound_program_and_method_pickle_as_what_they_are():
+    bound = pickle.loads(pickle.dumps(city.bind()))
+    assert repr(bound) == repr(city)
+    lesson = Teacher().lesson.bind(topic="sums")
+    assert lesson.run(backend=scripted("ok")).text() == "Ada on sums: ok"
+
+
+async def test_bound_async_program_runs():
+    @sgl.function
+    async def program(s, a):
+        s += a + sgl.gen("x")
+
+    state = await program.bind(a="q").arun(backend=scripted("!"))
+    assert state.text() == "q!"
+
+
+# ---------------------------------------------------------------- meta information
+
+
+def test_meta_info_speaks_the_servers_words():
+    @sgl.function
+    def program(s):
+        s += "q" + sgl.gen("x", return_logprob=True, stop=".")
+        s["own"] = 1
+
+    state = program.run(backend=scripted("ab."))
+    told = state.get_meta_info("x")
+    assert told["finish_reason"] == {"type": "stop", "matched": "."}
+    assert (told["prompt_tokens"], told["completion_tokens"]) == (1, 2)
+    assert told["output_token_logprobs"] == [(0.0, 97, "a"), (0.0, 98, "b")]
+    with pytest.raises(sgl.ProgramError, match="not generated"):
+        state.get_meta_info("own")
+
+
+async def test_stream_with_meta_data_counts_every_token_once():
+    @sgl.function
+    def program(s):
+        s += "q" + sgl.gen("x", return_logprob=True)
+
+    answer = "a long answer in several events"
+    state = program.run(backend=scripted(answer), stream=True)
+    pairs = [pair async for pair in state.text_async_iter("x", return_meta_data=True)]
+    assert "".join(text for text, _ in pairs) == answer
+    spelled = [t for _, told in pairs for _, _, t in told["output_token_logprobs"]]
+    assert "".join(spelled) == answer
+    last = pairs[-1][1]
+    assert last["completion_tokens"] == last["output_token_logprobs_length"] == len(answer)
+
+
+def test_backend_functions_reach_the_default_backend():
+    backend = scripted("x")
+    sgl.set_default_backend(backend)
+    try:
+        assert sgl.global_config.default_backend is backend
+        assert sgl.get_server_info()["steps"] == 0
+        with pytest.raises(sgl.RequestError, match="flush_cache"):
+            sgl.flush_cache()
+        sgl.global_config.default_backend = None
+    finally:
+        sgl.set_default_backend(None)
+    with pytest.raises(AttributeError):
+        sgl.global_config.verbosity = 2
