@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import llguidance
@@ -19,61 +19,150 @@ from sgrt.grammar.vocabulary import Vocabulary
 Ids = Sequence[int] | NDArray[np.int32]
 
 
+Lister = Callable[[NDArray[np.uint32]], tuple[NDArray[np.int32], NDArray[np.int32]]]
+"""Masks [M, W] → how many tokens each allows, -1 for many; and the ids of the others, flat."""
+
+_SLOTS = 256
+_MAX_PLACES = 8_192
+
+
 @dataclass(frozen=True, slots=True)
 class Masks:
-    """What the rows of a batch allow next; R rows, M of them with a mask.
+    """What the rows of a batch allow next; each row is in one of three.
 
     Attributes:
-        listed: rows whose tokens are known without a mask: ids, ascending.
+        listed: rows that allow few tokens: ids, ascending.
+        mask_row: rows that allow many, each with its row of ``bitmask``; rows may share one.
         errors: rows that have neither; their matchers cannot be used again.
-        masked: the other rows, M of them, ascending.
-        bitmask: [M, W] uint32, their masks; the next batch overwrites it.
+        bitmask: [M, W] uint32; the next batch overwrites some of it.
     """
 
     listed: dict[int, Ids]
+    mask_row: dict[int, int]
     errors: dict[int, Exception]
-    masked: list[int]
     bitmask: NDArray[np.uint32]
 
 
+Known = Ids | int
+"""What a place allows: ids, or a row of the bitmask."""
+
+
 class MaskBuffer:
-    """Memory for the masks of one batch at a time: fresh pages cost more than the masks.
+    """The masks of one batch at a time, and those of places that come again.
+
+    Rows that stand at one place are filled once. A place that is met a second time is remembered,
+    so a mask of the next step is mostly a look-up. Wide masks that are remembered lie in the
+    first rows of the bitmask, each content once, and stay there: a device can keep them.
 
     Args:
         vocab_size: V of the masks; at least that of the matchers' vocabulary.
-        num_threads: threads of the engine; pays from some hundred rows on.
+        lister: finds the tokens of masks that allow few.
+        num_threads: threads of the engine; pays from some hundred different rows on.
     """
 
-    def __init__(self, vocab_size: int, *, num_threads: int = 1) -> None:
+    def __init__(self, vocab_size: int, lister: Lister, *, num_threads: int = 1) -> None:
+        self._lister = lister
         self._num_threads = num_threads
-        self._bitmask = np.zeros((8, (vocab_size + 31) // 32), np.uint32)
+        self._bitmask = np.zeros((_SLOTS + 8, (vocab_size + 31) // 32), np.uint32)
+        self._known: dict[Hashable, Known | None] = {}  # None: met once
+        self._slots: dict[bytes, int] = {}
 
-    def fill(self, matchers: Sequence[Matcher]) -> Masks:
-        """What each matcher allows next.
+    def fill(
+        self, matchers: Sequence[Matcher], end_ids: Sequence[frozenset[int]] | None = None
+    ) -> Masks:
+        """What each row allows next.
 
         A matcher that ran out of fuel, or whose engine broke, gives its error; the others are
         not affected.
 
-        Cost: the engine's masks, without the GIL, and some 2 µs a row.
+        Args:
+            matchers: one per row.
+            end_ids: per row, tokens that are allowed besides.
+
+        Cost: for each place not remembered the engine's mask, without the GIL; some 3 µs a row.
         """
-        listed: dict[int, Ids] = {}
-        masked: list[int] = []
+        ends = end_ids or [frozenset()] * len(matchers)
+        if len(self._known) > _MAX_PLACES or len(self._slots) >= _SLOTS:
+            self._known.clear()
+            self._slots.clear()
+        result = Masks({}, {}, {}, self._bitmask)
+        groups: dict[Hashable, list[int]] = {}
         for row, matcher in enumerate(matchers):
             ids = matcher.allowed()
-            if ids is None:
-                masked.append(row)
+            if ids is not None:
+                result.listed[row] = _with(ids, ends[row])
+                continue
+            place = matcher.place
+            key = row if place is None else (place, ends[row])
+            known = self._known.get(key) if place is not None else None
+            if known is None:
+                groups.setdefault(key, []).append(row)
+            elif isinstance(known, int):
+                result.mask_row[row] = known
             else:
-                listed[row] = ids
-        if len(masked) > len(self._bitmask):
-            num_rows = max(len(masked), 2 * len(self._bitmask))
-            self._bitmask = np.zeros((num_rows, self._bitmask.shape[1]), np.uint32)
-        bitmask = self._bitmask[: len(masked)]
-        found = fill_batch([matchers[r] for r in masked], bitmask, num_threads=self._num_threads)
-        errors = {masked[i]: error for i, error in found.items()}
-        if errors:
-            keep = [i for i in range(len(masked)) if i not in found]
-            masked, bitmask = [masked[i] for i in keep], bitmask[keep]
-        return Masks(listed, errors, masked, bitmask)
+                result.listed[row] = known
+        if not groups:
+            return result
+        return self._fill_groups(groups, matchers, ends, result)
+
+    def _fill_groups(
+        self,
+        groups: dict[Hashable, list[int]],
+        matchers: Sequence[Matcher],
+        ends: Sequence[frozenset[int]],
+        result: Masks,
+    ) -> Masks:
+        """One mask for each group of rows that stand at one place."""
+        if len(self._bitmask) < _SLOTS + len(groups):
+            more = np.zeros((_SLOTS + 2 * len(groups), self._bitmask.shape[1]), np.uint32)
+            more[:_SLOTS] = self._bitmask[:_SLOTS]
+            self._bitmask = more
+        result = replace(result, bitmask=self._bitmask)
+        masks = self._bitmask[_SLOTS : _SLOTS + len(groups)]
+        first = [rows[0] for rows in groups.values()]
+        errors = fill_batch([matchers[r] for r in first], masks, num_threads=self._num_threads)
+        for i, row in enumerate(first):
+            for token_id in ends[row]:
+                masks[i, token_id // 32] |= np.uint32(1 << (token_id % 32))
+        counts, flat = self._lister(masks)
+        at = 0
+        for i, (key, rows) in enumerate(groups.items()):
+            count = int(counts[i])
+            found: Known = _SLOTS + i if count < 0 else flat[at : at + count]
+            at += max(count, 0)
+            if i in errors:
+                result.errors.update(dict.fromkeys(rows, errors[i]))
+                continue
+            if not isinstance(key, int):
+                found = self._remember(key, found, len(rows))
+            if isinstance(found, int):
+                result.mask_row.update(dict.fromkeys(rows, found))
+            else:
+                result.listed.update(dict.fromkeys(rows, found))
+        return result
+
+    def _remember(self, key: Hashable, found: Known, num_rows: int) -> Known:
+        """Keep what a place allows from the second time on that it is met."""
+        if num_rows == 1 and key not in self._known:
+            self._known[key] = None
+            return found
+        if isinstance(found, int):
+            words = self._bitmask[found].tobytes()
+            if words not in self._slots:
+                if len(self._slots) == _SLOTS:
+                    return found
+                self._slots[words] = slot = len(self._slots)
+                self._bitmask[slot] = self._bitmask[found]
+            found = self._slots[words]
+        else:
+            found = np.array(found, np.int32)  # not a part of the whole batch's
+        self._known[key] = found
+        return found
+
+
+def _with(ids: Ids, end_ids: frozenset[int]) -> Ids:
+    """These ids and some more, ascending."""
+    return sorted({*ids, *end_ids}) if end_ids else ids
 
 
 def fill_batch(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -35,6 +35,11 @@ class Matcher(Protocol):
     def allowed(self) -> Sequence[int] | NDArray[np.int32] | None:
         """The allowed token ids, ascending, where they are few and known without a mask
         (tables and tries); None means "ask `fill`". Not to be changed."""
+
+    @property
+    def place(self) -> Hashable | None:
+        """Where the text stands, where that is known: at equal places the same can follow. Asked
+        by one thread at a time."""
 
     def accept(self, token_ids: Sequence[int]) -> None:
         """Move over tokens that the masks allowed.

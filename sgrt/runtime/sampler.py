@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sgrt import ops
 from sgrt.errors import EngineError
-from sgrt.grammar.masks import Ids, MaskBuffer
+from sgrt.grammar.masks import MaskBuffer, Masks
 from sgrt.grammar.matcher import Matcher
 from sgrt.runtime.model_runner import Runner
 from sgrt.runtime.sequence import Sequence
@@ -76,8 +76,7 @@ class MaskFiller:
     def __init__(self, vocab_size: int) -> None:
         self.seconds = 0.0
         """Time spent filling, in all."""
-        self._vocab_size = vocab_size
-        self._buffer = MaskBuffer(vocab_size)
+        self._buffer = MaskBuffer(vocab_size, lambda masks: list_few(masks, vocab_size))
         self._orders: SimpleQueue[Seq[Row] | None] = SimpleQueue()
         self._results: SimpleQueue[Filled | BaseException] = SimpleQueue()
         threading.Thread(target=self._run, name="sgrt-masks", daemon=True).start()
@@ -109,56 +108,41 @@ class MaskFiller:
 
     def _fill(self, rows: Seq[Row]) -> Filled:
         at = [r for r, row in enumerate(rows) if row.matcher is not None]
-        masks = self._buffer.fill([m for row in rows if (m := row.matcher) is not None])
-        for i, mask in zip(masks.masked, masks.bitmask, strict=True):
-            for token_id in rows[at[i]].end_ids:
-                mask[token_id // 32] |= np.uint32(1 << (token_id % 32))
-        listed = {at[i]: _with(ids, rows[at[i]].end_ids) for i, ids in masks.listed.items()}
-        masked = [at[i] for i in masks.masked]
-        plan = plan_of(len(rows), masked, masks.bitmask, listed, self._vocab_size)
+        matchers = [row.matcher for row in rows if row.matcher is not None]
+        masks = self._buffer.fill(matchers, [rows[r].end_ids for r in at])
+        plan = plan_of(len(rows), at, masks)
         return Filled(plan, {at[i]: error for i, error in masks.errors.items()})
 
 
-def _with(ids: Ids, end_ids: frozenset[int]) -> Ids:
-    """These ids and some more, ascending."""
-    return sorted({*ids, *end_ids}) if end_ids else ids
+def list_few(
+    masks: NDArray[np.uint32], vocab_size: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The tokens of masks that allow at most `FEW`: see `ops.list_masks`."""
+    return ops.list_masks(masks, vocab_size, FEW, ops.native_library())
 
 
-def plan_of(
-    num_rows: int,
-    masked: Seq[int],
-    bitmask: NDArray[np.uint32],
-    listed: Mapping[int, Ids],
-    vocab_size: int,
-) -> ops.MaskPlan:
-    """The plan of rows of which some have a mask, some a list of ids, and the rest neither.
+def plan_of(num_rows: int, at: Seq[int], masks: Masks) -> ops.MaskPlan:
+    """The plan of a step.
 
     Args:
-        masked: rows that have a mask, ascending.
-        bitmask: [M, W] uint32, their masks; those that allow few become lists.
-        listed: row → ids, ascending.
+        num_rows: R.
+        at: which of them each row of ``masks`` is, ascending; the others are free.
     """
-    counts, ids = ops.list_masks(bitmask, vocab_size, FEW, ops.native_library())
     kind = np.zeros(num_rows, np.uint8)
     mask_row = np.zeros(num_rows, np.int32)
     few_len = np.zeros(num_rows + 1, np.int32)
-    at = np.array(masked, np.intp)
-    mask_row[at] = np.arange(len(at), dtype=np.int32)
-    kind[at] = np.choose(np.clip(counts + 1, 0, 3), _KIND_BY_COUNT)
-    few_len[at + 1] = np.maximum(counts, 0)
-    if listed:
-        ends = np.cumsum(few_len[at + 1])
-        lists = dict(zip(masked, np.split(ids, ends[:-1]), strict=True)) if masked else {}
-        for row, its_ids in listed.items():
-            lists[row] = np.asarray(its_ids, np.int32)
-            few_len[row + 1] = len(its_ids)
-            kind[row] = ops.RowKind.FORCED if len(its_ids) == 1 else ops.RowKind.FEW
-        ids = np.concatenate([lists[row] for row in sorted(lists)])
-    return ops.MaskPlan(kind, bitmask, ids, np.cumsum(few_len, dtype=np.int32), mask_row)
-
-
-_KIND_BY_COUNT = (ops.RowKind.BITMASK, ops.RowKind.FEW, ops.RowKind.FORCED, ops.RowKind.FEW)
-"""Of masks that allow more than `FEW` tokens (count -1), none, one, several."""
+    for i, mask in masks.mask_row.items():
+        kind[at[i]] = ops.RowKind.BITMASK
+        mask_row[at[i]] = mask
+    for i, ids in masks.listed.items():
+        kind[at[i]] = ops.RowKind.FORCED if len(ids) == 1 else ops.RowKind.FEW
+        few_len[at[i] + 1] = len(ids)
+    lists = [masks.listed[i] for i in sorted(masks.listed)]
+    few_ids = (
+        np.concatenate(lists, dtype=np.int32, casting="unsafe") if lists else np.zeros(0, np.int32)
+    )
+    few_start = np.cumsum(few_len, dtype=np.int32)
+    return ops.MaskPlan(kind, masks.bitmask, few_ids, few_start, mask_row)
 
 
 class Sampler:

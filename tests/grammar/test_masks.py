@@ -37,20 +37,36 @@ def some_matchers(count: int, seed: int) -> list[Matcher]:
     return matchers
 
 
-def rows_of(buffer: MaskBuffer, matchers: list[Matcher]) -> list[list[int] | Exception]:
+FEW = 5
+
+
+def list_few(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    lists = [ids_of(mask) for mask in masks]
+    counts = [len(ids) if len(ids) <= FEW else -1 for ids in lists]
+    flat = [i for ids in lists if len(ids) <= FEW for i in ids]
+    return np.array(counts, np.int32), np.array(flat, np.int32)
+
+
+def buffer_of(size: int, num_threads: int = 1) -> MaskBuffer:
+    return MaskBuffer(size, list_few, num_threads=num_threads)
+
+
+def rows_of(
+    buffer: MaskBuffer, matchers: list[Matcher], end_ids: list[frozenset[int]] | None = None
+) -> list[list[int] | Exception]:
     """The ids of each row, or its error."""
-    masks = buffer.fill(matchers)
+    masks = buffer.fill(matchers, end_ids)
     rows: dict[int, list[int] | Exception] = {**masks.errors}
     rows |= {row: list(ids) for row, ids in masks.listed.items()}
-    rows |= {row: ids_of(m) for row, m in zip(masks.masked, masks.bitmask, strict=True)}
-    assert masks.masked == sorted(masks.masked) and sorted(rows) == list(range(len(matchers)))
+    rows |= {row: ids_of(masks.bitmask[m]) for row, m in masks.mask_row.items()}
+    assert len(rows) == len(masks.errors) + len(masks.listed) + len(masks.mask_row)
     return [rows[r] for r in range(len(matchers))]
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])
 def test_rows_of_a_batch_equal_single_masks(num_threads: int) -> None:
     vocabulary = bpe_vocabulary()
-    buffer = MaskBuffer(len(vocabulary), num_threads=num_threads)
+    buffer = buffer_of(len(vocabulary), num_threads)
     for seed, count in enumerate((23, 3, 40, 1, 0)):  # whatever an earlier batch left behind
         matchers = some_matchers(count, seed)
         expected = [ids_of(mask_of(m, vocabulary)) for m in matchers]
@@ -61,12 +77,12 @@ def test_masks_of_two_vocabularies_in_one_batch_keep_their_own_special_tokens() 
     size = len(bpe_vocabulary())
     matchers = [grammar(RECORD, name).matcher() for name in ("bytes", "bpe")]
     expected = [ids_of(mask_of(m, m.vocabulary)) for m in matchers]  # type: ignore[attr-defined]
-    assert rows_of(MaskBuffer(size), matchers) == expected
+    assert rows_of(buffer_of(size), matchers) == expected
 
 
 def test_mask_shorter_than_the_vocabulary_is_refused() -> None:
     with pytest.raises(ValueError, match="words"):
-        MaskBuffer(100).fill([grammar(RECORD, "bpe").matcher()])
+        buffer_of(100).fill([grammar(RECORD, "bpe").matcher()])
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])
@@ -84,7 +100,7 @@ def test_row_out_of_fuel_fails_alone(num_threads: int) -> None:
     greedy = grammar(Regex("((a?){50}){50}a{2000}")).matcher()
     others = [grammar(Regex("[a-c]+")).matcher() for _ in range(3)]
     failed = None
-    buffer = MaskBuffer(257, num_threads=num_threads)
+    buffer = buffer_of(257, num_threads)
     for _ in range(100):
         rows = rows_of(buffer, [others[0], greedy, *others[1:]])
         assert rows[0] == rows[2] == rows[3] == [97, 98, 99]
@@ -110,3 +126,37 @@ def test_special_tokens_stay_clear_when_the_engine_allows_the_end() -> None:
     matcher = grammar(Regex("a*")).matcher()
     row = mask_of(matcher, byte_vocabulary())
     assert matcher.is_complete and ids_of(row) == [97]
+
+
+def test_rows_at_one_place_share_a_mask_which_is_kept_and_end_tokens_keep_them_apart() -> None:
+    vocabulary = bpe_vocabulary()
+    buffer, eos = buffer_of(len(vocabulary)), vocabulary.eos_id
+    compiled = grammar(RECORD, "bpe")
+    matchers = [compiled.matcher() for _ in range(3)]
+    for matcher, name in zip(matchers, ("ab", "cd", "éf"), strict=True):
+        matcher.accept(vocabulary.encode('{"name":"' + name))
+    assert len({m.place for m in matchers}) == 1
+    plain, ended = frozenset[int](), frozenset({eos})
+    expected = ids_of(mask_of(matchers[0], vocabulary))
+    for _ in range(3):
+        masks = buffer.fill(matchers, [plain, ended, plain])
+        assert masks.mask_row[0] == masks.mask_row[2] != masks.mask_row[1]
+        assert rows_of(buffer, matchers, [plain, ended, plain]) == [
+            expected,
+            [*expected, eos],
+            expected,
+        ]
+    kept = buffer.fill(matchers).mask_row[0]
+    buffer.fill(some_matchers(40, 9))
+    assert ids_of(buffer.fill(matchers).bitmask[kept]) == expected
+
+
+def test_more_places_than_are_kept_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sgrt.grammar.masks._SLOTS", 3)
+    monkeypatch.setattr("sgrt.grammar.masks._MAX_PLACES", 20)
+    vocabulary = bpe_vocabulary()
+    buffer = buffer_of(len(vocabulary))
+    for seed in range(12):
+        matchers = some_matchers(12, seed % 4)
+        expected = [ids_of(mask_of(m, vocabulary)) for m in matchers]
+        assert rows_of(buffer, matchers) == expected

@@ -8,6 +8,7 @@ import pytest
 from sgrt import ops
 from sgrt.core import Choices, Regex
 from sgrt.errors import GrammarBudgetExceeded
+from sgrt.grammar.masks import Masks
 from sgrt.grammar.matcher import Matcher
 from sgrt.runtime.sampler import FEW, MaskFiller, Row, plan_of
 from tests.grammar.grammar_support import bpe_vocabulary, grammar, ids_of, mask_of
@@ -40,18 +41,18 @@ def kind_of(ids: list[int]) -> int:
 def test_plan_of_mixed_rows_allows_what_each_row_says(seed: int) -> None:
     rng = np.random.default_rng(seed)
     wanted: dict[int, list[int]] = {}
-    masks, masked, listed = [], [], {}
-    for row in range(20):
-        how = rng.integers(3)
-        count = int(rng.choice([0, 1, 2, FEW, FEW + 1, FEW * 2]))
-        if how == 0:
-            masks.append(some_mask(rng, count))
-            masked.append(row)
-            wanted[row] = ids_of(masks[-1])
-        elif how == 1 and seed % 2:
-            listed[row] = wanted[row] = sorted(rng.choice(FEW, min(count, FEW), False).tolist())
-    bitmask = np.stack(masks)
-    plan = plan_of(20, masked, bitmask, listed, FEW * 2)
+    bitmask = np.stack([some_mask(rng, FEW + 1 + i) for i in range(4)])
+    at = sorted(rng.choice(20, 15, replace=False).tolist())  # the others are free
+    masks = Masks({}, {}, {}, bitmask)
+    for i, row in enumerate(at):
+        if rng.random() < 0.5:
+            masks.mask_row[i] = int(rng.integers(4))
+            wanted[row] = ids_of(bitmask[masks.mask_row[i]])
+        else:
+            count = int(rng.choice([0, 1, 2, FEW]))
+            wanted[row] = sorted(rng.choice(FEW * 2, count, replace=False).tolist())
+            masks.listed[i] = wanted[row] if seed % 2 else np.array(wanted[row], np.int32)
+    plan = plan_of(20, at, masks)
     for row in range(20):
         ids = wanted.get(row)
         kind = ops.RowKind.FREE if ids is None else kind_of(ids)
@@ -60,6 +61,8 @@ def test_plan_of_mixed_rows_allows_what_each_row_says(seed: int) -> None:
 
 def test_rows_that_may_end_allow_the_end_tokens_too_and_failed_rows_say_why() -> None:
     class Broken:
+        place = None
+
         def allowed(self) -> None:
             return None
 

@@ -7,7 +7,7 @@ Architecture invariant: only schemas that `json_schema.normalise` and patterns t
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sgrt.errors import ConstraintError, GrammarBudgetExceeded, UnsupportedSchema
 from sgrt.grammar.engines import bytewise
+from sgrt.grammar.engines.places import Place, Places
 from sgrt.grammar.layout import Layout
 from sgrt.grammar.vocabulary import Vocabulary
 
@@ -89,6 +90,11 @@ class LLGrammar:
         return LLMatcher(self, self._start.deep_copy())
 
     @cached_property
+    def places(self) -> Places | None:
+        """Tells which texts have the same future; None where nothing does."""
+        return Places.of_source(self._source)
+
+    @cached_property
     def bytewise(self) -> Any:
         """The same grammar over bytes, at the start of the text; copied, never moved."""
         tokenizer = bytewise.byte_vocabulary().engine
@@ -103,7 +109,9 @@ class LLGrammar:
 class LLMatcher:
     """`sgrt.grammar.matcher.Matcher` by llguidance."""
 
-    __slots__ = ("_byte_engine", "_engine", "_grammar", "_mask", "_num_fed", "_token_ids")
+    __slots__ = (
+        *("_byte_engine", "_engine", "_grammar", "_mask", "_num_fed", "_places", "_token_ids"),
+    )
 
     def __init__(self, grammar: LLGrammar, engine: Any, token_ids: Sequence[int] = ()) -> None:
         self._grammar = grammar
@@ -112,11 +120,24 @@ class LLMatcher:
         self._byte_engine: Any = None  # has read the first `_num_fed` tokens
         self._num_fed = 0
         self._mask: NDArray[np.uint32] | None = None  # [W], of this place, where it is known
+        self._places: list[Place] = []  # at the start and after each token, as far as asked
 
     @property
     def engine(self) -> Any:
         """The library's matcher, for `masks.fill_batch`."""
         return self._engine
+
+    @property
+    def place(self) -> Hashable | None:
+        known, places = self._grammar.places, self._places
+        if known is None:
+            return None
+        if not places:
+            places.append(known.start())
+        for token_id in self._token_ids[len(places) - 1 :]:
+            token = self._grammar.vocabulary.tokens[token_id]
+            places.append(known.after(places[-1], token_id, token))
+        return places[-1] if places[-1].is_known else None
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -176,6 +197,7 @@ class LLMatcher:
         if num_tokens:
             self._engine.rollback(num_tokens)
             del self._token_ids[-num_tokens:]
+            del self._places[len(self._token_ids) + 1 :]
             if len(self._token_ids) < self._num_fed:
                 self._byte_engine = None
             self._mask = None
@@ -220,6 +242,7 @@ class LLMatcher:
     def fork(self) -> LLMatcher:
         copy = LLMatcher(self._grammar, self._engine.deep_copy(), self._token_ids)
         copy._mask = self._mask
+        copy._places = self._places.copy()
         return copy
 
     def completes(self, token_ids: Sequence[int]) -> bool:

@@ -7,7 +7,7 @@ nothing is parsed, copies are two pointers, and rows that stand in one state sha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from weakref import WeakKeyDictionary
@@ -347,6 +347,10 @@ class TableMatcher:
 
     def allowed(self) -> I32 | None:
         return self._grammar.place(self._path[-1]).listed
+
+    @property
+    def place(self) -> Hashable:
+        return self._grammar, self._path[-1]
 
     def accept(self, token_ids: Sequence[int]) -> None:
         path: list[int] = []

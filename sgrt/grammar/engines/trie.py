@@ -114,6 +114,10 @@ class TrieMatcher:
     def _children(self) -> dict[int, _Place]:
         return self._grammar.children(self._path[-1])
 
+    @property
+    def place(self) -> None:
+        return None  # what is allowed is known anyway
+
     def accept(self, token_ids: Sequence[int]) -> None:
         path = self._follow(token_ids)
         if len(path) < len(token_ids):
