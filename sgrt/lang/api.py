@@ -64,7 +64,7 @@ def gen(
     logprob_start_len: int | None = None,
     top_logprobs_num: int | None = None,
     return_text_in_logprobs: bool | None = None,
-    dtype: type[Any] | None = None,
+    dtype: Any = None,
     choices: Sequence[str] | None = None,
     choices_method: str | ChoicesMethod | None = None,
     regex: str | None = None,
@@ -80,7 +80,7 @@ def gen(
     ebnf: str | None = None,
     substring_of: str | None = None,
     structural_tag: Mapping[str, Any] | None = None,
-    output: type[Any] | None = None,
+    output: Any = None,
     separators: Separators | None = None,
 ) -> Gen | Select:
     """Let the model continue, and keep what it writes under a name.
@@ -109,8 +109,10 @@ def gen(
         substring_of: the text is a part of this one, at least a character: a quotation.
         structural_tag: free text in which triggers begin structures with a JSON body, as servers
             take it (`core.StructuralTag.from_dict`).
-        output: pydantic model; the value is a validated object. Undeclared keys are not
-            written unless the model allows them.
+        output: type of the value (`lang.outputs` says how each is spelled): int, float, bool, str,
+            dates, Literal, Enum, Union, dataclass, TypedDict, pydantic model, lists of these, ...
+            The value is a validated object of the type. Undeclared keys are not written unless
+            a model allows them.
         separators: how the JSON of json_schema or output is laid out: "compact" (no white space;
             the default), "fixed" (``", "`` and ``": "``, as `json.dumps` writes) or "flexible"
             (the model may break lines and indent; see `core.JsonSchema`).
@@ -171,7 +173,7 @@ def gen(
         name=variable_name(name),
         sampling=sampling,
         constraint=constraint,
-        output=form or output or dtype,  # type: ignore[arg-type]
+        output=form or output or dtype,
         n=n,
     )
 

@@ -45,14 +45,14 @@ class Gen(Expr):
     Args:
         sampling: fields of `core.SamplingParams` that were given here; the run's defaults
             fill the others.
-        output: pydantic model that the text is parsed into, or None for text.
+        output: type that the text is parsed into (`lang.outputs`), or None for text.
         n: how many independent continuations; the text goes on with the first.
     """
 
     name: str | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
     constraint: Constraint | None = None
-    output: type[Any] | None = None
+    output: Any = None
     n: int = 1
 
 

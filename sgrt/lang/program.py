@@ -6,7 +6,6 @@ import asyncio
 import functools
 import inspect
 import logging
-import math
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextvars import Context
@@ -15,19 +14,20 @@ from functools import partial
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from sgrt.core import Backend, Handle, PrefixCache, SamplingParams
-from sgrt.errors import InvalidSamplingParams, RequestError
+from sgrt.core import Backend, Handle, PrefixCache, SamplingParams, check_deadline
+from sgrt.errors import RequestError
 from sgrt.handles import waiting_context
-from sgrt.lang import coroutines, hub, peer
+from sgrt.lang import bodies, coroutines, hub, peer
 from sgrt.lang.api import did_you_mean, sequence_of
 from sgrt.lang.background import continuations
 from sgrt.lang.batch import Batch, progress
+from sgrt.lang.bodies import Start
 from sgrt.lang.conduct import Conduct
 from sgrt.lang.defaults import checked, default_backend
 from sgrt.lang.run import Defaults, Run, send_current
 from sgrt.lang.state import ProgramState
 from sgrt.lang.trace import Trace, split_seed
-from sgrt.lang.variables import StreamEvent, ended, outcome
+from sgrt.lang.variables import StreamEvent, ended
 
 log = logging.getLogger("sgrt.lang")
 
@@ -40,8 +40,6 @@ _IN_FLIGHT = 4096  # of a batch, where nothing is said
 
 Batchable = Sequence[Mapping[str, Any] | tuple[Any, ...]]
 Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
-Start = Callable[[ProgramState], Any]
-"""The program's function with its arguments; wants the state."""
 
 
 class Program:
@@ -73,12 +71,17 @@ class Program:
         self._plain = Defaults(SamplingParams())
         self._plans: dict[bool, Plan] = {}  # by whether unused ones are dropped
 
+    @functools.cached_property
+    def _call(self) -> Callable[..., Any]:
+        """The function, its value checked against its annotation."""
+        return bodies.with_checked_value(self._func, self._name)
+
     def __get__(self, instance: object, owner: type | None = None) -> Program:
         return self if instance is None else Program(MethodType(self._func, instance))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if args and isinstance(args[0], ProgramState):
-            return self._func(*args, **kwargs)
+            return self._call(*args, **kwargs)
         return self.run(*args, **kwargs)
 
     # one run
@@ -119,7 +122,7 @@ class Program:
         send_current()
         if self._is_async:
             self._launch(state, start, waiting_context())
-            _wait(state)
+            bodies.wait(state)
         else:
             state._execute(partial(start, state))
         if (error := state._raised()) is not None:
@@ -308,7 +311,7 @@ class Program:
         given: Mapping[str, Any],
     ) -> Batch:
         _, defaults, seed = self._divide(given, sampling, batch=True)
-        _check_deadline(deadline_s)
+        check_deadline(deadline_s)
         where = default_backend() if backend is None else checked(backend)
         items = [_item(item) for item in batch]
         send_current()
@@ -324,7 +327,7 @@ class Program:
             own_seed = None if seed is None else split_seed(seed, index)
             state = self._new_state(where, defaults, own_seed, deadline_s)
             self._conduct.sees((*args, *kwargs.values()))
-            self._launch(state, lambda s: self._func(s, *args, **kwargs), context.copy(), then)
+            self._launch(state, lambda s: self._call(s, *args, **kwargs), context.copy(), then)
             return state
 
         made = Batch(begin, len(items), _num_threads(num_threads))
@@ -370,18 +373,18 @@ class Program:
         """Check everything, then make a state."""
         arguments, defaults, seed = self._divide(kwargs, sampling)
         self._check_arguments(args, arguments)
-        _check_deadline(deadline_s)
+        check_deadline(deadline_s)
         where = default_backend() if backend is None else checked(backend)
         self._conduct.sees((*args, *arguments.values()))
         state = self._new_state(where, defaults, seed, deadline_s)
-        return state, lambda s: self._func(s, *args, **arguments)
+        return state, lambda s: self._call(s, *args, **arguments)
 
     def _new_state(
         self, backend: Backend, defaults: Defaults, seed: int | None, deadline_s: float | None
     ) -> ProgramState:
         trace = Trace(Run(self._name, backend, defaults), seed)
         if deadline_s is not None:
-            continuations.after(deadline_s, partial(_expire, weakref.ref(trace), deadline_s))
+            continuations.after(deadline_s, partial(bodies.expire, weakref.ref(trace), deadline_s))
         return ProgramState(trace, Handle(), inside=True)
 
     def _launch(
@@ -393,9 +396,9 @@ class Program:
     ) -> None:
         """Run it elsewhere; ``then`` is called when all that it asked for has ended too."""
         if self._is_async:
-            coroutines.spawn(_acomplete(state, start, then), context)
+            coroutines.spawn(bodies.acomplete(state, start, then), context)
         else:
-            hub.spawn(partial(_complete, state, start, then), self._conduct, context)
+            hub.spawn(partial(bodies.complete, state, start, then), self._conduct, context)
 
     def _divide(
         self, given: Mapping[str, Any], sampling: Mapping[str, Any] | None, *, batch: bool = False
@@ -512,52 +515,6 @@ def _check_function(func: Callable[..., Any]) -> None:
     for name in _OPTIONS:
         if name in parameters:
             raise TypeError(f"{func.__qualname__}: the parameter name {name!r} belongs to run()")
-
-
-def _complete(
-    state: ProgramState, start: Start, then: Callable[[ProgramState], None] | None
-) -> None:
-    try:
-        state._execute(partial(start, state))
-        if then is not None:
-            state._trace.lane.join()
-    finally:
-        if then is not None:
-            then(state)
-
-
-async def _acomplete(
-    state: ProgramState, start: Start, then: Callable[[ProgramState], None] | None
-) -> None:
-    try:
-        await state._aexecute(partial(start, state))
-        if then is not None:
-            await state.settled()
-    except asyncio.CancelledError:
-        pass  # user code cancelled its own task; the state has the error
-    finally:
-        if then is not None:
-            then(state)
-
-
-def _wait(state: ProgramState) -> None:
-    """Wait for the function; an interrupt of the wait cancels it."""
-    try:
-        outcome(state._body)
-    except BaseException:
-        state.cancel()
-        raise
-
-
-def _expire(trace: weakref.ref[Trace], seconds: float) -> None:
-    if (found := trace()) is not None:
-        found.expire(seconds)
-
-
-def _check_deadline(value: object) -> None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if value is not None and not (is_number and 0 < value < math.inf):  # type: ignore[operator]
-        raise InvalidSamplingParams("deadline_s", value, "must be a number of seconds > 0")
 
 
 def _item(item: object) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -20,29 +20,14 @@ from sgrt.core import (
     StructuralTag,
     Substring,
 )
-from sgrt.errors import ConstraintError, GrammarSyntaxError, RequestError, UnsupportedSchema
-from sgrt.schemas import closed, schema_constraint
+from sgrt.errors import ConstraintError, GrammarSyntaxError, RequestError
+from sgrt.lang.outputs import output_of
+from sgrt.schemas import schema_constraint
 
 
 def is_model(value: object) -> bool:
     """Whether this is a pydantic model class."""
     return isinstance(value, type) and hasattr(value, "model_json_schema")
-
-
-def model_schema(model: type[Any]) -> JsonSchema:
-    """The constraint of a pydantic model: its validation schema, with objects closed.
-
-    Raises:
-        UnsupportedSchema: pydantic has no schema for it (a field that JSON cannot hold, a type
-            that is not defined yet).
-    """
-    try:
-        schema = model.model_json_schema()
-    except Exception as error:  # pydantic's own kinds, or the user's code that it calls
-        raise UnsupportedSchema(
-            f"the model {model.__qualname__!r} has none: {type(error).__name__}: {error}"
-        ) from error
-    return schema_constraint(closed(schema))
 
 
 def json_schema(value: object) -> JsonSchema:
@@ -54,7 +39,7 @@ def json_schema(value: object) -> JsonSchema:
         TypeError: none of the three kinds.
     """
     if is_model(value):
-        return model_schema(value)  # type: ignore[arg-type]
+        return model_schema(value)
     if isinstance(value, Mapping):
         return schema_constraint(dict(value))
     if isinstance(value, str):
@@ -165,7 +150,7 @@ def _constraint_of(
         return Substring(_text("substring_of", substring_of))
     if structural_tag is not None:
         return StructuralTag.from_dict(structural_tag)
-    return None if output is None else _output(output)
+    return None if output is None else output_of(output).constraint
 
 
 def _text(name: str, value: object) -> str:
@@ -182,7 +167,13 @@ def _grammar(grammar: object) -> Constraint:
     return Lark(grammar)
 
 
-def _output(output: object) -> JsonSchema:
-    if not is_model(output):
-        raise TypeError(f"output must be a pydantic model class, not {output!r:.80}")
-    return model_schema(output)  # type: ignore[arg-type]
+def model_schema(model: Any) -> JsonSchema:
+    """The constraint of a pydantic model: its validation schema, with objects closed.
+
+    Raises:
+        UnsupportedSchema: pydantic has no schema for it (a field that JSON cannot hold, a type
+            that is not defined yet).
+    """
+    constraint = output_of(model).constraint
+    assert isinstance(constraint, JsonSchema)
+    return constraint

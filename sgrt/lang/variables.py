@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar
 from sgrt.core import GenerateResult, Generation, Handle, ScoreResult, TokenEvent, Usage
 from sgrt.errors import ProgramError
 from sgrt.lang.ir import Gen, Select
+from sgrt.lang.outputs import output_of
 
 T = TypeVar("T")
 Kind = Literal["text", "template", "sampled", "forced", "selected"]
@@ -253,15 +254,14 @@ class Generated(Produced):
         return result.text if self._gen.output is None else self._parsed(result.text)
 
     def _parsed(self, text: str) -> Any:
-        model = self._gen.output
-        assert model is not None
+        output = output_of(self._gen.output)
         try:
-            return model.model_validate_json(text)
+            return output.parse(text)
         except ValueError as error:
-            raise self.error(f"the text is not a valid {model.__name__}: {error}") from error
+            raise self.error(f"the text is not a valid {output.name}: {error}") from error
         except Exception as error:  # a validator is the user's code
             raise self.error(
-                f"validating the text as {model.__name__} raised {type(error).__name__}: {error}"
+                f"validating the text as {output.name} raised {type(error).__name__}: {error}"
             ) from error
 
     def events(self) -> Iterator[StreamEvent]:

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 import sgrt
 from sgrt.errors import UnsupportedSchema
-from sgrt.lang.types import closed, json_schema, model_schema
+from sgrt.lang.types import json_schema, model_schema
+from sgrt.schemas import closed
 
 
 class Color(Enum):
@@ -129,6 +130,6 @@ class Rude(BaseModel):
 @pytest.mark.parametrize("model", [Action, Ahead, Rude])
 @pytest.mark.parametrize("argument", ["output", "json_schema"])
 def test_model_without_a_schema_is_refused_with_its_name(model, argument):
-    with pytest.raises(UnsupportedSchema, match=f"the model '{model.__name__}' has none") as caught:
+    with pytest.raises(UnsupportedSchema, match=f"the type '{model.__name__}' has none") as caught:
         sgrt.gen("x", **{argument: model})
     assert caught.value.__cause__ is not None

@@ -269,7 +269,7 @@ def test_schema_that_is_no_schema_is_refused():
     with pytest.raises(TypeError):
         sgrt.gen("x", json_schema=3)
     with pytest.raises(TypeError):
-        sgrt.gen("x", output=dict)
+        sgrt.gen("x", output="dict")
 
 
 def test_n_continuations_are_a_list_and_the_text_goes_on_with_the_first():

@@ -1,0 +1,294 @@
+"""From Python types to constraints, and from text back to objects of the type.
+
+===========================================  ==========================================
+type                                         its text
+===========================================  ==========================================
+str                                          any text
+int, float, Decimal                          a number as JSON spells it, finite
+bool                                         true, false, True or False
+date, datetime, time                         ISO 8601: 2026-11-22, 2026-11-22T08:30:00Z, 08:30:00
+Literal, Enum of texts or of integers        one of the values, without quotes
+all else (models, dataclasses, TypedDict,    compact JSON of the schema that pydantic gives, objects
+NamedTuple, list, dict, tuple, Union, None)  without undeclared keys; parsed and validated by pydantic
+===========================================  ==========================================
+
+``dtype=int``, and float, bool and str, are for running text instead (`lang.plain`).
+Inside of JSON the same types are spelled as JSON wants them (texts and dates in quotes).
+pydantic is imported where a type needs it, so that importing the language stays light.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import math
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from decimal import Decimal
+from functools import partial
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NotRequired,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
+
+from sgrt.core import Choices, Constraint, JsonSchema, Regex
+from sgrt.errors import UnsupportedSchema
+from sgrt.lang.plain import Plain
+from sgrt.schemas import closed, schema_constraint
+
+_INT = r"-?(0|[1-9][0-9]*)"
+_DECIMAL = rf"{_INT}(\.[0-9]+)?"
+_FLOAT = rf"{_DECIMAL}([eE][-+]?[0-9]+)?"
+_YEAR = r"(000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3})"
+_LEAP = r"([0-9]{2}(0[48]|[2468][048]|[13579][26])|(0[48]|[2468][048]|[13579][26])00)"
+_DAY = (
+    r"((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)"
+    r"|02-(0[1-9]|1[0-9]|2[0-8]))"
+)
+_DATE = rf"({_YEAR}-{_DAY}|{_LEAP}-02-29)"
+_TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?"
+_OFFSET = r"(Z|[-+]([01][0-9]|2[0-3]):[0-5][0-9])?"
+_WORDS = {"true": True, "false": False, "True": True, "False": False}
+
+
+@dataclass(frozen=True)
+class Output:
+    """A type as the target of a generation.
+
+    Args:
+        name: of the type, for messages.
+        constraint: what its text satisfies; None for any text.
+        parse: from text to an object of the type; raises ValueError.
+    """
+
+    name: str
+    constraint: Constraint | None
+    parse: Callable[[str], Any]
+
+    @property
+    def is_json(self) -> bool:
+        """Whether the text is JSON."""
+        return isinstance(self.constraint, JsonSchema)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is beyond the range of a float")
+    return value
+
+
+def _looked_up(table: Mapping[str, Any], text: str) -> Any:
+    if text not in table:
+        raise ValueError(f"{text[:40]!r} is not one of {', '.join(table)}")
+    return table[text]
+
+
+_PLAIN: dict[Any, Output] = {
+    str: Output("str", None, str),
+    int: Output("int", Regex(_INT), int),
+    float: Output("float", Regex(_FLOAT), _finite),
+    bool: Output("bool", Choices(tuple(_WORDS)), partial(_looked_up, _WORDS)),
+    Decimal: Output("Decimal", Regex(_DECIMAL), Decimal),
+    date: Output("date", Regex(_DATE), date.fromisoformat),
+    time: Output("time", Regex(_TIME + _OFFSET), time.fromisoformat),
+    datetime: Output("datetime", Regex(f"{_DATE}T{_TIME}{_OFFSET}"), datetime.fromisoformat),
+}
+
+
+def output_of(kind: Any) -> Output:
+    """What a type asks of its text.
+
+    Raises:
+        TypeError: not a type.
+        UnsupportedSchema: JSON cannot hold the type, or pydantic knows no schema for it.
+    """
+    try:
+        return _cached(kind)
+    except TypeError as error:
+        if "unhashable" not in str(error):
+            raise
+        return _made(kind)  # an annotation that holds a list, say
+
+
+def _made(kind: Any) -> Output:
+    if isinstance(kind, (str, int, float, bytes)) or kind is None:
+        raise TypeError(f"output must be a type, not {kind!r:.80}")
+    if isinstance(kind, Plain):
+        return Output(kind.name, Regex(kind.pattern), kind.read)
+    plain = _PLAIN.get(kind) if isinstance(kind, type) else None
+    return plain or _one_of(kind) or _json(kind)
+
+
+_cached = functools.lru_cache(maxsize=256)(_made)
+
+
+def type_name(kind: Any) -> str:
+    """How a person calls the type."""
+    return kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+
+
+def _one_of(kind: Any) -> Output | None:
+    """A Literal or Enum whose values can stand in the text as they are."""
+    if get_origin(kind) is Literal:
+        values = {
+            value.value if isinstance(value, enum.Enum) else value: value
+            for value in get_args(kind)
+        }
+    elif isinstance(kind, type) and issubclass(kind, enum.Enum):
+        values = {member.value: member for member in kind}
+    else:
+        return None
+    is_text = all(type(value) is str and value for value in values)
+    is_int = all(type(value) is int for value in values)
+    if not values or not (is_text or is_int):
+        return None
+    texts = {str(value): found for value, found in values.items()}
+    return Output(type_name(kind), Choices(tuple(texts)), partial(_looked_up, texts))
+
+
+def _json(kind: Any) -> Output:
+    if isinstance(kind, type) and hasattr(kind, "model_json_schema"):
+        schema_of, parse = kind.model_json_schema, kind.model_validate_json  # type: ignore[attr-defined]
+    else:
+        adapter = adapter_of(kind)
+        schema_of, parse = adapter.json_schema, adapter.validate_json
+    name = type_name(kind)
+    try:
+        schema = schema_of(schema_generator=_generator())
+    except Exception as error:  # pydantic's own kinds, or the user's code that it calls
+        raise UnsupportedSchema(
+            f"the type {name!r} has none: {type(error).__name__}: {error}"
+        ) from error
+    return Output(name, schema_constraint(closed(schema)), parse)
+
+
+def adapter_of(kind: Any) -> Any:
+    """pydantic's validator of a type.
+
+    Raises:
+        TypeError: not a type.
+        UnsupportedSchema: pydantic cannot validate it.
+    """
+    import pydantic
+
+    try:
+        return pydantic.TypeAdapter(_readable(kind))
+    except Exception as error:
+        is_type = isinstance(kind, type) or get_origin(kind) is not None
+        if not is_type and isinstance(error, pydantic.errors.PydanticSchemaGenerationError):
+            raise TypeError(f"output must be a type, not {kind!r:.80}") from None
+        raise UnsupportedSchema(
+            f"the type {type_name(kind)!r} has none: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _readable(kind: Any) -> Any:
+    """The type with each `typing.TypedDict` in it as pydantic reads one before Python 3.12."""
+    if is_typeddict(kind):
+        import typing_extensions
+
+        hints = get_type_hints(kind, include_extras=True)
+        fields = {
+            key: typing_extensions.NotRequired[_readable(hint)]
+            if key in kind.__optional_keys__ and get_origin(hint) is not NotRequired
+            else _readable(hint)
+            for key, hint in hints.items()
+        }
+        return typing_extensions.TypedDict(kind.__name__, fields)  # type: ignore[operator]
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (None, Literal, Annotated):
+        return kind
+    readable = tuple(_readable(arg) for arg in inner)
+    if readable == inner:
+        return kind
+    if origin in (Union, UnionType):
+        return functools.reduce(operator.or_, readable)
+    return origin[readable]
+
+
+@functools.cache
+def _generator() -> Any:
+    from pydantic.json_schema import GenerateJsonSchema
+
+    class Schemas(GenerateJsonSchema):
+        """pydantic's schemas, but that of decimals, whose pattern no automaton reads."""
+
+        def decimal_schema(self, schema: Any) -> Any:
+            return {"type": "string", "pattern": f"^{_DECIMAL}$"}
+
+    return Schemas
+
+
+# ---------------------------------------------------------------- what programs return
+
+_BUILTIN = (str, int, float, bool, bytes, list, dict, set, tuple, NoneType)
+
+
+def return_check(annotations: Mapping[str, Any]) -> Callable[[Any], str | None] | None:
+    """A check of what a function returns against its annotation; None where it has none.
+
+    Args:
+        annotations: of the function, evaluated.
+
+    Returns:
+        A function from a value to what is wrong with it, or None. A type that nothing can check
+        passes everything.
+    """
+    kind = annotations.get("return", Any)
+    if kind is Any:
+        return None
+    kind = NoneType if kind is None else kind
+    return functools.partial(_wrong, kind)
+
+
+def _wrong(kind: Any, value: Any) -> str | None:
+    problem = None
+    if kind in _BUILTIN:
+        fits = isinstance(value, kind) and not (kind in (int, float) and isinstance(value, bool))
+        fits = fits or (kind is float and type(value) is int)
+        problem = None if fits else "it is not one"
+    else:
+        problem = _refusal(kind, value)
+    if problem is None:
+        return None
+    kind_name = "None" if kind is NoneType else type_name(kind)
+    return (
+        f"it returned {value!r:.80}, a {type(value).__name__}, but says -> {kind_name}: {problem}"
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _strict(kind: Any) -> Any:
+    import pydantic
+
+    try:
+        return pydantic.TypeAdapter(kind, config={"arbitrary_types_allowed": True})
+    except pydantic.errors.PydanticUserError:  # models and dataclasses have a config of their own
+        try:
+            return pydantic.TypeAdapter(kind)
+        except Exception:
+            return None
+    except Exception:
+        return None
+
+
+def _refusal(kind: Any, value: Any) -> str | None:
+    adapter = _strict(kind)
+    if adapter is None:
+        return None
+    try:
+        adapter.validate_python(value, strict=True)
+    except ValueError as error:
+        return str(error)
+    return None
