@@ -39,7 +39,7 @@ from benchmarks.grammar_suite import byte_vocabulary
 from benchmarks.key_order import accepted_order, ordered
 from sgrt.core import JsonSchema
 from sgrt.errors import ConstraintError, UnsupportedSchema
-from sgrt.grammar.compiler import GrammarCompiler, build
+from sgrt.grammar.compiler import CompileStats, GrammarCompiler, build
 from sgrt.grammar.vocabulary import Vocabulary
 from sgrt.models import hub
 from sgrt.models.tokenizer import Tokenizer
@@ -80,6 +80,10 @@ class Sgrt:
         self._row = np.zeros(vocabulary.num_words, np.uint32)
         self._bytes = byte_vocabulary()
         self._schema = ""
+
+    @property
+    def stats(self) -> CompileStats:
+        return self._compiler.stats
 
     def compile(self, schema: str) -> Callable[[], Walk]:
         grammar = self._compiler.compile(JsonSchema(schema))
@@ -247,7 +251,7 @@ def _reason(error: Exception) -> str:
 
 def _serve(name: str, connection: Connection) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (MAX_BYTES, MAX_BYTES))
-    vocabulary = _vocabulary()
+    vocabulary = smollm2_vocabulary()
     engine = ENGINES[name](vocabulary)
     connection.send(None)
     while True:
@@ -257,15 +261,17 @@ def _serve(name: str, connection: Connection) -> None:
         connection.send(judge(engine, vocabulary, json.loads(Path(path).read_text())))
 
 
-def _vocabulary() -> Vocabulary:
+def smollm2_vocabulary() -> Vocabulary:
     return grammar_vocabulary(Tokenizer.open(hub.resolve(None, fetch=False).path))
 
 
 class Worker:
     """One engine in a process that is started anew where it was ended."""
 
-    def __init__(self, name: str, limit_s: float) -> None:
-        self._name, self._limit_s = name, limit_s
+    def __init__(
+        self, name: str, limit_s: float, serve: Callable[[str, Connection], None] | None = None
+    ) -> None:
+        self._name, self._limit_s, self._serve = name, limit_s, serve or _serve
         self._process: Any = None
 
     def judge(self, path: Path) -> Row:
@@ -285,7 +291,7 @@ class Worker:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(self._name, theirs))
+        self._process = context.Process(target=self._serve, args=(self._name, theirs))
         self._process.start()
         theirs.close()
         self._connection.recv()
@@ -322,12 +328,12 @@ def summary(rows: list[Row]) -> Row:
         "schemas": len(rows),
         "compiled": len(compiled),
         **{outcome: counts[outcome] for outcome in OUTCOMES},
-        "compile_ms": _spread([row["compile_s"] * 1e3 for row in compiled]),
-        "mask_us": _spread(masks),
+        "compile_ms": spread([row["compile_s"] * 1e3 for row in compiled]),
+        "mask_us": spread(masks),
     }
 
 
-def _spread(values: list[float]) -> dict[str, float]:
+def spread(values: list[float]) -> dict[str, float]:
     if not values:
         return {}
     points = {"p50": 50, "p99": 99, "max": 100}
