@@ -191,15 +191,15 @@ def _format(part: StructuralFormat) -> Iterator[Entry]:
             continue
         if path != place:
             yield from _format_entry(path, value)
-        with_parts = value.get("type") in tag_format.FORMATS
-        todo[:0] = list(tag_format.parts(value, path)) if with_parts else []
+        if tag_format.kind_of(value) in tag_format.FORMATS:
+            todo[:0] = tag_format.parts(value, path)
     if whole.status == "refused":
         yield whole
 
 
 def _format_entry(path: str, value: dict[str, Any]) -> Iterator[Entry]:
-    kind = value.get("type")
-    name = kind if isinstance(kind, str) else None
+    kind = tag_format.kind_of(value)
+    name = kind or None
     if kind in tag_format.REFUSED:
         yield Entry(path, name, "refused", tag_format.REFUSED[kind])
     elif kind == "json_schema" and isinstance(value.get("json_schema"), (dict, bool)):

@@ -144,7 +144,8 @@ class _Reader:
         values = _filled(elements, path)
         for i, value in values:
             after = ends if i == len(elements) - 1 else ()
-            if i and (stop := _stop(elements[i - 1], value)):
+            if i and _stop(elements[i - 1], value):
+                _checked(value, f"{path}[{i}]")
                 nodes.append(Alt(tuple(map(literal, after or ("",)))))  # it was read with the last
                 continue
             if i < len(elements) - 1 and (stop := _stop(value, elements[i + 1])):
@@ -251,15 +252,22 @@ class _Reader:
             raise _placed(error, path) from error
 
 
+def kind_of(value: Format) -> str:
+    """The type of a format; "" where that is no text."""
+    kind = value.get("type")
+    return kind if isinstance(kind, str) else ""
+
+
 def _checked(value: object, path: str) -> str:
     """The type of a format whose keys are right."""
     if not isinstance(value, dict):
         _fail(path, f"must be a format object, not {value!r:.80}")
-    kind = value.get("type")
+    kind = kind_of(value)
     if kind in REFUSED:
         _fail(path, f"type={kind!r}: {REFUSED[kind]}")
-    if not isinstance(kind, str) or kind not in FORMATS:
-        _fail(path, f"type={kind!r:.80} is no format", "it is one of " + ", ".join(FORMATS))
+    if kind not in FORMATS:
+        known = "it is one of " + ", ".join(FORMATS)
+        _fail(path, f"type={value.get('type')!r:.80} is no format", known)
     needed, optional = FORMATS[kind]
     for key in needed:
         if key not in value:
@@ -278,11 +286,10 @@ def _stop(value: object, after: object) -> str:
     """The constant behind free text that free text excludes, or ""."""
     if not isinstance(value, dict) or not isinstance(after, dict):
         return ""
-    is_stopped = value.get("type") in _FREE and after.get("type") == "const_string"
-    text = after.get("value")
-    return (
-        text if is_stopped and isinstance(text, str) and text in value.get("excludes", ()) else ""
-    )
+    excludes, text = value.get("excludes"), after.get("value")
+    is_stopped = kind_of(value) in _FREE and kind_of(after) == "const_string"
+    is_excluded = isinstance(excludes, list) and isinstance(text, str) and text in excludes
+    return str(text) if is_stopped and is_excluded else ""
 
 
 def _filled(values: list[Any], path: str) -> list[tuple[int, Any]]:

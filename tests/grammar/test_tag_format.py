@@ -125,6 +125,12 @@ def test_every_format_is_in_the_table() -> None:
     [
         ({}, "format: type=None is no format"),
         ({"type": "json"}, "format: type='json' is no format"),
+        ({"type": ["tag"]}, "format: type=['tag'] is no format"),
+        ({"type": "sequence", "elements": [{**ANY, "excludes": 3}, _const("x")]}, "excludes: cannot be 3"),
+        (
+            {"type": "sequence", "elements": [{**ANY, "excludes": ["x"]}, {**_const("x"), "y": 1}]},
+            "format.elements[1]: const_string has no key 'y'",
+        ),
         ({"type": "const_string"}, "format: lacks 'value'"),
         ({"type": "const_string", "value": "a", "x": 1}, "const_string has no key 'x'"),
         ({"type": "const_string", "value": 1}, "format.value: cannot be 1"),
