@@ -28,11 +28,18 @@ class Batch:
 
     Args:
         done: items that need not run, with their states.
+        at_end: called when all have ended, or when they are stopped, before anybody hears of it.
     """
 
     def __init__(
-        self, begin: Begin, num_items: int, limit: int, done: dict[int, ProgramState] | None = None
+        self,
+        begin: Begin,
+        num_items: int,
+        limit: int,
+        done: dict[int, ProgramState] | None = None,
+        at_end: Callable[[], None] = lambda: None,
     ) -> None:
+        self._at_end = at_end
         self._begin_item = begin
         self._done = done or {}
         self._left = iter([i for i in range(num_items) if i not in self._done])
@@ -90,6 +97,7 @@ class Batch:
             self._end()
 
     def _end(self) -> None:
+        self._at_end()
         self.finished.close()
         self.all_finished.finish(None)
 
@@ -100,6 +108,7 @@ class Batch:
             running = [state for state in self._running.values() if state is not None]
         for state in running:
             state.cancel()
+        self._at_end()
         self.all_finished.fail(error or Cancelled())
         self.finished.close()
 

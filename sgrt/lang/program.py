@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextvars import Context
 from dataclasses import fields, replace
 from functools import partial
+from os import PathLike
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -191,6 +192,7 @@ class Program:
         generator_style: Literal[False] = ...,
         sampling: Mapping[str, Any] | None = ...,
         deadline_s: float | None = ...,
+        resume: str | PathLike[str] | None = ...,
         **defaults: Any,
     ) -> list[ProgramState]: ...
     @overload
@@ -204,6 +206,7 @@ class Program:
         generator_style: Literal[True],
         sampling: Mapping[str, Any] | None = ...,
         deadline_s: float | None = ...,
+        resume: str | PathLike[str] | None = ...,
         **defaults: Any,
     ) -> Iterator[ProgramState]: ...
     def run_batch(
@@ -216,6 +219,7 @@ class Program:
         generator_style: bool = False,
         sampling: Mapping[str, Any] | None = None,
         deadline_s: float | None = None,
+        resume: str | PathLike[str] | None = None,
         **defaults: Any,
     ) -> list[ProgramState] | Iterator[ProgramState]:
         """Run the program once per item, side by side.
@@ -232,11 +236,14 @@ class Program:
                 all before them have ended. Leaving it early cancels the rest.
             sampling, defaults: as for `run`. With a seed, item i runs with a seed split from it.
             deadline_s: as for `run`, for each item from when it begins.
+            resume: a file to keep what succeeds in, so that a killed batch can go on where it
+                was; see `lang.journal`. What comes from the file has its text, messages and
+                values, but no tokens.
 
         Returns:
             One finished state per item, in order.
         """
-        made = self._batch(batch, backend, num_threads, sampling, deadline_s, defaults)
+        made = self._batch(batch, backend, num_threads, sampling, deadline_s, resume, defaults)
         if generator_style:
             if progress_bar:
                 raise RequestError("progress_bar needs the whole batch: not with generator_style")
@@ -254,11 +261,14 @@ class Program:
         num_threads: int | str = "auto",
         sampling: Mapping[str, Any] | None = None,
         deadline_s: float | None = None,
+        resume: str | PathLike[str] | None = None,
         **defaults: Any,
     ) -> Iterator[tuple[int, ProgramState]]:
         """`run_batch` as an iterator of (index, state) as they end. Leaving it early cancels the
         rest."""
-        return self._batch(batch, backend, num_threads, sampling, deadline_s, defaults).follow()
+        return self._batch(
+            batch, backend, num_threads, sampling, deadline_s, resume, defaults
+        ).follow()
 
     async def arun_batch(
         self,
@@ -268,10 +278,11 @@ class Program:
         num_threads: int | str = "auto",
         sampling: Mapping[str, Any] | None = None,
         deadline_s: float | None = None,
+        resume: str | PathLike[str] | None = None,
         **defaults: Any,
     ) -> list[ProgramState]:
         """`run_batch` for coroutines; cancelling the task cancels the rest."""
-        made = self._batch(batch, backend, num_threads, sampling, deadline_s, defaults)
+        made = self._batch(batch, backend, num_threads, sampling, deadline_s, resume, defaults)
         states = {index: state async for index, state in made.afollow()}
         return [states[index] for index in range(len(batch))]
 
@@ -283,10 +294,13 @@ class Program:
         num_threads: int | str = "auto",
         sampling: Mapping[str, Any] | None = None,
         deadline_s: float | None = None,
+        resume: str | PathLike[str] | None = None,
         **defaults: Any,
     ) -> AsyncIterator[tuple[int, ProgramState]]:
         """`stream_batch` for coroutines."""
-        return self._batch(batch, backend, num_threads, sampling, deadline_s, defaults).afollow()
+        return self._batch(
+            batch, backend, num_threads, sampling, deadline_s, resume, defaults
+        ).afollow()
 
     def bind(self, **values: Any) -> Program:
         """The program with some of its arguments given; keeps name and doc.
@@ -308,6 +322,7 @@ class Program:
         num_threads: int | str,
         sampling: Mapping[str, Any] | None,
         deadline_s: float | None,
+        resume: str | PathLike[str] | None,
         given: Mapping[str, Any],
     ) -> Batch:
         _, defaults, seed = self._divide(given, sampling, batch=True)
@@ -330,7 +345,25 @@ class Program:
             self._launch(state, lambda s: self._call(s, *args, **kwargs), context.copy(), then)
             return state
 
-        made = Batch(begin, len(items), _num_threads(num_threads))
+        limit = _num_threads(num_threads)
+        if resume is None:
+            made = Batch(begin, len(items), limit)
+            return made
+        from sgrt.lang.journal import Journal  # only who resumes pays for it
+
+        def blank(index: int) -> ProgramState:
+            own_seed = None if seed is None else split_seed(seed, index)
+            return self._new_state(where, defaults, own_seed, None)
+
+        journal = Journal(resume, self._name, defaults.params, seed, items, blank)
+
+        def begin_and_keep(index: int, then: Callable[[ProgramState], None]) -> ProgramState:
+            def keep(state: ProgramState) -> None:
+                journal.put(index, state, partial(then, state), made.stop)
+
+            return begin(index, keep)
+
+        made = Batch(begin_and_keep, len(items), limit, journal.done, journal.close)
         return made
 
     def _warm(self, backend: Backend, items: Sequence[Arguments], batch: Batch) -> None:

@@ -52,7 +52,7 @@ class Trace:
     __slots__ = (
         *("_chat", "_claim", "_is_noted", "_is_open", "_num_selects", "_pending", "children"),
         *("ended", "inherited", "lane", "own", "parts", "run", "seed", "variables"),
-        "__weakref__",
+        *("__weakref__", "past_roles"),
     )
 
     def __init__(self, run: Run, seed: int | None, parent: Trace | None = None) -> None:
@@ -71,6 +71,7 @@ class Trace:
         self._pending: list[Text | tuple[Generate, Generated]] = []
         self._is_noted = False
         self._num_selects = 0
+        self.past_roles: tuple[str, ...] = ()  # of a run that ended in another process
 
     @property
     def program(self) -> str:
@@ -272,7 +273,7 @@ class Trace:
 
     def roles(self) -> tuple[str, ...]:
         """Role of each message so far."""
-        return () if self._chat is None else self._chat.roles
+        return self.past_roles if self._chat is None else self._chat.roles
 
     # handing over
 
