@@ -17,7 +17,7 @@ from sgrt.grammar.matcher import Matcher
 from sgrt.grammar.vocabulary import Vocabulary
 
 Ids = Sequence[int] | NDArray[np.int32]
-
+Starting = Callable[[int], None]
 
 Lister = Callable[[NDArray[np.uint32]], tuple[NDArray[np.int32], NDArray[np.int32]]]
 """Masks [M, W] → how many tokens each allows, -1 for many; and the ids of the others, flat."""
@@ -68,7 +68,10 @@ class MaskBuffer:
         self._slots: dict[bytes, int] = {}
 
     def fill(
-        self, matchers: Sequence[Matcher], end_ids: Sequence[frozenset[int]] | None = None
+        self,
+        matchers: Sequence[Matcher],
+        end_ids: Sequence[frozenset[int]] | None = None,
+        starting: Starting = lambda row: None,
     ) -> Masks:
         """What each row allows next.
 
@@ -78,6 +81,8 @@ class MaskBuffer:
         Args:
             matchers: one per row.
             end_ids: per row, tokens that are allowed besides.
+            starting: called with each row whose mask is filled, right before that. What it
+                raises ends the filling. Not called where the engine's own threads do it.
 
         Cost: for each place not remembered the engine's mask, without the GIL; some 3 µs a row.
         """
@@ -103,13 +108,14 @@ class MaskBuffer:
                 result.listed[row] = known
         if not groups:
             return result
-        return self._fill_groups(groups, matchers, ends, result)
+        return self._fill_groups(groups, matchers, ends, starting, result)
 
     def _fill_groups(
         self,
         groups: dict[Hashable, list[int]],
         matchers: Sequence[Matcher],
         ends: Sequence[frozenset[int]],
+        starting: Starting,
         result: Masks,
     ) -> Masks:
         """One mask for each group of rows that stand at one place."""
@@ -120,7 +126,12 @@ class MaskBuffer:
         result = replace(result, bitmask=self._bitmask)
         masks = self._bitmask[_SLOTS : _SLOTS + len(groups)]
         first = [rows[0] for rows in groups.values()]
-        errors = fill_batch([matchers[r] for r in first], masks, num_threads=self._num_threads)
+        errors = fill_batch(
+            [matchers[r] for r in first],
+            masks,
+            num_threads=self._num_threads,
+            starting=lambda i: starting(first[i]),
+        )
         for i, row in enumerate(first):
             for token_id in ends[row]:
                 masks[i, token_id // 32] |= np.uint32(1 << (token_id % 32))
@@ -166,7 +177,11 @@ def _with(ids: Ids, end_ids: frozenset[int]) -> Ids:
 
 
 def fill_batch(
-    matchers: Sequence[Matcher], bitmask: NDArray[np.uint32], *, num_threads: int = 1
+    matchers: Sequence[Matcher],
+    bitmask: NDArray[np.uint32],
+    *,
+    num_threads: int = 1,
+    starting: Starting = lambda row: None,
 ) -> dict[int, Exception]:
     """Write the masks of a batch.
 
@@ -174,6 +189,7 @@ def fill_batch(
         matchers: one per row, R of them.
         bitmask: [R, W] uint32, C-contiguous.
         num_threads: threads of the engine.
+        starting: as for `MaskBuffer.fill`.
 
     Returns:
         Rows without a mask, with the error: `GrammarBudgetExceeded` where it took too long.
@@ -194,11 +210,12 @@ def fill_batch(
         if isinstance(matcher, LLMatcher) and matcher.needs_engine():
             together[row] = matcher
             continue
+        starting(row)
         try:
             matcher.fill(bitmask[row])
         except Exception as error:
             errors[row] = error
-    _fill_together(together, bitmask, num_threads, errors)
+    _fill_together(together, bitmask, num_threads, starting, errors)
     return errors
 
 
@@ -206,6 +223,7 @@ def _fill_together(
     matchers: dict[int, LLMatcher],
     bitmask: NDArray[np.uint32],
     num_threads: int,
+    starting: Starting,
     errors: dict[int, Exception],
 ) -> None:
     """The engine writes the rows of these matchers; what is left to do is done for all at once."""
@@ -219,7 +237,7 @@ def _fill_together(
         if vocabulary.num_words > num_words:
             raise ValueError(f"masks of {num_words} words, not {vocabulary.num_words}")
         todo = [(matchers[row].engine, row) for row in its_rows]
-        _compute(todo, bitmask, vocabulary.num_words, num_threads)
+        _compute(todo, bitmask, vocabulary.num_words, num_threads, starting)
         vocabulary.clear_special_inplace(bitmask, its_rows)
         if vocabulary.num_words < num_words:
             bitmask[its_rows, vocabulary.num_words :] = 0
@@ -232,7 +250,11 @@ def _fill_together(
 
 
 def _compute(
-    todo: list[tuple[Any, int]], bitmask: NDArray[np.uint32], num_words: int, num_threads: int
+    todo: list[tuple[Any, int]],
+    bitmask: NDArray[np.uint32],
+    num_words: int,
+    num_threads: int,
+    starting: Starting,
 ) -> None:
     """Let engines write the first words of their rows."""
     start, stride = bitmask.ctypes.data, bitmask.strides[0]
@@ -240,6 +262,7 @@ def _compute(
         _executor(num_threads).unsafe_compute_mask_ptr(todo, start, stride, len(bitmask))
         return
     for engine, row in todo:
+        starting(row)
         engine.unsafe_compute_mask_ptr(start + row * stride, num_words * 4)
 
 

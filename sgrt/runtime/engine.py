@@ -29,11 +29,13 @@ from sgrt.errors import (
     DeadlineExceeded,
     EngineClosed,
     EngineError,
+    GrammarBudgetExceeded,
     OutOfPages,
     PromptTooLong,
     SgrtError,
 )
 from sgrt.runtime.kv_manager import KVManager
+from sgrt.runtime.masking import LateMask
 from sgrt.runtime.model_runner import Batch, Runner
 from sgrt.runtime.sampler import Row, Sampler, Token
 from sgrt.runtime.scheduler import Scheduler
@@ -43,6 +45,9 @@ from sgrt.runtime.stats import Stats
 from sgrt.runtime.tasks import BranchTask, Ending, GenerateTask, Search, Step, TextTask
 
 log = logging.getLogger("sgrt.engine")
+
+MASK_LIMIT_S = 2.0
+"""A sequence whose mask has not come after so many seconds fails."""
 
 
 class Operation(Protocol):
@@ -96,7 +101,7 @@ class Engine:
         self._sampler = Sampler(runner)
         self._lives: dict[Sequence, Live] = {}
         self._groups = itertools.count(1)
-        self._deadlines: list[tuple[float, int, float, Live, Handle[Any]]] = []
+        self._deadlines: list[tuple[float, int, SgrtError, Live, Handle[Any] | LateMask]] = []
         self._prune_at = 64
         self._tie = itertools.count()
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
@@ -166,8 +171,8 @@ class Engine:
         Raises:
             EngineClosed: the engine is closed.
         """
-        due = time.monotonic() + deadline_s
-        self.post(lambda: self._watch(due, deadline_s, live, handle))
+        due, error = time.monotonic() + deadline_s, DeadlineExceeded(deadline_s)
+        self.post(lambda: self._watch(due, error, live, handle))
 
     def discard(self, live: Live) -> None:
         """Drop a session: cancel what is queued, give the pages back."""
@@ -281,9 +286,12 @@ class Engine:
             if live is None:
                 continue
             try:
-                if isinstance(token, Exception):
+                if isinstance(token, LateMask):
+                    self._await_mask(live, token)
+                elif isinstance(token, Exception):
                     raise token
-                self._take(live, row, token)
+                else:
+                    self._take(live, row, token)
             except SgrtError as error:
                 self.fail(live, error)
             except Exception as error:
@@ -323,6 +331,17 @@ class Engine:
         else:
             self.scheduler.suspend(live.seq)
             self._searcher.submit(step.run, partial(self._on_found, live, task, step))
+
+    def _await_mask(self, live: Live, mask: LateMask) -> None:
+        """Let a sequence go on once its mask is there, without the others' waiting for it."""
+        task = live.task
+        assert isinstance(task, GenerateTask)
+        self.stats.late_masks += 1
+        self.scheduler.suspend(live.seq)
+        error = GrammarBudgetExceeded("seconds to fill one mask", MASK_LIMIT_S, MASK_LIMIT_S)
+        self._watch(time.monotonic() + MASK_LIMIT_S, error, live, mask)
+        search = task.await_mask(mask)
+        mask.when_done(partial(self._on_found, live, task, search, search.run))
 
     def _on_found(self, live: Live, task: GenerateTask, search: Search, found: Found) -> None:
         """A search has ended, on its own thread."""
@@ -490,19 +509,21 @@ class Engine:
         for live in list(self._lives.values()):
             self.fail(live, error)
 
-    def _watch(self, due: float, deadline_s: float, live: Live, handle: Handle[Any]) -> None:
+    def _watch(
+        self, due: float, error: SgrtError, live: Live, awaited: Handle[Any] | LateMask
+    ) -> None:
         if len(self._deadlines) >= self._prune_at:
             self._deadlines = [entry for entry in self._deadlines if not entry[-1].done()]
             heapq.heapify(self._deadlines)
             self._prune_at = 2 * len(self._deadlines) + 64
-        heapq.heappush(self._deadlines, (due, next(self._tie), deadline_s, live, handle))
+        heapq.heappush(self._deadlines, (due, next(self._tie), error, live, awaited))
 
     def _expire_deadlines(self) -> None:
         now = time.monotonic()
         while self._deadlines and self._deadlines[0][0] <= now:
-            _, _, deadline_s, live, handle = heapq.heappop(self._deadlines)
-            if not handle.done():
-                self.fail(live, DeadlineExceeded(deadline_s))
+            _, _, error, live, awaited = heapq.heappop(self._deadlines)
+            if not awaited.done():
+                self.fail(live, error)
 
 
 _ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()

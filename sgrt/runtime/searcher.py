@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-Found: TypeAlias = Callable[[], bool]
+Found: TypeAlias = Callable[[], Any]
 """Returns what was found, or raises what went wrong."""
 
 
@@ -44,7 +44,7 @@ def _outcome(run: Found) -> Found:
 
 
 def _raiser(error: Exception) -> Found:
-    def found() -> bool:
+    def found() -> Any:
         raise error
 
     return found

@@ -24,6 +24,7 @@ class Stats:
         head_rows: dot products with rows of the LM head.
         forward_s: in the decoder.
         mask_s: filling masks, hidden behind the forward pass.
+        late_masks: rows left out of a step because their mask was not there in time.
         mask_wait_s: the part of it that the loop had to wait for.
         sample_s: in head and sampling.
         schedule_s: deciding and bookkeeping.
@@ -38,6 +39,7 @@ class Stats:
     sampled: int = 0
     computed: int = 0
     head_rows: int = 0
+    late_masks: int = 0
     forward_s: float = 0.0
     mask_s: float = 0.0
     mask_wait_s: float = 0.0

@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
 
 from sgrt import ops
 from sgrt.core import (
@@ -28,9 +30,13 @@ from sgrt.errors import ConstraintError, RequestError, SgrtError
 from sgrt.grammar.closing import Closing
 from sgrt.grammar.matcher import Grammar
 from sgrt.runtime.detokenizer import Detokenizer
-from sgrt.runtime.sampler import Row, Token
+from sgrt.runtime.masking import LateMask, ReadyMask, Row, fill_one
+from sgrt.runtime.sampler import Token
 from sgrt.runtime.sequence import Sequence
 from sgrt.runtime.trie import Branch
+
+_SLOW = 2
+"""After so many late masks, those of a sequence are filled before its steps, not beside them."""
 
 
 class Vocabulary(Protocol):
@@ -105,6 +111,8 @@ class GenerateTask:
         self._logprobs: list[TokenLogprob] = []
         self._output: list[int] = []
         self._last_prompt_id: int | None = None
+        self._mask: ReadyMask | None = None  # of the next token, where it took too long
+        self._num_late = 0
         self._prompt_counts: Counter[int] = Counter()
         self._output_counts: Counter[int] = Counter()
         self._penalised = (
@@ -162,7 +170,7 @@ class GenerateTask:
         if len(self._output) < self.params.min_tokens:
             changes["banned"] = sorted(self._end_ids)
         sampling = _replace(self._row, changes)
-        return Row(seq, position, sampling, self.matcher, self._ends_here())
+        return Row(seq, position, sampling, self._mask or self.matcher, self._ends_here())
 
     def _history(self) -> Mapping[int, tuple[int, int]]:
         seen = self._prompt_counts.keys() | self._output_counts.keys()
@@ -181,6 +189,7 @@ class GenerateTask:
             ConstraintError: the grammar gave up.
         """
         self.counts.sampled += 1
+        self._mask = None
         if token_id in self._end_ids:
             stop = token_id if token_id in self.params.stop_token_ids else None
             return Ending("stop", stop)
@@ -200,8 +209,30 @@ class GenerateTask:
         ending = self._append_unsampled(run) if run else None
         if ending or self.matcher is None:
             return ending
+        if self._num_late >= _SLOW:
+            return Search(self._look_ahead, self._looked_ahead)
         if self.matcher.is_final:
             return Ending("stop")
+        return None if self._room() > 0 else Ending("length")
+
+    def await_mask(self, mask: LateMask) -> Search:
+        """The mask of the next token was not there in time."""
+        self._num_late += 1
+        return Search(mask.ready, self._looked_ahead)
+
+    def _look_ahead(self) -> ReadyMask | None:
+        """The next token's mask, or None where nothing can follow."""
+        assert self.matcher is not None
+        if self.matcher.is_final:
+            return None
+        words = np.zeros((self._vocabulary.vocab_size + 31) // 32, np.uint32)
+        fill_one(self.matcher, words)
+        return ReadyMask(words)
+
+    def _looked_ahead(self, mask: ReadyMask | None) -> Step:
+        if mask is None:
+            return Ending("stop")
+        self._mask = mask
         return None if self._room() > 0 else Ending("length")
 
     def _accept(self, run: Seq[int], then: Callable[[], Step]) -> Step:
@@ -325,8 +356,8 @@ class Search:
         then: takes what ``run`` returned, back on the loop.
     """
 
-    run: Callable[[], bool]
-    then: Callable[[bool], Step]
+    run: Callable[[], Any]
+    then: Callable[[Any], Step]
 
 
 Step: TypeAlias = Ending | Search | None

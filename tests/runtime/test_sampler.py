@@ -10,7 +10,7 @@ from sgrt.core import Choices, Regex
 from sgrt.errors import GrammarBudgetExceeded
 from sgrt.grammar.masks import Masks
 from sgrt.grammar.matcher import Matcher
-from sgrt.runtime.sampler import FEW, MaskFiller, Row, plan_of
+from sgrt.runtime.masking import FEW, MaskFiller, Row, plan_of
 from tests.grammar.grammar_support import bpe_vocabulary, grammar, ids_of, mask_of
 
 WORDS = (FEW * 2 + 31) // 32
