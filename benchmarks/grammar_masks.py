@@ -37,7 +37,7 @@ from sgrt.errors import ConstraintError
 from sgrt.grammar.compiler import GrammarCompiler
 from sgrt.grammar.masks import MaskBuffer
 from sgrt.grammar.vocabulary import Vocabulary
-from sgrt.runtime.sampler import list_few, plan_of
+from sgrt.runtime.masking import list_few, plan_of
 
 ROWS = 256
 STEPS = 48
