@@ -61,15 +61,15 @@ def expire(trace: weakref.ref[Trace], seconds: float) -> None:
         found.expire(seconds)
 
 
-def with_checked_value(func: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """A function, plain or async, that raises ProgramError where its value is not what its
-    annotation says; annotations that cannot be evaluated say nothing."""
+def value_check(func: Callable[..., Any], name: str) -> Callable[[Any], Any] | None:
+    """What passes on the values of a function, and raises ProgramError for those that are not what
+    its annotation says; None where that says nothing, or cannot be evaluated."""
     try:
         wrong = return_check(get_type_hints(func, include_extras=True))
     except Exception:  # names that exist for type checkers alone
-        return func
+        return None
     if wrong is None:
-        return func
+        return None
 
     def checked(value: Any) -> Any:
         if (problem := wrong(value)) is not None:
@@ -77,6 +77,16 @@ def with_checked_value(func: Callable[..., Any], name: str) -> Callable[..., Any
             place = f"{code.co_filename}:{code.co_firstlineno}"
             raise ProgramError(problem, program=name, location=place)
         return value
+
+    return checked
+
+
+def with_checked_value(func: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """A function, plain or async, that raises ProgramError where its value is not what its
+    annotation says."""
+    checked = value_check(func, name)
+    if checked is None:
+        return func
 
     if inspect.iscoroutinefunction(func):
 

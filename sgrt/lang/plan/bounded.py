@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from sgrt.core import Constraint
 from sgrt.errors import PlanError
-from sgrt.lang.ir import Concat, Expr, Gen, Role, Select
-from sgrt.lang.plan import code
+from sgrt.lang.ir import Concat, Expr, Gen, Reasoning, Role, Select
+from sgrt.lang.plan import code, constants
 from sgrt.lang.plan.machine import Frame, Image, Machine
 from sgrt.lang.plan.values import Record
 from sgrt.lang.state import ProgramState, ProgramStateGroup
@@ -151,7 +150,7 @@ class BoundedMachine(Machine):
 
     def is_known(self, value: Any) -> bool:
         """Whether it is one of sgrt's own values: nodes of the language, types, constraints."""
-        return isinstance(value, (Expr, type, Constraint, Exception))
+        return isinstance(value, (Expr, Exception)) or constants.is_constant(value)
 
     def spread(self, value: Any) -> Mapping[str, Any]:
         self.check(value)
@@ -176,7 +175,7 @@ class BoundedMachine(Machine):
                 self.step(len(parts))
                 for part in parts:
                     self._count_nodes(part)
-            case Role(body=body):
+            case Role(body=body) | Reasoning(body=body):
                 self._count_nodes(body)
             case Gen(n=n):
                 self._count_generations(n)

@@ -343,6 +343,7 @@ STATEMENTS = {k.__name__: k for k in _KINDS if issubclass(k, Stmt) and k is not 
 
 _SAYS = (
     *("gen", "select", "regex", "gen_int", "gen_string", "system", "user", "assistant"),
+    "separate_reasoning",
     *("system_begin", "system_end", "user_begin", "user_end", "assistant_begin", "assistant_end"),
 )
 _BUILTINS = (
@@ -352,7 +353,7 @@ _BUILTINS = (
 ERRORS = ("Exception", "RuntimeError", "ValueError", "TypeError", "KeyError", "LookupError")
 GENERATIONS = ("gen", "select", "regex", "gen_int", "gen_string")
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
-    **{name: getattr(api, name) for name in _SAYS if hasattr(api, name)},
+    **{name: getattr(api, name) for name in _SAYS},
     **{name: getattr(builtins, name) for name in (*_BUILTINS, *ERRORS)},
     "json.dumps": json.dumps,
     "json.loads": json.loads,

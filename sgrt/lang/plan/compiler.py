@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
+from sgrt.lang.bodies import value_check
 from sgrt.lang.plan import code
 from sgrt.lang.plan.kinds import Kind, kind_of, kinds_of
 from sgrt.lang.plan.machine import Image, look_up
@@ -99,7 +100,8 @@ def compile_function(func: FunctionType | MethodType) -> Compiled:
         builder.without_source(plain, str(error))
     procedures = [p for p in builder.procedures if p is not None]
     assert len(procedures) == len(builder.procedures)
-    return Compiled(Image(tuple(procedures), tuple(builder.functions)), tuple(builder.guards))
+    image = Image(tuple(procedures), tuple(builder.functions), builder.checks)
+    return Compiled(image, tuple(builder.guards))
 
 
 class _Builder:
@@ -109,6 +111,7 @@ class _Builder:
         self.procedures: list[code.Procedure | None] = []
         self.functions: list[FunctionType | None] = []
         self.guards: list[Guard] = []
+        self.checks: dict[int, Callable[[Any], Any]] = {}
         self._known: dict[tuple[FunctionType, tuple[Kind, ...]], int] = {}
 
     def procedure(self, function: FunctionType, kinds: Sequence[Kind]) -> int:
@@ -482,6 +485,8 @@ class _Reader:
             raise Unsupported(f"{written} may do anything: {error}") from None
         if not _is_whole(self._builder.procedures[index]):
             raise Unsupported(f"{written} may do anything")
+        if isinstance(found, Program) and (check := value_check(function, found._name)):
+            self._builder.checks[index] = check
         if any(kind_of(k.value, self._kinds) in ("state", "group") for k in node.keywords):
             raise Unsupported(f"{written} is given a state by name")
         return code.Inline(index, *self._arguments(node), node.lineno)

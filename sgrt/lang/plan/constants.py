@@ -1,8 +1,8 @@
 """Constants of a plan as JSON values and back.
 
 A scalar is itself. All else is an object with one key: "list", "tuple", "set", "dict" (of pairs),
-"float" (as text, where JSON has none), "type" (a built-in one, by name), "schema" (of a class) or
-"constraint".
+"float" (as text, where JSON has none), "constraint", "choices_method", or of a type "type" (a
+built-in one, by name), "schema", "literal" (its values) or "pattern".
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from collections.abc import Callable, Mapping
 from types import UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from sgrt.core import Regex
+from sgrt.core import Choices, JsonSchema, Regex
 from sgrt.errors import PlanError, SgrtError
 from sgrt.lang import types
+from sgrt.lang.choices import METHODS, ChoicesMethod
+from sgrt.lang.outputs import output_of, type_name
+from sgrt.lang.plain import Plain
 from sgrt.lang.plan.values import read_json
 
 _CONSTRAINTS: Mapping[str, Any] = {
@@ -60,9 +63,11 @@ class Writer:
             return {"dict": [[self.write(x, depth + 1) for x in pair] for pair in value.items()]}
         if kind in _CONSTRAINTS.values():
             return {"constraint": self._constraint(value, depth)}
-        if value in _TYPES.values():
+        if isinstance(value, ChoicesMethod) and METHODS.get(value.name) is value:
+            return {"choices_method": value.name}
+        if isinstance(value, type) and value in _TYPES.values():
             return {"type": value.__name__}
-        return {"schema": self._type(value)}
+        return self._type(value)
 
     def _constraint(self, value: Any, depth: int) -> dict[str, Any]:
         given = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
@@ -72,13 +77,27 @@ class Writer:
         }
 
     def _type(self, value: Any) -> dict[str, Any]:
+        """A type, by the constraint of its text."""
+        if isinstance(value, Plain) and (value.stop, value.read) == ((), str):  # read from a plan
+            return {"pattern": {"name": value.name, "pattern": value.pattern}}
+        is_type = isinstance(value, type) or get_origin(value) is not None
         try:
-            schema = types.json_schema(value).schema
+            output = output_of(value) if is_type else None
         except (SgrtError, TypeError) as error:
-            raise PlanError(f"{value!r:.80} cannot be part of a plan's text") from error
-        name = getattr(value, "__name__", str(value))
-        self._note(f"{name} became its JSON schema: values of it are plain")
-        return {"name": name, "schema": schema}
+            raise PlanError(f"{value!r:.80} cannot be part of a plan's text: {error}") from error
+        match None if output is None else output.constraint:
+            case JsonSchema(schema):
+                self._note(f"{type_name(value)} became its JSON schema: values of it are plain")
+                return {"schema": {"name": type_name(value), "schema": schema}}
+            case Choices(options):
+                found = [output.parse(text) for text in options] if output else []
+                plain = [each.value if isinstance(each, enum.Enum) else each for each in found]
+                self._note(f"{type_name(value)} became the values {plain!r:.200}")
+                return {"literal": [self.write(each) for each in plain]}
+            case Regex(pattern):
+                self._note(f"{type_name(value)} became its pattern: values of it are text")
+                return {"pattern": {"name": type_name(value), "pattern": pattern}}
+        raise PlanError(f"{value!r:.80} cannot be part of a plan's text")
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
@@ -143,6 +162,33 @@ def _schema(content: Any, depth: int) -> type:
     return plain_type(name[:100], parsed)
 
 
+def _literal(content: Any, depth: int) -> Any:
+    if not isinstance(content, list) or not all(type(c) in (str, int) for c in content):
+        _refuse("a literal", content)
+    return Literal[tuple(content)]
+
+
+def _pattern(content: Any, depth: int) -> Plain:
+    if not isinstance(content, dict) or content.keys() != {"name", "pattern"}:
+        _refuse("a pattern", content)
+    if not all(isinstance(text, str) for text in content.values()):
+        _refuse("a pattern", content)
+    return Plain(content["name"][:100], content["pattern"], (), str)
+
+
+def _method(content: Any, depth: int) -> ChoicesMethod:
+    if not isinstance(content, str) or content not in METHODS:
+        _refuse("a method of choosing", content)
+    return METHODS[content]
+
+
+def is_constant(value: Any) -> bool:
+    """Whether it is something that is no plain value, but known to be harmless."""
+    if isinstance(value, (*_CONSTRAINTS.values(), type, Plain, ChoicesMethod)):
+        return True
+    return get_origin(value) is not None  # a type with parameters
+
+
 def plain_type(name: str, schema: Any) -> type:
     """A class for ``gen(output=…)`` whose values are JSON's, objects as `values.Record`."""
     methods = {
@@ -191,5 +237,8 @@ _READERS: Mapping[str, Callable[[Any, int], Any]] = {
     "float": _float,
     "type": _named_type,
     "schema": _schema,
+    "literal": _literal,
+    "pattern": _pattern,
+    "choices_method": _method,
     "constraint": _constraint,
 }

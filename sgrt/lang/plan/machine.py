@@ -13,7 +13,7 @@ import inspect
 import operator
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any
 
@@ -91,10 +91,12 @@ class Image:
         procedures: number 0 is the program.
         functions: what each was read from, for its names from outside; None where a plan was
             read from text and has no such names.
+        checks: pass on the values of procedures whose annotation says what those are.
     """
 
     procedures: tuple[Procedure, ...]
     functions: tuple[FunctionType | None, ...]
+    checks: Mapping[int, Callable[[Any], Any]] = field(default_factory=dict)
 
     def signature(self, index: int) -> inspect.Signature:
         """How a procedure is called."""
@@ -153,7 +155,9 @@ class Machine:
         procedure = self._image.procedures[index]
         frame = Frame(procedure, self._image.functions[index], arguments)
         signal = self.block(procedure.body, frame)
-        return signal.value if isinstance(signal, Returned) else None
+        value = signal.value if isinstance(signal, Returned) else None
+        check = self._image.checks.get(index)
+        return value if check is None else check(value)
 
     def located(self, frame: Frame, line: int, call: Callable[..., Any], *args: Any) -> Any:
         """Call below a frame of this line."""

@@ -113,7 +113,7 @@ def without_unused(image: Image) -> tuple[Image, list[str]]:
             names |= _names_read(node)
     cut = _Cut(image, names)
     procedures = (replace(image.procedures[0], body=cut.main()), *image.procedures[1:])
-    return Image(procedures, image.functions), cut.gone
+    return replace(image, procedures=procedures), cut.gone
 
 
 def _states(procedure: code.Procedure) -> set[str]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from sgrt.core import Backend, Constraint, Text
 from sgrt.errors import PlanError
+from sgrt.lang.bodies import value_check
 from sgrt.lang.plan import code, passes, show, wire
 from sgrt.lang.plan.bounded import BoundedMachine, Limits
 from sgrt.lang.plan.compiler import Guard, compile_function
@@ -68,9 +69,9 @@ class Plan:
         Raises:
             PlanError: ``drop_unused`` of a program that is not whole.
         """
-        func = program._func
-        if not isinstance(func, (FunctionType, MethodType)):
+        if hasattr(program._func, "__plan__"):
             raise PlanError(f"{program!r:.80} is a plan already")
+        func, _ = _unbound(program)
         compiled = compile_function(func)
         plan = cls(program, compiled.image, guards=compiled.guards)
         if not drop_unused:
@@ -102,9 +103,18 @@ class Plan:
         Raises:
             PlanError: the plan is not whole, or a value from outside has no JSON.
         """
-        func = None if self._origin is None else self._origin._func
-        bound = (func.__self__,) if isinstance(func, MethodType) else ()
-        return wire.to_json(self.image, bound=bound, notes=self.notes)
+        first, named = self._given()
+        notes = list(self.notes)
+        if self.image.checks or "_call" in self.program.__dict__:
+            notes.append("what it returns is not checked against annotations")
+        return wire.to_json(self.image, first, named, notes=notes)
+
+    def _given(self) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """Arguments that come with the program: a method's object, and what was bound."""
+        if self._origin is None:
+            return (), {}
+        func, named = _unbound(self._origin)
+        return ((func.__self__,) if isinstance(func, MethodType) else ()), named
 
     # ------------------------------------------------------------ looking
 
@@ -131,7 +141,7 @@ class Plan:
         Args:
             arguments: those that are the same in every call.
         """
-        known = arguments or {}
+        known = {**(arguments or {}), **self._given()[1]}
         nowhere: Any = Nowhere(backend.name, backend.chat_template)
         state = self.program._new_state(nowhere, self.program._plain, None, None)
         given: dict[str, Any] = {p: Unknown() for p in self.image.signature(0).parameters}
@@ -230,17 +240,26 @@ def _signature(program: Program) -> inspect.Signature:
     return inspect.signature(program._func)
 
 
+def _unbound(program: Program) -> tuple[FunctionType | MethodType, Mapping[str, Any]]:
+    """The function that a program was written as, and the arguments bound to it since."""
+    values: dict[str, Any] = {}
+    while program._bound_of is not None:
+        program, more = program._bound_of
+        values = {**more, **values}
+    assert isinstance(program._func, (FunctionType, MethodType))
+    return program._func, values
+
+
 def _body(plan: Plan) -> Callable[..., Any]:
     """The plan as a function of a state and arguments, in place of the program's."""
-    origin = plan._origin
-    func = None if origin is None else origin._func
-    bound = (func.__self__,) if isinstance(func, MethodType) else ()
+    func = None if plan._origin is None else plan._origin._func
+    first, named = plan._given()
     signature = plan.image.signature(0)
     limits = plan._limits
 
     def body(*args: Any, **kwargs: Any) -> Any:
         try:
-            arguments = signature.bind(*bound, *args, **kwargs)
+            arguments = signature.bind(*first, *args, **kwargs, **named)
         except TypeError as error:
             raise TypeError(f"{plan.name}(): {error}") from None
         arguments.apply_defaults()
@@ -260,6 +279,9 @@ def _body(plan: Plan) -> Callable[..., Any]:
 def _program(plan: Plan) -> Program:
     program = Program(_body(plan))
     program._conduct.may_block = False  # a plan only computes
+    if plan._origin is not None and (check := value_check(plan._origin._func, plan.name)):
+        body = program._func
+        program.__dict__["_call"] = lambda *args, **kwargs: check(body(*args, **kwargs))
     return program
 
 

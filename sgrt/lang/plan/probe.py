@@ -15,7 +15,7 @@ from typing import Any
 
 from sgrt.core import ChatTemplate, Segment, Text
 from sgrt.errors import Cancelled, SgrtError
-from sgrt.lang.ir import Concat, Expr, Gen, Role, RoleBegin, Select, as_node, concat
+from sgrt.lang.ir import Concat, Expr, Gen, Reasoning, Role, RoleBegin, Select, as_node, concat
 from sgrt.lang.plan import code
 from sgrt.lang.plan.bounded import BoundedMachine, Limits
 from sgrt.lang.plan.machine import Frame, Image, Returned
@@ -217,6 +217,8 @@ class _Probe(BoundedMachine):
         return self.apply(lambda a, b: a + b, "+", left, right)
 
     def call(self, node: code.Call, frame: Frame) -> Any:
+        if node.function in code.GENERATIONS:
+            return Gen()  # it ends the prefix, whatever it asks for
         try:
             return super().call(node, frame)
         except _Stop as stop:
@@ -297,6 +299,9 @@ def _until_generation(node: Text | Expr) -> tuple[Any, bool]:
                 if ends:
                     return concat(*known), True
             return node, False
+        case Reasoning(body=body):
+            begins, ends = _until_generation(body)
+            return (begins, True) if ends else (node, False)
         case Role(role, body):
             begins, ends = _until_generation(body)
             return (concat(RoleBegin(role), begins), True) if ends else (node, False)

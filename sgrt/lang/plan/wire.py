@@ -53,17 +53,24 @@ _ALLOWED: Mapping[tuple[str, str], frozenset[str]] = {
 # ---------------------------------------------------------------- writing
 
 
-def to_json(image: Image, *, bound: Sequence[Any] = (), notes: Sequence[str] = ()) -> str:
+def to_json(
+    image: Image,
+    first: Sequence[Any] = (),
+    named: Mapping[str, Any] | None = None,
+    *,
+    notes: Sequence[str] = (),
+) -> str:
     """A plan's text.
 
     Args:
-        bound: values of the program's first parameters (a method's ``self``), which are folded in.
+        first: values of the program's first parameters (a method's ``self``), which are folded in.
+        named: values of other parameters; they become defaults.
         notes: what it had lost before.
 
     Raises:
         PlanError: Python is needed, or a value from outside has no JSON.
     """
-    writer = _Writer(image, bound)
+    writer = _Writer(image, first, named or {})
     procedures = [writer.procedure(i) for i in writer.reached]
     plan = {
         "sgrt_plan": VERSION,
@@ -74,17 +81,21 @@ def to_json(image: Image, *, bound: Sequence[Any] = (), notes: Sequence[str] = (
 
 
 class _Writer:
-    def __init__(self, image: Image, bound: Sequence[Any]) -> None:
+    def __init__(self, image: Image, first: Sequence[Any], named: Mapping[str, Any]) -> None:
         self._image = image
-        self._bound = bound
+        self._first = first
+        self._named = named
         self.constants = constants.Writer()
         self.reached = list(_reached(image))
 
     def procedure(self, index: int) -> dict[str, Any]:
         procedure = self._image.procedures[index]
-        skipped = len(self._bound) if index == 0 else 0
-        names = [p.name for p in procedure.parameters[:skipped]]
-        scope = dict(zip(names, self._bound, strict=False))
+        parameters: Sequence[code.Parameter] = procedure.parameters
+        scope: dict[str, Any] = {}
+        if index == 0:
+            count = len(self._first)
+            scope = {p.name: v for p, v in zip(parameters, self._first, strict=False)}
+            parameters = _with_defaults(parameters[count:], self._named)
         frame = Frame(procedure, self._image.functions[index], scope)
         return {
             "name": procedure.name,
@@ -100,7 +111,7 @@ class _Writer:
                         else {"default": self._constant(p.default.value, frame, procedure.line)}
                     ),
                 }
-                for p in procedure.parameters[skipped:]
+                for p in parameters
             ],
             "body": [self._node(node, frame) for node in procedure.body],
         }
@@ -151,6 +162,18 @@ def _reached(image: Image) -> dict[int, None]:
                 found[node.procedure] = None
                 ahead.append(node.procedure)
     return found
+
+
+def _with_defaults(
+    parameters: Sequence[code.Parameter], named: Mapping[str, Any]
+) -> tuple[code.Parameter, ...]:
+    """Parameters of which some are given, by name from then on."""
+    by_name = int(inspect.Parameter.KEYWORD_ONLY)
+    made = [
+        code.Parameter(p.name, by_name, code.Const(named[p.name])) if p.name in named else p
+        for p in parameters
+    ]
+    return tuple(sorted(made, key=lambda p: p.kind))
 
 
 def _plain_name(file: str) -> str:

@@ -6,8 +6,10 @@ messages, variables, value, errors, and what the backend is asked must be the sa
 
 # ruff: noqa: UP031, SIM401, RUF015, RUF059  (the programs are written as users write)
 
+import datetime as dt
 import json
 from enum import Enum
+from typing import Literal
 
 import pytest
 from pydantic import BaseModel
@@ -80,6 +82,10 @@ def answer(prompt, constraint, params):
         return f"a{len(prompt)}"
     if isinstance(constraint, sgrt.core.Choices):
         return constraint.options[len(prompt) % len(constraint.options)]
+    if "20260" in str(constraint) or "02-29" in str(constraint):
+        return "2026-11-22"
+    if isinstance(constraint, sgrt.core.JsonSchema) and "array" in constraint.schema:
+        return "[1,2]"
     if isinstance(constraint, sgrt.core.JsonSchema):
         return '{"name":"Ulm","size":7}'
     return "42"
@@ -116,6 +122,8 @@ def _plain(value):
         return value.model_dump()
     if isinstance(value, (list, tuple)):
         return type(value)(map(_plain, value))
+    if isinstance(value, dt.date):
+        return str(value)
     return value.value if isinstance(value, Enum) else value
 
 
@@ -290,6 +298,54 @@ def names(s, n, stop, temperature):
     return s["many"]
 
 
+@sgrt.function
+def measured(s, x) -> int:
+    s += x + sgrt.gen("n", dtype=int)
+    return s["n"]
+
+
+@sgrt.function
+def mismeasured(s, x) -> "int":
+    s += x + sgrt.gen("n")
+    return s["n"]
+
+
+@case("a")
+@case("b")
+@sgrt.function
+def annotated(s, x) -> list[int | str]:
+    if x == "c":
+        mismeasured(s, x)
+    with s.var_scope("scope"):
+        s += sgrt.gen("kind", output=Literal["good", "bad"])
+    s += sgrt.separate_reasoning(sgrt.gen("thought"), "qwen3")
+    s += sgrt.gen("list", output=list[int] | None) + sgrt.gen("day", output=dt.date)
+    with s.copy() as other:
+        other += sgrt.gen("aside")
+    s += sgrt.select("method", ["p", "q"], choices_method=sgrt.token_length_normalized)
+    return [measured(s, x), s["aside"]]
+
+
+@sgrt.function
+def calls_mismeasured(s, x):
+    mismeasured(s, x)
+
+
+def test_values_of_inlined_programs_are_checked():
+    backend = sgrt.ScriptedBackend(answer)
+    for run in (calls_mismeasured.run, calls_mismeasured.compile().run):
+        with pytest.raises(sgrt.ProgramError, match=r"mismeasured.*a str, but says -> int") as e:
+            run("a", backend=backend)
+        assert _place(e.value)[1] == str(mismeasured._func.__code__.co_firstlineno)
+
+
+@case("a")
+@sgrt.function
+def wrongly_annotated(s, x) -> int:
+    s += x
+    return x
+
+
 # what fails
 
 
@@ -364,7 +420,9 @@ def test_plan_runs_as_its_function_does(program, args, kwargs):
     assert outcome_of(plan.run, args, kwargs) == expected
     if plan.is_whole and program is not raising:  # a name that nothing has cannot be written
         again = Plan.from_json(plan.to_json())
-        assert outcome_of(again.run, args, kwargs) == expected
+        is_unchecked = "what it returns is not checked against annotations" in again.notes
+        if not (is_unchecked and expected[0] == "raised"):
+            assert outcome_of(again.run, args, kwargs) == expected
         assert again.to_json() == plan.to_json() or again.notes
 
 
@@ -434,6 +492,18 @@ def test_method_runs_by_plan_with_its_instance():
     for each in (plan, Plan.from_json(plan.to_json())):
         state = each.run("Ada", backend=sgrt.ScriptedBackend(["!"]))
         assert (state.text(), state.value) == ("Yo Ada!", "Yo")
+
+
+def test_bound_program_runs_by_plan_with_what_was_bound():
+    bound = plain.bind(mood="wild")
+    plan = bound.compile()
+    assert plan.is_whole and list(plan.signature.parameters) == ["s", "topic"]
+    backend = sgrt.ScriptedBackend(answer)
+    expected = bound.run("sea", backend=backend).text()
+    assert "wild" in expected
+    for each in (plan, Plan.from_json(plan.to_json())):
+        assert each.run("sea", backend=backend).text() == expected
+    assert "".join(t.text for t in plan.prefix(backend, {"topic": "sea"})) == "About sea, wild: "
 
 
 def test_plan_reads_what_is_outside_when_it_runs():
