@@ -194,6 +194,41 @@ class Reader:
             total += self._at(child, inside=self._inside).usage()
         return total
 
+    # ------------------------------------------------------------ looking
+
+    def to_html(self) -> str:
+        """Wait for everything; one self-contained HTML document that shows who wrote what.
+
+        Give gens ``logprobs=5`` for probabilities and alternatives, and ``logprobs_mode=
+        "unmasked"`` for what the model wanted and the constraint forbade. What failed is shown
+        where it failed.
+        """
+        from sgrt.lang import html
+
+        return html.page(self._spans(), self._trace.roles(), title=self._trace.program)
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        from sgrt.lang import html
+
+        return html.fragment(self._spans(), self._trace.roles())
+
+    def __rich__(self) -> Any:
+        """For ``rich.print``: the text, coloured by who wrote it."""
+        from sgrt.lang.terminal import coloured
+
+        return coloured(self._spans())
+
+    def _spans(self) -> list[Any]:
+        from sgrt.lang.spans import Span, spans
+
+        self._send()
+        raised = outcome(self._body) if self._outside() else None
+        shown = list(spans(self._trace.parts.now(), self._trace.backend))
+        if raised is not None:
+            shown.append(Span(f"{type(raised).__name__}: {raised}", "error"))
+        return shown
+
     # ------------------------------------------------------------ reading in coroutines
 
     async def get(self, name: str) -> Any:

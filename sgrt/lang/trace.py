@@ -218,7 +218,7 @@ class Trace:
 
     def _gen(self, gen: Gen) -> None:
         request = self.run.defaults.request(gen)
-        variable = Generated(gen, self.program, here(), max_tokens=request.params.max_tokens)
+        variable = Generated(gen, self.program, here(), params=request.params)
         self._produce(variable)
         if gen.n == 1:
             self._pending.append((request, variable))

@@ -16,7 +16,15 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from sgrt.core import GenerateResult, Generation, Handle, ScoreResult, TokenEvent, Usage
+from sgrt.core import (
+    GenerateResult,
+    Generation,
+    Handle,
+    SamplingParams,
+    ScoreResult,
+    TokenEvent,
+    Usage,
+)
 from sgrt.errors import ProgramError
 from sgrt.lang.ir import Gen, Select
 from sgrt.lang.outputs import output_of
@@ -187,15 +195,23 @@ class Produced(Variable):
 class Generated(Produced):
     """The value of a `gen`."""
 
-    __slots__ = ("_gen", "_handles", "_is_good", "_max_tokens", "_values")
+    __slots__ = ("_gen", "_handles", "_is_good", "_params", "_values")
 
-    def __init__(self, gen: Gen, program: str, location: str, *, max_tokens: int) -> None:
+    def __init__(self, gen: Gen, program: str, location: str, *, params: SamplingParams) -> None:
         super().__init__(gen.name, program, location)
         self._gen = gen
-        self._max_tokens = max_tokens
+        self._params = params
         self._handles: Handle[tuple[Generation, ...]] = Handle()
         self._values: list[Any] | None = None
         self._is_good = False  # known to have ended without an error
+
+    @property
+    def is_explained_by_constraint(self) -> bool:
+        """Whether only its constraint can keep the model's likeliest token out."""
+        p = self._params
+        others = p.temperature or p.logit_bias or p.presence_penalty or p.frequency_penalty
+        is_plain = not others and p.repetition_penalty == 1 and not p.min_tokens
+        return is_plain and self._gen.constraint is not None and p.logprobs_mode == "unmasked"
 
     @property
     def is_constrained(self) -> bool:
@@ -242,7 +258,7 @@ class Generated(Produced):
     def _value_of(self, result: GenerateResult) -> Any:
         if not result.is_complete:
             ended_by = (
-                f"max_tokens={self._max_tokens}"
+                f"max_tokens={self._params.max_tokens}"
                 if result.finish_reason == "length"
                 else f"stop={result.stop_match!r}"
             )
