@@ -80,8 +80,11 @@ if TYPE_CHECKING:
     from sgrt.lang.defaults import get_server_info as get_server_info
     from sgrt.lang.defaults import global_config as global_config
     from sgrt.lang.defaults import set_default_backend as set_default_backend
+    from sgrt.lang.preview import Preview as Preview
     from sgrt.lang.program import Program as Program
     from sgrt.lang.program import function as function
+    from sgrt.lang.record import record as record
+    from sgrt.lang.record import replay as replay
     from sgrt.lang.state import ProgramState as ProgramState
 
 __version__ = "0.1.0"
@@ -152,7 +155,9 @@ _HOME = {
         "global_config",
         "set_default_backend",
     ),
+    "sgrt.lang.preview": ("Preview",),
     "sgrt.lang.program": ("Program", "function"),
+    "sgrt.lang.record": ("record", "replay"),
     "sgrt.lang.state": ("ProgramState",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

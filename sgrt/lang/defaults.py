@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from sgrt.core import Backend
@@ -35,6 +36,38 @@ def default_backend() -> Backend:
 
             _default = Engine()
         return _default
+
+
+_wrap: Callable[[Backend], Backend] | None = None
+
+
+def backend_of_run(backend: Backend | None) -> Backend:
+    """Where a run goes: the backend that it names, or the default one; listened to by a recording
+    that is under way.
+
+    Raises:
+        TypeError: it is no backend.
+    """
+    where = default_backend() if backend is None else checked(backend)
+    return where if _wrap is None else _wrap(where)
+
+
+@contextmanager
+def wrapping(wrap: Callable[[Backend], Backend]) -> Iterator[None]:
+    """Put something between runs and their backends.
+
+    Raises:
+        RequestError: something is there already.
+    """
+    global _wrap
+    with _lock:
+        if _wrap is not None:
+            raise RequestError("another recording is under way")
+        _wrap = wrap
+    try:
+        yield
+    finally:
+        _wrap = None
 
 
 def checked(backend: object) -> Backend:

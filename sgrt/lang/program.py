@@ -24,7 +24,7 @@ from sgrt.lang.background import continuations
 from sgrt.lang.batch import Batch, progress
 from sgrt.lang.bodies import Start
 from sgrt.lang.conduct import Conduct
-from sgrt.lang.defaults import checked, default_backend
+from sgrt.lang.defaults import backend_of_run
 from sgrt.lang.run import Defaults, Run, send_current
 from sgrt.lang.state import ProgramState
 from sgrt.lang.trace import Trace, split_seed
@@ -34,6 +34,7 @@ log = logging.getLogger("sgrt.lang")
 
 if TYPE_CHECKING:
     from sgrt.lang.plan.plan import Plan
+    from sgrt.lang.preview import Preview
 
 SAMPLING = tuple(f.name for f in fields(SamplingParams))
 _OPTIONS = ("backend", "stream", "sampling", "deadline_s")
@@ -302,6 +303,33 @@ class Program:
             batch, backend, num_threads, sampling, deadline_s, resume, defaults
         ).afollow()
 
+    def preview(self, *args: Any, backend: Backend | None = None, **kwargs: Any) -> Preview:
+        """The prompt as the model will see it; nothing is generated.
+
+        The function runs here, with these arguments, up to its first read of a generated value:
+        what it does until then, it does.
+
+        Args:
+            backend: whose chat template is used; None takes the default backend.
+
+        Raises:
+            Exception: whatever the function raises before that.
+        """
+        from sgrt.lang.preview import NotProduced, PreviewBackend, preview_of
+
+        where = PreviewBackend(backend_of_run(backend))
+        state, start = self._prepare(args, kwargs, where, None, None)
+        if self._is_async:
+            self._launch(state, start, waiting_context())
+            bodies.wait(state)
+        else:
+            state._execute(partial(start, state))
+        raised = state._raised()
+        if raised is not None and not isinstance(raised.__cause__, NotProduced):
+            raise raised
+        parts = state._trace.parts.now()
+        return preview_of(parts, state._trace.roles(), is_whole=raised is None)
+
     def bind(self, **values: Any) -> Program:
         """The program with some of its arguments given; keeps name and doc.
 
@@ -327,7 +355,7 @@ class Program:
     ) -> Batch:
         _, defaults, seed = self._divide(given, sampling, batch=True)
         check_deadline(deadline_s)
-        where = default_backend() if backend is None else checked(backend)
+        where = backend_of_run(backend)
         items = [_item(item) for item in batch]
         send_current()
         context = waiting_context()
@@ -407,7 +435,7 @@ class Program:
         arguments, defaults, seed = self._divide(kwargs, sampling)
         self._check_arguments(args, arguments)
         check_deadline(deadline_s)
-        where = default_backend() if backend is None else checked(backend)
+        where = backend_of_run(backend)
         self._conduct.sees((*args, *arguments.values()))
         state = self._new_state(where, defaults, seed, deadline_s)
         return state, lambda s: self._call(s, *args, **arguments)
