@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from sgrt.errors import GrammarBudgetExceeded
 
-MAX_SCHEMA_BYTES = 256 * 1024
+MAX_SCHEMA_BYTES = 1024 * 1024
 MAX_JSON_DEPTH = 64
 MAX_PROPERTIES = 5_000
 MAX_OPTIONAL_PROPERTIES = 1_000
@@ -43,7 +43,7 @@ MAX_AUTOMATON_STATES = 4_000
 it is deterministic."""
 MAX_WRITTEN_STATES = 1_000
 """Of an automaton that is written back as a pattern."""
-MAX_CLAUSES = 600
+MAX_CLAUSES = 3_000
 """Alternatives that one place of a schema may have for values of one type."""
 MAX_CLAUSES_TRIED = 20_000
 """Of which those that contradict themselves, or say no more than another one, are dropped."""
@@ -54,10 +54,14 @@ MAX_UNFOLDED = 20_000
 """Places (schemas that meet in one value) that one schema may become."""
 MAX_CASES = 64
 """Ways in which the parts of a schema with `unevaluated...` may hold or not."""
-MAX_SEARCHED = 6
-"""Items among which what `contains` asks for is placed."""
+MIN_SEARCHED = 6
+MAX_SEARCHED = 24
+"""Items among which what `contains` asks for is placed: the more, the fewer ways there are."""
 MAX_ARRANGEMENTS = 256
 """Ways to place it, and arrays of different items, for one array."""
+MAX_LISTED_NUMBERS = 1_000
+MAX_NUMBERS_TRIED = 20_000
+"""Integers that are listed because they are multiples of no number; and tried."""
 MAX_UNIQUE_ARRAYS = 5_000
 """Arrays of different items that are listed."""
 MAX_GRAMMAR_BYTES = 256 * 1024

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -76,7 +77,7 @@ def _item(clause: Clause, index: int) -> Formula:
 
 
 def arrange(clause: Clause) -> Iterator[Clause]:
-    """Clauses without `Contains` that together are a clause, as far as `is_whole` says.
+    """Clauses without `Contains` that together are a clause, as far as `searched` says.
 
     Raises:
         GrammarBudgetExceeded: there are too many places for what is asked for.
@@ -87,38 +88,43 @@ def arrange(clause: Clause) -> Iterator[Clause]:
     options = []
     count = 1
     for search in searches:
-        options.append(list(_places(search, high)))
+        options.append(list(_places(search, _window(search, high, len(searches)))))
         count *= len(options[-1])
         limits.check_limit("arrangements of one array", count, limits.MAX_ARRANGEMENTS)
     for parts in itertools.product(*options):
         yield others + tuple(itertools.chain.from_iterable(parts))
 
 
-def is_whole(clause: Clause) -> bool:
-    """Whether `arrange` leaves nothing out."""
+def searched(clause: Clause) -> int | None:
+    """Among how many items `arrange` places what is asked for; None where it leaves nothing out."""
     high = lengths(clause)[1]
-    return all(
-        a.most == 0 or (high is not None and high <= _window(a, high).stop)
-        for a in clause
-        if isinstance(a, Contains)
-    )
+    searches = [a for a in clause if isinstance(a, Contains)]
+    stops = [_window(a, high, len(searches)).stop for a in searches if a.most != 0]
+    return min((stop for stop in stops if high is None or stop < high), default=None)
 
 
-def _window(search: Contains, high: int | None) -> range:
-    """Indices at which found items are placed."""
-    size = max(limits.MAX_SEARCHED, search.least)
+def _window(search: Contains, high: int | None, num_searches: int) -> range:
+    """Indices at which found items are placed: as many as there may be arrangements."""
+    size = max(limits.MIN_SEARCHED, search.least)
+    most = limits.MAX_ARRANGEMENTS ** (1 / num_searches)
+    while size < limits.MAX_SEARCHED and _num_ways(search, size + 1) <= most:
+        size += 1
     stop = search.start + size
     return range(search.start, stop if high is None else min(stop, high))
 
 
-def _places(search: Contains, high: int | None) -> Iterator[Clause]:
+def _num_ways(search: Contains, size: int) -> int:
+    most = search.least if search.most is None else search.most
+    return sum(math.comb(size, count) for count in range(search.least, min(most, size) + 1))
+
+
+def _places(search: Contains, window: range) -> Iterator[Clause]:
     """Ways to place what is searched for: at so many indices, and nowhere else if there is a most."""
-    window = _window(search, high)
     at = search.pointer
     if search.item == TRUE:
         yield _sizes(search)
         return
-    limits.check_limit("items searched for", search.least, limits.MAX_SEARCHED)
+    limits.check_limit("items searched for", search.least, limits.MIN_SEARCHED)
     if search.most is None:
         for places in itertools.combinations(window, search.least):
             yield tuple(_found(search, places))
@@ -147,11 +153,16 @@ def _found(search: Contains, places: Iterable[int]) -> list[Formula]:
     return found
 
 
-def different(clause: Clause, values_of: Callable[[Formula], list[Any] | None]) -> list[Any]:
+def different(
+    clause: Clause, values_of: Callable[[Formula], list[Any] | None]
+) -> tuple[list[Any], int | None]:
     """All arrays of different items that the tuple of a clause allows.
 
     Args:
         values_of: all values of a formula where they are finitely many.
+
+    Returns:
+        the arrays, and how many items they have at most where longer ones are left out.
 
     Raises:
         UnsupportedSchema: there are infinitely many.
@@ -160,7 +171,7 @@ def different(clause: Clause, values_of: Callable[[Formula], list[Any] | None]) 
     pointer = next(a.pointer for a in clause if isinstance(a, Unique))
     array = Tuple.of(tuple(a for a in clause if not isinstance(a, (Unique, Contains))))
     if array is None:
-        return []
+        return [], None
     high = array.high
     options = [values_of(item) for item in array.items]
     options.append(values_of(array.rest) if high is None or high > len(array.items) else [])
@@ -171,13 +182,15 @@ def different(clause: Clause, values_of: Callable[[Formula], list[Any] | None]) 
     index = 0
     while found and (high is None or index < high):
         here = options[min(index, len(array.items))] or []
+        if arrays and len(arrays) + len(found) * len(here) > limits.MAX_UNIQUE_ARRAYS and index > 1:
+            return arrays, index
         found = [[*values, v] for values in found for v in here if not _holds(values, v)]
         index += 1
         limits.check_limit(
             "arrays of different items", len(arrays) + len(found), limits.MAX_UNIQUE_ARRAYS
         )
         arrays += found if index >= array.low else []
-    return arrays
+    return arrays, None
 
 
 def _holds(values: list[Any], value: Any) -> bool:

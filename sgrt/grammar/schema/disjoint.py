@@ -44,6 +44,11 @@ class Facts:
             own = {name: (schema, value) for name, value in node["properties"].items()}
             self.properties = {**own, **self.properties}
 
+    def add_texts(self, texts: list[str] | None) -> None:
+        """Take in that the value is one of these."""
+        if texts is not None:
+            self._add_values(texts)
+
     def _add_values(self, values: list[Any]) -> None:
         keys = frozenset(map(json_text.equality_key, values))
         self.values = keys if self.values is None else self.values & keys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import unquote, urljoin, urlsplit
@@ -54,6 +55,8 @@ class Document:
         self._anchors: dict[tuple[str, str], Location] = {}
         self._dynamic: dict[str, dict[str, Location]] = {}
         self._schemas: dict[tuple[Location, Bindings], Schema] = {}
+        draft = root.get("$schema") if isinstance(root, dict) else None
+        self._has_ids = not re.search(r"draft-0[34]", str(draft))  # draft 4's is another keyword
         self._index(root)
         self.root = self._enter(self._resources[""], ())
 
@@ -74,13 +77,13 @@ class Document:
                     todo.append((child, Location(pointer, self._resource_of(child, at.resource))))
 
     def _resource_of(self, node: Any, base: str) -> str:
-        name = node.get("$id") if isinstance(node, dict) else None
+        name = node.get("$id") if isinstance(node, dict) and self._has_ids else None
         if not isinstance(name, str) or name.startswith("#"):
             return base
         return _join(base, name).rstrip("#")
 
     def _register(self, node: dict[str, Any], at: Location) -> None:
-        name = node.get("$id")
+        name = node.get("$id") if self._has_ids else None
         if isinstance(name, str) and name.startswith("#"):  # draft 7's anchors
             self._name(self._anchors, (at.resource, name[1:]), at, "$id")
         elif isinstance(name, str):

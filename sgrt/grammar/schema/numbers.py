@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import reduce
 from typing import Any
 
-from sgrt.errors import UnsupportedSchema
+from sgrt.errors import GrammarBudgetExceeded, UnsupportedSchema
 from sgrt.grammar import json_text, limits
 from sgrt.grammar.schema.formula import Bound, Differs, Formula, Multiple
 
@@ -40,14 +41,70 @@ def shapes(clause: Iterable[Formula], kind: str) -> Iterator[dict[str, Any]]:
                 high = _tighter(high, _Edge(value, exclusive), -1)
             case Multiple(_, size, True):
                 step = size if step is None else _common_multiple(step, size)
-            case Multiple(pointer, _, False):
-                raise UnsupportedSchema("cannot be negated", pointer=pointer, keyword="multipleOf")
             case Differs(_, value):
                 holes.add(value)
     limits.check_limit("numbers excluded", len(holes), limits.MAX_CLAUSES)
     for start, end in _ranges(low, high, sorted(holes)):
         if not _is_empty(start, end, kind):
             yield _shape(start, end, step)
+
+
+def excluded_steps(clause: Iterable[Formula]) -> list[Fraction]:
+    """What numbers are not multiples of: the engine cannot say that, so they are listed."""
+    return [a.step for a in clause if isinstance(a, Multiple) and not a.positive]
+
+
+def listed(clause: Iterable[Formula]) -> tuple[list[int], range | None]:
+    """Integers of a clause one by one, those nearest to 0 or to its bound.
+
+    Returns:
+        the integers, and the range they were looked for in where that is not all.
+
+    Raises:
+        GrammarBudgetExceeded: none was found.
+    """
+    clause = list(clause)
+    steps = [a.step for a in clause if isinstance(a, Multiple) and a.positive]
+    step = int(reduce(_common_multiple, steps, Fraction(1)))
+    without = excluded_steps(clause)
+    holes = {a.value for a in clause if isinstance(a, Differs)}
+    low, high = _integer_bounds(clause)
+    most = limits.MAX_NUMBERS_TRIED
+    start = low if low is not None else max(0, high) - most * step if high is not None else None
+    if start is None:
+        start = -(most // 2) * step
+    start += -start % step
+    stop = start + most * step
+    is_whole = low is not None and high is not None and high < stop
+    candidates = range(start, stop if high is None else min(stop, high + 1), step)
+    left = [n for n in sorted(candidates, key=abs) if not any(_divides(s, n) for s in without)]
+    found = [n for n in left if n not in holes]
+    kept = sorted(found[: limits.MAX_LISTED_NUMBERS])
+    if not left and reduce(_common_multiple, without, Fraction(step)) <= most * step:
+        return [], None  # what holds for one period holds for all numbers
+    if not kept and not is_whole:
+        raise GrammarBudgetExceeded("numbers tried", most + 1, most)
+    if is_whole and len(kept) == len(found):
+        return kept, None
+    return kept, range(kept[0], kept[-1] + 1)
+
+
+def _divides(step: Fraction, number: int) -> bool:
+    return (number / step).denominator == 1
+
+
+def _integer_bounds(clause: Iterable[Formula]) -> tuple[int | None, int | None]:
+    low: int | None = None
+    high: int | None = None
+    for atom in clause:
+        match atom:
+            case Bound(_, 1, value, exclusive):
+                first = math.floor(value) + 1 if exclusive else math.ceil(value)
+                low = first if low is None else max(low, first)
+            case Bound(_, _, value, exclusive):
+                last = math.ceil(value) - 1 if exclusive else math.floor(value)
+                high = last if high is None else min(high, last)
+    return low, high
 
 
 def _tighter(known: _Edge | None, edge: _Edge, sign: int) -> _Edge:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from functools import cached_property, lru_cache, reduce
@@ -16,16 +17,20 @@ from sgrt.grammar.schema.arrays import Child
 from sgrt.grammar.schema.expand import Clause, Expander, check_clauses
 from sgrt.grammar.schema.formula import (
     FALSE,
+    STRING,
     TRUE,
     Formula,
     Has,
+    IsKind,
     Keys,
+    Matches,
     OneOf,
     Properties,
     Property,
     Size,
     SomeProperty,
     both,
+    either,
     negate,
 )
 from sgrt.grammar.schema.strings import lengths
@@ -278,12 +283,20 @@ def _merge(cells: list[Cell]) -> list[Cell]:
     return [(language, formula) for formula, language in by_formula.items()]
 
 
-def choose(clause: Clause, expander: Expander) -> Iterator[Clause]:
-    """Clauses without `SomeProperty` that together are a clause.
+_MAX_BESIDE = 6
+"""Named keys that may be there or not beside a required one of any name; more are left out."""
 
-    Raises:
-        UnsupportedSchema: the property may be one that the schema does not name.
-    """
+
+def is_whole(clause: Clause, expander: Expander) -> bool:
+    """Whether `choose` leaves nothing out."""
+    searches = [a.keys for a in clause if isinstance(a, SomeProperty)]
+    if all(not k.patterns and not k.others and k.failing is None for k in searches):
+        return True
+    return lengths(clause)[1] == 1 or Object(clause, expander).is_closed
+
+
+def choose(clause: Clause, expander: Expander) -> Iterator[Clause]:
+    """Clauses without `SomeProperty` that together are a clause, as far as `is_whole` says."""
     searched = next((a for a in clause if isinstance(a, SomeProperty)), None)
     if searched is None:
         yield clause
@@ -292,20 +305,48 @@ def choose(clause: Clause, expander: Expander) -> Iterator[Clause]:
     keys, at = searched.keys, searched.pointer
     if lengths(clause)[1] == 1:  # what is searched for is all there is
         only = Properties(at, _other_than(keys), FALSE)
-        found = (Size(at, "object", True, 1), Properties(at, keys, searched.value), only)
-        yield from choose((*others, *found), expander)
+        each = Properties(at, keys, searched.value)
+        yield from choose((*others, Size(at, "object", True, 1), each, only), expander)
         return
     whole = Object(clause, expander)
-    if (keys.others or keys.patterns or keys.failing is not None) and not whole.is_closed:
-        raise UnsupportedSchema(
-            "asks for a property that may have any name",
-            pointer=searched.pointer,
-            hint="set additionalProperties: false where properties are listed",
-        )
     names = [name for name in whole.properties if expander.surely_has(keys, name)]
     check_clauses(len(names))
     for name in names:
         yield from choose((*others, Has(at, name), Property(at, name, searched.value)), expander)
+    if (keys.others or keys.patterns or keys.failing is not None) and not whole.is_closed:
+        names = [n for n, f in whole.properties.items() if n not in whole.required and f != FALSE]
+        for found in _unnamed_only(searched, others, list(whole.properties), names):
+            yield from choose(found, expander)
+
+
+def _unnamed_only(
+    searched: SomeProperty, others: Clause, names: list[str], optional: list[str]
+) -> Iterator[Clause]:
+    """Clauses in which what is searched for has a name that the schema does not give, and so have
+    all other keys without one: those the engine can count.
+    """
+    at = searched.pointer
+    named = OneOf(tuple(names)) if names else FALSE
+    inside = _is_in(searched)
+    only = Properties(at, Keys(failing=either((inside, named))), FALSE)
+    each = Properties(at, Keys(failing=either((negate(inside), named))), searched.value)
+    required = {a.name for a in others if isinstance(a, Has) and a.present}
+    choices = (True, False) if len(optional) <= _MAX_BESIDE else (False,)
+    for present in itertools.product(choices, repeat=len(optional)):
+        has = [Has(at, name, p) for name, p in zip(optional, present, strict=True)]
+        low = len(required) + sum(present) + 1
+        yield (*others, *has, only, each, Size(at, "object", True, low))
+
+
+def _is_in(searched: SomeProperty) -> Formula:
+    """A key is for sure in the set that is searched."""
+    keys = searched.keys
+    if keys.failing is not None:
+        return both((IsKind(STRING), negate(keys.failing)))
+    listed: list[Formula] = [OneOf(tuple(keys.names))] if keys.names else []
+    listed += (Matches(searched.pointer, *pair) for pair in keys.patterns)
+    inside = either(listed)
+    return both((IsKind(STRING), negate(inside) if keys.others else inside))
 
 
 def _other_than(keys: Keys) -> Keys:
@@ -318,20 +359,28 @@ def _other_than(keys: Keys) -> Keys:
 def count(clause: Clause, expander: Expander) -> Iterator[Object]:
     """Clauses that together are a clause, each of which the engine can count the keys of.
 
-    It counts where all keys that a schema names are there for sure, or no others are allowed.
+    It counts where all keys that a schema names are there for sure; and, where no others are
+    allowed, at least one of those that may be there, or one of them at most.
     """
     whole = Object(clause, expander)
     low, high = lengths(clause)
     names = [n for n, f in whole.properties.items() if n not in whole.required and f != FALSE]
-    is_counted = low > len(whole.required) or high is not None
-    if high is not None and len(whole.required) > high:
+    missing = low - len(whole.required)
+    room = None if high is None else high - len(whole.required)
+    if (room is not None and room < max(missing, 0)) or (whole.is_closed and missing > len(names)):
         return
-    if not names or not is_counted or whole.is_closed:
+    is_counted = missing > 0 or room is not None
+    is_simple = whole.is_closed and missing <= 1 and room in (None, 1)
+    if not names or not is_counted or is_simple:
         yield whole
         return
-    is_short = high is None and low == len(whole.required) + 1  # one name more is enough
-    most = limits.MAX_OPTIONAL_COUNTED * (10 if is_short else 1)
-    limits.check_limit("optional properties that are counted", len(names), most)
     at = next(a.pointer for a in clause if isinstance(a, Size))
+    if room == 0:
+        yield from count((*clause, *(Has(at, name, False) for name in names)), expander)
+        return
+    if not whole.is_closed:
+        is_short = high is None and missing == 1  # one name more is enough
+        most = limits.MAX_OPTIONAL_COUNTED * (10 if is_short else 1)
+        limits.check_limit("optional properties that are counted", len(names), most)
     for present in (True, False):
         yield from count((*clause, Has(at, names[0], present)), expander)

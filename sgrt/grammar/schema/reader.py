@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 from sgrt.errors import ConstraintError, GrammarBudgetExceeded, UnsupportedSchema
-from sgrt.grammar import formats, json_text, limits, productive, regex
+from sgrt.grammar import automaton, formats, json_text, limits, productive, regex
 from sgrt.grammar.schema.contract import ANNOTATIONS, DEPENDENT, REFUSED, Entry, Status
 from sgrt.grammar.schema.disjoint import Facts, are_disjoint, kinds_of
 from sgrt.grammar.schema.document import Document, Schema
 from sgrt.grammar.schema.evaluated import Evaluation
 from sgrt.grammar.schema.formula import (
     FALSE,
+    STRING,
     TRUE,
     Bound,
     Contains,
@@ -97,6 +100,11 @@ class Reader:
     def _read(self, schema: Schema) -> Formula:
         if isinstance(schema.node, bool):
             return TRUE if schema.node else FALSE
+        if "$ref" in schema.node and self._is_up_to_draft(7):
+            for keyword in schema.node.keys() - {"$ref"}:
+                why = "" if keyword in ANNOTATIONS else "up to draft 7 nothing counts beside $ref"
+                self.note(schema.pointer, keyword, "annotation", why)
+            return self._keyword(schema, "$ref", schema.node["$ref"])
         return both(self._keyword(schema, *pair) for pair in schema.node.items())
 
     def _keyword(self, schema: Schema, keyword: str, value: Any) -> Formula:
@@ -267,6 +275,7 @@ class Reader:
             raise
         except ConstraintError as error:
             schema.refuse(f"{pattern!r:.80} is not supported: {error}", keyword)
+        narrow, widest = _shortened(narrow), _shortened(widest)
         if narrow != widest:
             why = "only texts that ECMA-262 and Python both match are generated"
             self.note(schema.pointer, keyword, "subset", why)
@@ -480,7 +489,19 @@ class Reader:
                 todo.append(self.target(schema, "$ref"))
             if isinstance(schema.node, dict) and "allOf" in schema.node:
                 todo += reversed(self.list_of(schema, "allOf"))
+            if facts.kinds == STRING and isinstance(schema.node, dict) and "pattern" in schema.node:
+                facts.add_texts(self._few_texts(schema))
         return facts
+
+    def _few_texts(self, schema: Schema) -> list[str] | None:
+        """What the pattern of a schema matches, where that is little."""
+        pattern = schema.node["pattern"]
+        if not isinstance(pattern, str) or len(pattern) > 100:
+            return None
+        with suppress(GrammarBudgetExceeded):
+            widest = self.patterns(schema, "pattern", pattern)[1]
+            return automaton.compile(widest, 200).texts(16)
+        return None
 
     def _discriminator_name(self, schema: Schema) -> str | None:
         """A discriminator (OpenAPI; pydantic writes it) means that its property is there."""
@@ -504,19 +525,18 @@ class Reader:
     def _name(self, schema: Schema, value: Any) -> Formula:
         return TRUE
 
-    def _id(self, schema: Schema, value: Any) -> Formula:
-        """Up to draft 7 a `$ref` hid the `$id` beside it; since then both count."""
-        if "$ref" in schema.node and schema.pointer and re.search(r"draft-0[4-7]", self._draft()):
-            schema.refuse("beside $ref has no meaning in this draft", "$id", "drop it")
-        return TRUE
-
     def _old_name(self, schema: Schema, value: Any) -> Formula:
         """Draft 4's `$id`. Since draft 6 it is no keyword; before, it matters to references below."""
         is_base = isinstance(value, str) and not value.startswith("#")
         is_used = is_base and schema.pointer and holds_key(schema.node, "$ref")
-        if is_used and not self._is_after_draft_4():
+        if is_used and self._is_up_to_draft(4):
             schema.refuse("is not supported above a $ref", "id", "write $id")
         return TRUE
+
+    def _is_up_to_draft(self, number: int) -> bool:
+        """Whether the document says that it is of an old draft."""
+        found = re.search(r"draft-0(\d)", self._draft())
+        return found is not None and int(found[1]) <= number
 
     def _is_after_draft_4(self) -> bool:
         return bool(re.search(r"draft(-0[67]|/20)", self._draft()))
@@ -524,6 +544,25 @@ class Reader:
     def _draft(self) -> str:
         root = self.document.root.node
         return str(root.get("$schema", "")) if isinstance(root, dict) else ""
+
+
+_LONG_REPEAT = re.compile(r"\{\d*,?\d{2,}\}")
+
+
+@lru_cache(maxsize=256)
+def _shortened(pattern: str) -> str:
+    """A pattern without long repeats that do not matter, as often in a search: `a{1,99}` is `a`."""
+    if regex.ANYTHING not in pattern or not _LONG_REPEAT.search(pattern):
+        return pattern
+    try:
+        found = automaton.compile(pattern)
+        written = automaton.to_pattern(found) if len(found.table) < _FEW_STATES else pattern
+    except GrammarBudgetExceeded:
+        return pattern
+    return min(pattern, written, key=len)
+
+
+_FEW_STATES = 20
 
 
 def _why_annotation(keyword: str) -> str:
@@ -566,7 +605,7 @@ _SIZES = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "ma
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 
 KEYWORDS: dict[str, Handler] = {
-    "$id": Reader._id,
+    "$id": Reader._name,
     "id": Reader._old_name,
     "$anchor": Reader._name,
     "$dynamicAnchor": Reader._name,

@@ -17,7 +17,9 @@ from sgrt.grammar.schema.formula import (
     And,
     Contains,
     Formula,
+    Multiple,
     OneOf,
+    SomeProperty,
     Unique,
 )
 from sgrt.grammar.schema.reader import Reader
@@ -147,16 +149,33 @@ class Writer:
         """Numbers: the engine has no type for those that are not integers."""
         integers = {frozenset(c) for c in clauses["integer"]}
         parts = []
-        for clause in open_.get("fraction", ()):
+        fractions = [c for c in open_.get("fraction", ()) if not numbers.excluded_steps(c)]
+        if len(fractions) < len(open_.get("fraction", ())):
+            self._note_fractions()
+        for clause in fractions:
             # A number type allows integers too, so they have to be allowed here as well.
             if not any(integer <= frozenset(clause) for integer in integers):
                 self._note_fractions()
                 continue
             parts += [{"type": "number", **s} for s in numbers.shapes(clause, "fraction")]
         for clause in open_.get("integer", ()):
-            if clause not in open_.get("fraction", ()):
+            if numbers.excluded_steps(clause):
+                parts += self._numbers_one_by_one(clause)
+            elif clause not in fractions:
                 parts += [{"type": "integer", **s} for s in numbers.shapes(clause, "integer")]
         return parts
+
+    def _numbers_one_by_one(self, clause: Clause) -> list[Node]:
+        try:
+            found, window = numbers.listed(clause)
+        except ConstraintError as error:
+            self._refuse(error)
+            return []
+        if window is not None:
+            at = next(a.pointer for a in clause if isinstance(a, Multiple) and not a.positive)
+            why = f"of what is no multiple, only integers from {window[0]} to {window[-1]}"
+            self._reader.note(at, "multipleOf", "subset", why)
+        return [{"enum": found}] if found else []
 
     def _note_fractions(self) -> None:
         why = "numbers that are not integers are not generated where integers are not allowed"
@@ -177,13 +196,17 @@ class Writer:
     def _array(self, clause: Clause) -> list[Node]:
         if any(isinstance(a, Unique) for a in clause) and strings.lengths(clause)[1] not in (0, 1):
             rest = tuple(a for a in clause if not isinstance(a, Unique))
-            found = arrays.different(clause, self._values_of)
+            found, most = arrays.different(clause, self._values_of)
+            if most is not None:
+                at = next(a.pointer for a in clause if isinstance(a, Unique))
+                self._reader.note(at, "uniqueItems", "subset", f"at most {most} items")
             values = [v for v in found if all(self._expander.holds(v, a) for a in rest)]
             return [{"enum": values}] if values else []
         clause = tuple(a for a in clause if not isinstance(a, Unique))
-        if not arrays.is_whole(clause):
+        searched = arrays.searched(clause)
+        if searched is not None:
             pointer = next(a.pointer for a in clause if isinstance(a, Contains))
-            why = f"what is searched for stands among the first {limits.MAX_SEARCHED} items"
+            why = f"what is searched for stands among the first {searched} items"
             self._reader.note(pointer, "contains", "subset", why)
         tuples = (arrays.Tuple.of(part) for part in arrays.arrange(clause))
         return [array.shape(self.child) for array in tuples if array is not None]
@@ -199,6 +222,10 @@ class Writer:
 
     def _object(self, clause: Clause) -> list[Node]:
         found: list[Node] = []
+        if not objects.is_whole(clause, self._expander):
+            at = next(a.pointer for a in clause if isinstance(a, SomeProperty))
+            why = "where a property of any name is asked for, all that no schema names are like it"
+            self._reader.note(at, None, "subset", why)
         for chosen in objects.choose(clause, self._expander):
             for counted in objects.count(chosen, self._expander):
                 shape = counted.shape(self.child)
