@@ -62,7 +62,7 @@ MAX_ARRANGEMENTS = 256
 MAX_LISTED_NUMBERS = 1_000
 MAX_NUMBERS_TRIED = 20_000
 """Integers that are listed because they are multiples of no number; and tried."""
-MAX_UNIQUE_ARRAYS = 5_000
+MAX_UNIQUE_ARRAYS = 1_000
 """Arrays of different items that are listed."""
 MAX_GRAMMAR_BYTES = 256 * 1024
 MAX_RULES = 2_000

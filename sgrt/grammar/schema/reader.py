@@ -453,6 +453,7 @@ class Reader:
         facts = [self._facts(sub) for sub in subs]
         for fact in facts:
             fact.required |= set() if tag is None else {tag}
+            fact.kinds &= kinds_of(schema.node.get("type", list(TYPES)))
         overlaps: list[list[Formula]] = [[] for _ in subs]
         for i, left in enumerate(facts):
             for j in range(i):
@@ -554,15 +555,14 @@ def _shortened(pattern: str) -> str:
     """A pattern without long repeats that do not matter, as often in a search: `a{1,99}` is `a`."""
     if regex.ANYTHING not in pattern or not _LONG_REPEAT.search(pattern):
         return pattern
-    try:
+    with suppress(GrammarBudgetExceeded):
         found = automaton.compile(pattern)
-        written = automaton.to_pattern(found) if len(found.table) < _FEW_STATES else pattern
-    except GrammarBudgetExceeded:
-        return pattern
-    return min(pattern, written, key=len)
+        if len(found.table) <= _FEW_STATES:
+            return automaton.to_pattern(found)
+    return pattern
 
 
-_FEW_STATES = 20
+_FEW_STATES = 4
 
 
 def _why_annotation(keyword: str) -> str:
