@@ -12,6 +12,7 @@ import pytest
 import random_schemas
 from grammar_support import accepts, byte_vocabulary, compiler, grammar, walk
 
+from sgrt import schemas
 from sgrt.core import JsonSchema
 from sgrt.errors import ConstraintError, GrammarBudgetExceeded, UnsupportedSchema
 from sgrt.grammar import json_schema, json_text
@@ -360,9 +361,9 @@ def _nested(keyword: str, depth: int, **beside: Any) -> dict[str, Any]:
 def test_schema_closed_leaves_conditions_as_written() -> None:
     part = {"type": "object", "properties": {"k": {"const": 1}}}
     for keyword in ("if", "not", "then", "else", "dependentSchemas"):
-        assert "additionalProperties" not in str(types.closed({keyword: part}))
+        assert "additionalProperties" not in str(schemas.closed({keyword: part}))
         named = {"type": "object", "properties": {keyword: part}}
-        assert str(types.closed(named)).count("additionalProperties") == 2
+        assert str(schemas.closed(named)).count("additionalProperties") == 2
 
 
 @pytest.mark.parametrize(
