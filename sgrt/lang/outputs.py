@@ -34,6 +34,7 @@ from typing import (
     Any,
     Literal,
     NotRequired,
+    TypeVar,
     Union,
     get_args,
     get_origin,
@@ -59,6 +60,9 @@ _DATE = rf"({_YEAR}-{_DAY}|{_LEAP}-02-29)"
 _TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?"
 _OFFSET = r"(Z|[-+]([01][0-9]|2[0-3]):[0-5][0-9])?"
 _WORDS = {"true": True, "false": False, "True": True, "False": False}
+
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,22 @@ _PLAIN: dict[Any, Output] = {
 }
 
 
+def _once_per_type(func: Callable[[Any], R]) -> Callable[[Any], R]:
+    """Remember what a function made of a type, where it can be remembered."""
+    cached = functools.lru_cache(maxsize=256)(func)
+
+    @functools.wraps(func)
+    def call(kind: Any) -> R:
+        try:
+            hash(kind)
+        except TypeError:  # an annotation that holds a list, say
+            return func(kind)
+        return cached(kind)
+
+    return call
+
+
+@_once_per_type
 def output_of(kind: Any) -> Output:
     """What a type asks of its text.
 
@@ -113,24 +133,12 @@ def output_of(kind: Any) -> Output:
         TypeError: not a type.
         UnsupportedSchema: JSON cannot hold the type, or pydantic knows no schema for it.
     """
-    try:
-        return _cached(kind)
-    except TypeError as error:
-        if "unhashable" not in str(error):
-            raise
-        return _made(kind)  # an annotation that holds a list, say
-
-
-def _made(kind: Any) -> Output:
     if isinstance(kind, (str, int, float, bytes)) or kind is None:
         raise TypeError(f"output must be a type, not {kind!r:.80}")
     if isinstance(kind, Plain):
         return Output(kind.name, Regex(kind.pattern), kind.read)
     plain = _PLAIN.get(kind) if isinstance(kind, type) else None
     return plain or _one_of(kind) or _json(kind)
-
-
-_cached = functools.lru_cache(maxsize=256)(_made)
 
 
 def type_name(kind: Any) -> str:
@@ -173,6 +181,7 @@ def _json(kind: Any) -> Output:
     return Output(name, schema_constraint(closed(schema)), parse)
 
 
+@_once_per_type
 def adapter_of(kind: Any) -> Any:
     """pydantic's validator of a type.
 

@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any, Literal, overload
 
 from sgrt.core import TokenLogprob
+from sgrt.errors import SgrtError
 from sgrt.lang import meta
+from sgrt.lang.partials import Partial, PartialReader
 from sgrt.lang.reading import Reader, checked_name
 from sgrt.lang.trace import Part
-from sgrt.lang.variables import Produced, StreamEvent
+from sgrt.lang.variables import Generated, Produced, StreamEvent
 
 
 class Streams(Reader):
@@ -70,6 +72,48 @@ class Streams(Reader):
     def text_iter(self, name: str | None = None) -> Iterator[str]:
         """`events`, as non-empty pieces of text; together they are the whole text."""
         return (event.text for event in self.events(name) if event.text)
+
+    def partials(self, name: str) -> Iterator[Partial]:
+        """Follow a JSON value while it is written: an event for each field and item that has
+        ended, validated, with all there is so far; the last one is the whole value.
+
+        Of `gen` with ``output`` or ``json_schema``; a type that is no JSON has the last event only.
+
+        Raises:
+            ProgramError: the text is no typed value, or could not be produced.
+        """
+        variable = self._typed(self._streamed(checked_name(name)))
+        reader = variable.partial_reader()
+        for event in self.events(name):
+            if reader is not None:
+                yield from self._fields(variable, reader, event.text)
+        yield PartialReader.end(self._read(variable))
+
+    async def apartials(self, name: str) -> AsyncIterator[Partial]:
+        """`partials` for coroutines."""
+        variable: Generated | None = None
+        reader: PartialReader | None = None
+        async for event in self.aevents(name):
+            if variable is None:
+                variable = self._typed(self._streamed(name))
+                reader = variable.partial_reader()
+            if reader is not None:
+                for partial in self._fields(variable, reader, event.text):
+                    yield partial
+        found = variable or self._typed(self._streamed(name))
+        await found.settled()
+        yield PartialReader.end(self._read(found))
+
+    def _typed(self, variable: Produced) -> Generated:
+        if isinstance(variable, Generated) and variable.is_typed:
+            return variable
+        raise self._program_error(f"{variable.name!r} has no type and no schema", variable.name)
+
+    def _fields(self, variable: Generated, reader: PartialReader, text: str) -> list[Partial]:
+        try:
+            return reader.feed(text)
+        except (ValueError, SgrtError) as error:
+            raise variable.error(f"what it has so far is no value: {error}") from error
 
     @overload
     def text_async_iter(

@@ -20,6 +20,7 @@ from sgrt.core import (
     GenerateResult,
     Generation,
     Handle,
+    JsonSchema,
     SamplingParams,
     ScoreResult,
     TokenEvent,
@@ -28,6 +29,7 @@ from sgrt.core import (
 from sgrt.errors import ProgramError
 from sgrt.lang.ir import Gen, Select
 from sgrt.lang.outputs import output_of
+from sgrt.lang.partials import PartialReader, reader_of
 
 T = TypeVar("T")
 Kind = Literal["text", "template", "sampled", "forced", "selected"]
@@ -217,6 +219,16 @@ class Generated(Produced):
     def is_constrained(self) -> bool:
         """Whether a constraint holds its text."""
         return self._gen.constraint is not None
+
+    @property
+    def is_typed(self) -> bool:
+        """Whether its value has a type or a schema, and is one value."""
+        has_schema = isinstance(self._gen.constraint, JsonSchema)
+        return self._gen.n == 1 and (self._gen.output is not None or has_schema)
+
+    def partial_reader(self) -> PartialReader | None:
+        """What reads its fields while it is written; None where it has none."""
+        return reader_of(self._gen.output, is_json=isinstance(self._gen.constraint, JsonSchema))
 
     def attach(self, handles: tuple[Generation, ...]) -> None:
         """The backend took it."""
