@@ -88,6 +88,7 @@ MAX_CHOICES_BYTES = 1024 * 1024
 
 
 _local = threading.local()
+_CALLS_PER_LOOK = 8
 
 
 class OutOfPatience(Exception):
@@ -104,7 +105,7 @@ def patience(seconds: float) -> Iterator[None]:
     Raises:
         OutOfPatience: it took longer.
     """
-    _local.end = time.thread_time() + seconds
+    _local.end, _local.num_calls = time.thread_time() + seconds, 0
     try:
         yield
     finally:
@@ -122,7 +123,11 @@ def check_limit(resource: str, used: int, limit: int, hint: str | None = None) -
 
 
 def check_patience() -> None:
-    """Raise `OutOfPatience` where that of this thread has run out. Cost: 0.2 µs."""
+    """Raise `OutOfPatience` where that of this thread has run out. Cost: 0.1 µs; every so many
+    calls it looks at the clock, 1 µs."""
     end = getattr(_local, "end", None)
-    if end is not None and time.thread_time() > end:
+    if end is None:
+        return
+    _local.num_calls += 1
+    if _local.num_calls % _CALLS_PER_LOOK == 0 and time.thread_time() > end:
         raise OutOfPatience

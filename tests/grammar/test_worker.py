@@ -92,6 +92,7 @@ def test_worker_takes_over_where_the_audit_takes_long(
     small = JsonSchema('{"type":"object","properties":{"late":{"type":"boolean"}}}')
     before = compiler.stats.num_proved
     monkeypatch.setattr(compiler_module, "_PATIENCE", 0.0)
+    monkeypatch.setattr(limits, "_CALLS_PER_LOOK", 1)
     grammar = compiler.compile(small)
     assert compiler.stats.num_proved == before + 1
     assert grammar.matcher().completes(list(b'{"late":true}'))

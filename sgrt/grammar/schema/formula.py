@@ -42,7 +42,10 @@ class _Many(Formula):
 
     def __init__(self, parts: tuple[Formula, ...]) -> None:
         self.parts = parts
-        self.size: int = 1 + sum(part.size if isinstance(part, _Many) else 1 for part in parts)
+        self.size: int = 1 + len(parts)
+        for part in parts:
+            if isinstance(part, _Many):
+                self.size += part.size - 1
         limits.check_limit("assertions about one value", self.size, limits.MAX_ASSERTIONS)
         self._hash = hash((type(self), parts))
 
@@ -324,7 +327,10 @@ def both(parts: Iterable[Formula]) -> Formula:
     """All of these hold."""
     flat: dict[Formula, None] = {}
     for part in parts:
-        flat.update(dict.fromkeys(part.parts if isinstance(part, And) else (part,)))
+        if isinstance(part, And):
+            flat.update(dict.fromkeys(part.parts))
+        else:
+            flat[part] = None
     if FALSE in flat:
         return FALSE
     return next(iter(flat)) if len(flat) == 1 else And(tuple(flat))
@@ -334,7 +340,10 @@ def either(parts: Iterable[Formula]) -> Formula:
     """At least one of these holds."""
     flat: dict[Formula, None] = {}
     for part in parts:
-        flat.update(dict.fromkeys(part.parts if isinstance(part, Or) else (part,)))
+        if isinstance(part, Or):
+            flat.update(dict.fromkeys(part.parts))
+        else:
+            flat[part] = None
     if TRUE in flat:
         return TRUE
     return next(iter(flat)) if len(flat) == 1 else Or(tuple(flat))

@@ -84,7 +84,7 @@ class Writer:
         return number
 
     def _write_place(self, formula: Formula) -> Node:
-        clauses: dict[str, list[Clause]] = {kind: [] for kind in KINDS}
+        clauses: dict[str, list[Clause]] = {}
         possible = self._expander.kinds(formula)
         for kind in filter(possible.__contains__, KINDS):
             try:
@@ -92,11 +92,11 @@ class Writer:
             except ConstraintError as error:
                 self._refuse(error)
                 clauses[kind] = [()]
-        free = [kind for kind in KINDS if () in clauses[kind]]
+        free = [kind for kind in clauses if () in clauses[kind]]
         if "fraction" in free and "integer" not in free:
             free.remove("fraction")
             self._note_fractions()
-        values = [v for k in KINDS if k not in free for v in self._listed(clauses[k], k)]
+        values = [v for k in clauses if k not in free for v in self._listed(clauses[k], k)]
         parts: list[Node] = []
         if free:
             parts.append(_of_types(free))
@@ -105,7 +105,7 @@ class Writer:
             parts.append({"enum": list(unique.values())})
         open_clauses = {
             kind: [c for c in clauses[kind] if not any(isinstance(a, OneOf) for a in c)]
-            for kind in KINDS
+            for kind in clauses
             if () not in clauses[kind]
         }
         parts += self._numbers(clauses, open_clauses)
@@ -147,7 +147,7 @@ class Writer:
         self, clauses: dict[str, list[Clause]], open_: dict[str, list[Clause]]
     ) -> list[Node]:
         """Numbers: the engine has no type for those that are not integers."""
-        integers = {frozenset(c) for c in clauses["integer"]}
+        integers = {frozenset(c) for c in clauses.get("integer", ())}
         parts = []
         fractions = [c for c in open_.get("fraction", ()) if not numbers.excluded_steps(c)]
         if len(fractions) < len(open_.get("fraction", ())):
