@@ -209,6 +209,8 @@ class BoundedMachine(Machine):
             raise PlanError("a plan does not take powers")
         if op == "*":
             self._check_repeat(left, right)
+        elif isinstance(left, tuple(constants.CONSTRAINTS.values())):
+            raise PlanError("a plan names constraints, it does not compute them")
         elif op == "+" and isinstance(left, (str, list, tuple, Concat)):
             self._check_sum(left, right)
         elif op == "%" and isinstance(left, str):
@@ -274,6 +276,8 @@ class BoundedMachine(Machine):
         if function in code.GENERATIONS:
             self._check_generation(args, named)
         result = super().called(function, args, named)
+        if function in constants.CONSTRAINTS:
+            constants.checked(result)
         self.check(result)
         return result
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from sgrt.lang import api
+from sgrt.lang.plan import constants
 
 
 class Node:
@@ -355,6 +356,7 @@ GENERATIONS = ("gen", "select", "regex", "gen_int", "gen_string")
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     **{name: getattr(api, name) for name in _SAYS},
     **{name: getattr(builtins, name) for name in (*_BUILTINS, *ERRORS)},
+    **constants.CONSTRAINTS,
     "json.dumps": json.dumps,
     "json.loads": json.loads,
 }

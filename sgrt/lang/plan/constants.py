@@ -23,7 +23,7 @@ from sgrt.lang.outputs import output_of, type_name
 from sgrt.lang.plain import Plain
 from sgrt.lang.plan.values import read_json
 
-_CONSTRAINTS: Mapping[str, Any] = {
+CONSTRAINTS: Mapping[str, Any] = {
     name: kind
     for name, kind in vars(sys.modules[Regex.__module__]).items()
     if dataclasses.is_dataclass(kind)
@@ -61,7 +61,7 @@ class Writer:
             return {name: [self.write(item, depth + 1) for item in items]}
         if isinstance(value, dict):
             return {"dict": [[self.write(x, depth + 1) for x in pair] for pair in value.items()]}
-        if kind in _CONSTRAINTS.values():
+        if kind in CONSTRAINTS.values():
             return {"constraint": self._constraint(value, depth)}
         if isinstance(value, ChoicesMethod) and METHODS.get(value.name) is value:
             return {"choices_method": value.name}
@@ -184,7 +184,7 @@ def _method(content: Any, depth: int) -> ChoicesMethod:
 
 def is_constant(value: Any) -> bool:
     """Whether it is something that is no plain value, but known to be harmless."""
-    if isinstance(value, (*_CONSTRAINTS.values(), type, Plain, ChoicesMethod)):
+    if isinstance(value, (*CONSTRAINTS.values(), type, Plain, ChoicesMethod)):
         return True
     return get_origin(value) is not None  # a type with parameters
 
@@ -201,16 +201,20 @@ def plain_type(name: str, schema: Any) -> type:
 def _constraint(content: Any, depth: int) -> Any:
     if not isinstance(content, dict):
         _refuse("a constraint", content)
-    kind = _CONSTRAINTS.get(str(content.get("is")))
+    kind = CONSTRAINTS.get(str(content.get("is")))
     given = {key: value for key, value in content.items() if key != "is"}
     if kind is None or given.keys() != {f.name for f in dataclasses.fields(kind)}:
         _refuse("a constraint", content)
-    hints = get_type_hints(kind)
-    for name in given:
-        given[name] = read(given[name], depth)
-        if not _fits(given[name], hints[name]):
-            _refuse(f"the {name} of {kind.__name__}", given[name])
-    return kind(**given)
+    return checked(kind(**{name: read(value, depth) for name, value in given.items()}))
+
+
+def checked(constraint: Any) -> Any:
+    """The same constraint; raises PlanError where its fields are not what they are declared as."""
+    for name, hint in get_type_hints(type(constraint)).items():
+        value = getattr(constraint, name)
+        if not _fits(value, hint):
+            _refuse(f"the {name} of {type(constraint).__name__}", value)
+    return constraint
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -77,7 +77,11 @@ def _grammar(image: Image, node: code.Call, frame: Frame) -> Grammar | None:
 
 
 def _is_from_outside(node: code.Expr) -> bool:
-    return all(isinstance(each, _OUTSIDE) for each in code.walk(node))
+    return all(
+        isinstance(each, _OUTSIDE)
+        or (isinstance(each, code.Call) and each.function not in code.GENERATIONS)
+        for each in code.walk(node)
+    )
 
 
 def constant_name(node: code.Call) -> str | None:

@@ -105,7 +105,7 @@ def test_constant_is_read_as_it_was(value):
 
 
 def test_every_kind_of_constraint_can_be_written():
-    assert set(get_args(Constraint)) < set(constants._CONSTRAINTS.values())
+    assert set(get_args(Constraint)) < set(constants.CONSTRAINTS.values())
     with pytest.raises(PlanError, match="the parts of SequenceOf"):
         constants.read({"constraint": {"is": "SequenceOf", "parts": {"tuple": [1]}}})
     with pytest.raises(PlanError, match="the at_least of RepeatOf"):
