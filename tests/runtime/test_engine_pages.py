@@ -57,7 +57,8 @@ def test_pages_after_random_sessions_all_come_back(cache: bool, page_size: int) 
                 session.generate([_greedy(rng.randint(1, 5)), _greedy(4, stop=("a", "e"))])
             elif action == "score":
                 session.extend(Text("y"))
-                session.score(["one", "two"])
+                options = ["".join(rng.choices("ab", k=rng.randint(1, 6))) for _ in range(25)]
+                session.score(options, unconditional=rng.random() < 0.3)
             elif action == "fork":
                 sessions += session.fork(2)
             elif action == "cancel":
