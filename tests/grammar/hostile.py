@@ -219,7 +219,7 @@ def texts_of_schemas() -> dict[str, str]:
         "no text": "", "blank": " \n", "NUL": "\x00", "half": '{"type":', "braces": "{" * 100_000,
         "brackets": "[" * 100_000 + "]" * 100_000, "two": "{} {}", "NaN": '{"minimum":NaN}', "key twice": '{"type":"null","type":"string"}',
         "BOM": "\ufeff{}", "surrogate": '{"const":"\ud800"}', "escaped surrogate": '{"const":"\\ud800"}', "noise": _NOISE,
-        "digits": '{"minimum":' + "9" * 5_000 + "}", "exponent": '{"minimum":1e999999}', "huge": '{"const":"' + _LONG + '"}',
+        "digits": '{"minimum":' + "9" * 5_000 + "}", "exponent": '{"minimum":1e999999}', "huge": '{"const":"' + _LONG * 5 + '"}',
         "comment": '{"type":"null"} // x', "python": "{'type': 'null'}",
     }  # fmt: skip
 
