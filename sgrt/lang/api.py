@@ -38,6 +38,30 @@ def _hinted(func: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
+def _remembered(func: Callable[P, R]) -> Callable[P, R]:
+    """Make the same node once: a program's line is run again and again, and nodes never change."""
+    known: dict[Any, R] = {}
+
+    @functools.wraps(func)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        values = (*args, *kwargs.values())
+        # With types, because True == 1; in a tuple they would have to be looked for.
+        kinds = tuple(map(type, values))
+        key = (values, kinds, *kwargs)
+        try:
+            found = None if tuple in kinds else known.get(key)
+        except TypeError:  # a list or mapping, say
+            return func(*args, **kwargs)
+        if found is None:
+            found = func(*args, **kwargs)
+            if len(known) >= 1024:
+                known.clear()
+            known[key] = found
+        return found
+
+    return call
+
+
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """The end of a message about an unknown name; "" where none is close."""
     close = difflib.get_close_matches(name, known, n=1)
@@ -45,6 +69,7 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 
 
 @_hinted
+@_remembered
 def gen(
     name: str | None = None,
     max_tokens: int | None = None,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sgrt.core import Backend, Generate, SamplingParams
 from sgrt.lang.hub import in_thread, watch
@@ -31,7 +31,7 @@ class Defaults:
 
     def __init__(self, params: SamplingParams) -> None:
         self.params = params
-        self._known: dict[Any, Generate] = {}
+        self._known: dict[int, tuple[Gen, Generate]] = {}  # by id of the gen, which is held
 
     def request(self, gen: Gen) -> Generate:
         """What the gen asks of the backend.
@@ -39,17 +39,12 @@ class Defaults:
         Raises:
             InvalidSamplingParams: a value of the gen is out of range.
         """
-        # With types, because True == 1 and both are looked up alike.
-        key = (gen.constraint, *((k, type(v), v) for k, v in gen.sampling.items()))
-        try:
-            found = self._known.get(key)
-        except TypeError:  # a mapping, as logit_bias
-            return self._made(gen)
+        found = self._known.get(id(gen))
         if found is None:
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
-            found = self._known[key] = self._made(gen)
-        return found
+            found = self._known[id(gen)] = (gen, self._made(gen))
+        return found[1]
 
     def _made(self, gen: Gen) -> Generate:
         params = self.params.override(**gen.sampling) if gen.sampling else self.params

@@ -118,7 +118,7 @@ class Trace:
     def _lower(self, node: Node) -> None:
         match node:
             case Text():
-                self._text(node.text)
+                self._text(node)
             case Concat():
                 for part in node.parts:
                     self._lower(part)
@@ -200,13 +200,14 @@ class Trace:
         with self.role(role):
             yield
 
-    def _text(self, text: str) -> None:
-        if not text:
+    def _text(self, text: Text) -> None:
+        if not text.text:
             return
         if self._chat is not None and self._chat.current is not None:
-            self._pieces(self._chat.write(text))
+            self._pieces(self._chat.write(text.text))
         else:
-            self._pieces([Piece(Text(text), None)])
+            self.parts.append(Part(text.text))
+            self._pending.append(text)
 
     def _pieces(self, pieces: list[Piece]) -> None:
         for piece in pieces:
