@@ -200,15 +200,20 @@ class AnyText(Composable):
             it may end anywhere.
         excludes: what it never spells.
         max_chars: most characters, those of ``until`` not counted.
+
+    Raises:
+        ConstraintError: ``until`` or ``excludes`` that is neither a text nor several.
     """
 
-    until: tuple[str, ...] = ()
-    excludes: tuple[str, ...] = ()
+    until: tuple[str, ...] | str = ()
+    excludes: tuple[str, ...] | str = ()
     max_chars: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("until", "excludes"):
             given = getattr(self, name)
+            if not isinstance(given, (str, list, tuple)):
+                raise ConstraintError(f"AnyText: {name}={given!r:.80} must be texts")
             object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
 
 

@@ -24,6 +24,7 @@ from sgrt.core import (
     Structure,
     Substring,
 )
+from sgrt.errors import ConstraintError
 
 _ALL = [
     JsonSchema("{}"),
@@ -76,6 +77,14 @@ def test_operators_refuse_what_is_no_part(other: Any) -> None:
                  lambda: Regex("a") + other, lambda: other + Regex("a")):  # fmt: skip
         with pytest.raises(TypeError):
             make()
+
+
+@pytest.mark.parametrize("value", [3, None, {"a"}, b"a"])
+def test_free_text_marks_are_texts(value: Any) -> None:
+    with pytest.raises(ConstraintError, match="until="):
+        AnyText(until=value)
+    with pytest.raises(ConstraintError, match="excludes="):
+        AnyText(excludes=value)
 
 
 def test_every_constraint_is_a_public_name() -> None:

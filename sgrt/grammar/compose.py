@@ -264,8 +264,10 @@ class Composer:
         return Seq(tuple(parts))
 
     def _is_whole(self, node: Node) -> bool:
-        """Whether this is a box, or a pattern."""
-        return (isinstance(node, Ref) and node.name in self.boxes) or not any(refs(node))
+        """Whether this is a box that is never empty, or a pattern."""
+        if isinstance(node, Ref) and node.name in self.boxes:
+            return not self.boxes[node.name].nullable
+        return not any(refs(node))
 
 
 def _check_apart(reason: str, one: Charset, other: Charset, hint: str) -> None:

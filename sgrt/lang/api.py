@@ -129,11 +129,13 @@ def gen(
         json_schema: the text is JSON of this schema (dict, JSON text, or pydantic model);
             the value stays text.
         grammar: the text is written by this grammar: Lark text, the name of a grammar shipped with
-            sgrt ("sql_select", "iso_date", ...), or any constraint of `sgrt.core`.
-        ebnf: the text is written by this grammar in llama.cpp's GBNF.
+            sgrt ("sql_select", "iso_date", ...), or any constraint of `sgrt.core`, put together
+            with ``|``, ``+`` and ``repeat``.
+        ebnf: the text is written by this grammar in llama.cpp's GBNF; for xgrammar's EBNF, give
+            ``grammar=Ebnf(text, "xgrammar")``.
         substring_of: the text is a part of this one, at least a character: a quotation.
-        structural_tag: free text in which triggers begin structures with a JSON body, as servers
-            take it (`core.StructuralTag.from_dict`).
+        structural_tag: free text in which triggers begin structures with a JSON body, or any
+            `format`, as servers take it (`core.StructuralTag.from_dict`).
         output: type of the value (`lang.outputs` says how each is spelled): int, float, bool, str,
             dates, Literal, Enum, Union, dataclass, TypedDict, pydantic model, lists of these, ...
             The value is a validated object of the type. Undeclared keys are not written unless

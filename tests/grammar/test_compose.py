@@ -176,6 +176,11 @@ _MIXED: list[tuple[Constraint, list[str], list[str]]] = [
         ["\n", "abc\nd", "abc\n"],
         ["", "abc", "a\nbc", "a\n\n"],
     ),
+    (
+        SequenceOf((Regex("a*"), Lark('start: "b"*'), "ac")),  # the a of the end, and those before
+        ["ac", "aaac", "abac", "aabbac"],
+        ["c", "abc", "aabb"],
+    ),
     (SequenceOf(("Say: ", TAG)), ["Say: ", "Say: a <f>12</f> b"], ["Say: <f>x", "a"]),
     (OneOf((SequenceOf(("a", TAG)), "b")), ["a", "b", "a<f>1</f>"], ["", "c", "a<f"]),
 ]  # fmt: skip

@@ -83,9 +83,12 @@ _LEAVES: list[Part] = [
     (StructuralTag((Structure("<1", JsonSchema('{"const":1}'), "]"),), ("<",)), _matches(r"([^<]|<11\])*")),
     (_format("[", {"type": "any_text"}, "]"), _matches(r"\[[^\]]*\]")),
     (_format("a", {"type": "triggered_tags", "triggers": ["<"], "tags": [_CALL]}, "b"), _matches(f"a([^<b]|<{_INTEGER},)*b")),
+    (Lark('start: "b"*'), _matches("b*")),
     (Regex("[ab]*"), _matches("[ab]*")),
+    (Regex("1*"), _matches("1*")),
+    (Regex("(,1)?"), _matches("(,1)?")),
     (Choices(("ab", "b", "1")), _matches("ab|b|1")),
-    *((text, _matches(re.escape(text))) for text in ("a", "1,", "<", "]")),
+    *((text, _matches(re.escape(text))) for text in ("a", "1,", "1<", "<", "]")),
 ]  # fmt: skip
 
 
