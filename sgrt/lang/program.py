@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from sgrt.lang.preview import Preview
 
 SAMPLING = tuple(f.name for f in fields(SamplingParams))
-_OPTIONS = ("backend", "stream", "sampling", "deadline_s")
+OPTIONS = ("backend", "stream", "sampling", "deadline_s")
 _IN_FLIGHT = 4096  # of a batch, where nothing is said
 
 Batchable = Sequence[Mapping[str, Any] | tuple[Any, ...]]
@@ -483,7 +483,7 @@ class Program:
         )
 
     def _unexpected(self, name: str) -> str:
-        known = [*list(self._signature.parameters)[1:], *SAMPLING, *_OPTIONS]
+        known = [*list(self._signature.parameters)[1:], *SAMPLING, *OPTIONS]
         return (
             f"program {self._name!r} takes no argument {name!r}, nor is it a default of gens"
             + did_you_mean(name, known)
@@ -573,7 +573,7 @@ def _check_function(func: Callable[..., Any]) -> None:
     parameters = inspect.signature(func).parameters
     if not parameters:
         raise TypeError(f"{func.__qualname__}: a program needs a parameter for its state")
-    for name in _OPTIONS:
+    for name in OPTIONS:
         if name in parameters:
             raise TypeError(f"{func.__qualname__}: the parameter name {name!r} belongs to run()")
 

@@ -414,6 +414,8 @@ class _Reader:
         return code.Local(name) if self._is_local(name) else code.Global(name)
 
     def _is_local(self, name: str) -> bool:
+        if name.startswith("__") and not name.endswith("__"):
+            raise Unsupported(f"{name!r} is private to a class")
         return name in self._locals or any(name in scope for scope in self._inner)
 
     def _operator(self, op: ast.operator) -> str:

@@ -22,7 +22,7 @@ from sgrt.lang.plan.compiler import Guard, compile_function
 from sgrt.lang.plan.machine import Image, Machine
 from sgrt.lang.plan.probe import Nowhere, Unknown, plain_or_unknown, prefix_of
 from sgrt.lang.plan.warm import Warm, warm
-from sgrt.lang.program import Arguments, Program
+from sgrt.lang.program import OPTIONS, Arguments, Program
 from sgrt.lang.state import ProgramState
 
 
@@ -92,6 +92,9 @@ class Plan:
             PlanError: it is no plan of this version.
         """
         image, notes = wire.from_json(text)
+        for parameter in image.procedures[0].parameters:
+            if parameter.name in OPTIONS:
+                raise PlanError(f"the parameter name {parameter.name!r} belongs to run()")
         return cls(None, image, notes=notes, limits=limits or Limits())
 
     def to_json(self) -> str:

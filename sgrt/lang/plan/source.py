@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import linecache
 from collections.abc import Iterator
 from types import CodeType, FunctionType
@@ -36,11 +37,10 @@ def definition_of(function: FunctionType) -> Definition:
     if not text:
         raise NoSource("its source cannot be found")
     try:
-        tree = ast.parse(text)
-        fresh = compile(text, code.co_filename, "exec", dont_inherit=True)
+        tree, codes = _read(text, code.co_filename)
     except (SyntaxError, ValueError, RecursionError) as error:
         raise NoSource(f"its source does not parse: {type(error).__name__}") from None
-    if not any(_same(code, other) for other in _codes(fresh)):
+    if not any(_same(code, other) for other in codes):
         raise NoSource("its source has changed since it was loaded")
     found = [
         node
@@ -50,8 +50,14 @@ def definition_of(function: FunctionType) -> Definition:
         and min([node.lineno, *(d.lineno for d in node.decorator_list)]) == code.co_firstlineno
     ]
     if len(found) != 1:
-        raise NoSource("it is not the only function defined there")
+        raise NoSource("it is not written as a `def` of its own")
     return found[0]
+
+
+@functools.lru_cache(maxsize=16)
+def _read(text: str, file: str) -> tuple[ast.Module, tuple[CodeType, ...]]:
+    """A file's syntax tree, and the code of all functions in it."""
+    return ast.parse(text), tuple(_codes(compile(text, file, "exec", dont_inherit=True)))
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:

@@ -1,6 +1,7 @@
 """What a plan knows ahead: how a text begins, which grammars it needs, what nobody reads."""
 
 import random
+import runpy
 
 import pytest
 from pydantic import BaseModel, Field
@@ -269,6 +270,27 @@ def test_segments_shown_are_those_that_the_backend_gets():
     assert "§2" in str(plan) and "§3" not in str(plan)
     assert backend.segments >= 2
     assert backend.segments == 2 or backend.segments <= 4  # slow machines hand over earlier
+
+
+def test_names_private_to_a_class_are_left_to_python():
+    class Secret:
+        @sgrt.function
+        def tell(self, s, __word):
+            s += __word
+
+    plan = Secret().tell.compile()
+    assert not plan.is_whole and "private to a class" in str(plan)
+    assert plan.run("hush", backend=BACKEND).text() == "hush"
+
+
+def test_source_that_was_edited_since_is_not_believed(tmp_path):
+    file = tmp_path / "edited.py"
+    file.write_text("import sgrt\n@sgrt.function\ndef f(s):\n    s += 'old'\n")
+    program = runpy.run_path(str(file))["f"]
+    file.write_text("import sgrt\n@sgrt.function\ndef f(s):\n    s += 'new'\n")
+    plan = program.compile()
+    assert not plan.is_whole and "its source has changed" in str(plan)
+    assert plan.run(backend=BACKEND).text() == "old"
 
 
 def test_plan_of_code_without_source_runs_the_function():
