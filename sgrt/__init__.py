@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from sgrt.lang.defaults import get_server_info as get_server_info
     from sgrt.lang.defaults import global_config as global_config
     from sgrt.lang.defaults import set_default_backend as set_default_backend
+    from sgrt.lang.plan.plan import Plan as Plan
     from sgrt.lang.preview import Preview as Preview
     from sgrt.lang.program import Program as Program
     from sgrt.lang.program import function as function
@@ -156,6 +157,7 @@ _HOME = {
         "set_default_backend",
     ),
     "sgrt.lang.preview": ("Preview",),
+    "sgrt.lang.plan.plan": ("Plan",),
     "sgrt.lang.program": ("Program", "function"),
     "sgrt.lang.record": ("record", "replay"),
     "sgrt.lang.state": ("ProgramState",),
