@@ -33,6 +33,7 @@ class Plan:
     been replaced since, it is read again before it runs.
 
     Attributes:
+        is_whole: whether it runs without the program's function.
         program: a `Program` that runs by this plan: `run`, `run_batch` and all its other ways.
         dropped: generations that were left out because nothing reads them (``drop_unused``).
         notes: what was lost when it was written as JSON.
@@ -56,9 +57,8 @@ class Plan:
         self._limits = limits
         self.signature = image.signature(0) if origin is None else _signature(origin)
         self.name = image.procedures[0].name if origin is None else origin._name
-        self.program = origin or _program(self)
-        if self.is_whole:
-            self.program = _program(self)
+        self.is_whole = _find_python(image) is None
+        self.program = _program(self) if origin is None or self.is_whole else origin
 
     # ------------------------------------------------------------ making
 
@@ -77,7 +77,9 @@ class Plan:
         if not drop_unused:
             return plan
         if not plan.is_whole:
-            raise PlanError(f"drop_unused needs a whole plan; {plan._python()}")
+            node = _find_python(plan.image)
+            assert node is not None
+            raise PlanError(f"drop_unused needs a whole plan; line {node.line}: {node.reason}")
         image, dropped = passes.without_unused(compiled.image)
         return cls(program, image, guards=compiled.guards, dropped=dropped)
 
@@ -121,13 +123,6 @@ class Plan:
 
     # ------------------------------------------------------------ looking
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether it runs without the program's function."""
-        return not any(
-            isinstance(n, code.Python) for n in code.walk(*self.image.procedures[0].body)
-        )
-
     def holds(self) -> bool:
         """Whether all functions it names are still what they were."""
         return all(guard.holds() for guard in self._guards)
@@ -157,12 +152,6 @@ class Plan:
 
     def _state_name(self) -> str:
         return next(iter(self.signature.parameters))
-
-    def _python(self) -> str:
-        for node in code.walk(*self.image.procedures[0].body):
-            if isinstance(node, code.Python):
-                return f"line {node.line}: {node.reason}"
-        return "nothing"
 
     def __str__(self) -> str:
         return "\n".join(_lines(self))
@@ -224,6 +213,12 @@ class Plan:
             if len(common) <= 1:
                 break
         return {k: v for k, v in (common or {}).items() if k != self._state_name()}
+
+
+def _find_python(image: Image) -> code.Python | None:
+    """What keeps a plan from being whole."""
+    nodes = code.walk(*image.procedures[0].body)
+    return next((node for node in nodes if isinstance(node, code.Python)), None)
 
 
 def _equal(a: Any, b: Any) -> bool:
