@@ -62,8 +62,8 @@ MAX_ARRANGEMENTS = 256
 MAX_LISTED_NUMBERS = 1_000
 MAX_NUMBERS_TRIED = 20_000
 """Integers that are listed because they are multiples of no number; and tried."""
-MAX_UNIQUE_ARRAYS = 1_000
-"""Arrays of different items that are listed."""
+MAX_UNIQUE_ARRAYS = 720
+"""Ways in which an array of different items may begin, its last item left open."""
 MAX_GRAMMAR_BYTES = 256 * 1024
 MAX_RULES = 2_000
 MAX_RULE_DEPTH = 1_024

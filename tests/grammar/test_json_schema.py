@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import time
@@ -416,6 +417,22 @@ def test_schema_large_but_legal_compiles_before_it_costs_much() -> None:
     ]:  # fmt: skip
         grammar(schema_of(node))
     assert time.process_time() - start < 20
+
+
+@pytest.mark.parametrize("low", [0, 1, 2, 3])
+@pytest.mark.parametrize("high", [1, 2, 3, None])
+def test_different_items_are_all_arrays_without_a_repeat(low: int, high: int | None) -> None:
+    node: dict[str, Any] = {"type": "array", "items": {"enum": [1, "1", True]}, "uniqueItems": True}
+    node |= {"minItems": low} | ({} if high is None else {"maxItems": high})
+    if high is not None and low > high:
+        with pytest.raises(UnsupportedSchema):
+            grammar(schema_of(node))
+        return
+    compiled = grammar(schema_of(node))
+    for size in range(5):
+        for items in itertools.product(["1", '"1"', "true"], repeat=size):
+            fits = low <= size <= (high or 3) and len(set(items)) == size
+            assert accepts(compiled, "[" + ",".join(items) + "]") == fits, (items, low, high)
 
 
 OLD = "http://json-schema.org/draft-07/schema#"

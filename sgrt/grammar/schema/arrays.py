@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from sgrt.errors import UnsupportedSchema
-from sgrt.grammar import limits
+from sgrt.grammar import json_text, limits
 from sgrt.grammar.schema.expand import Clause
 from sgrt.grammar.schema.formula import (
     FALSE,
@@ -18,6 +18,7 @@ from sgrt.grammar.schema.formula import (
     Formula,
     ItemAt,
     ItemsFrom,
+    OneOf,
     Size,
     Unique,
     both,
@@ -153,49 +154,77 @@ def _found(search: Contains, places: Iterable[int]) -> list[Formula]:
     return found
 
 
+Values = Callable[[int], list[Any]]
+"""Values that an item may have, by index."""
+
+
 def different(
     clause: Clause, values_of: Callable[[Formula], list[Any] | None]
-) -> tuple[list[Any], int | None]:
-    """All arrays of different items that the tuple of a clause allows.
+) -> tuple[list[Clause], int | None]:
+    """Clauses without `Unique`, each about arrays that begin alike and of which one item is left.
 
     Args:
-        values_of: all values of a formula where they are finitely many.
+        values_of: all values of a formula where they are finitely many scalars.
 
     Returns:
-        the arrays, and how many items they have at most where longer ones are left out.
+        the clauses, and how many items their arrays have at most where longer ones are left out.
 
     Raises:
-        UnsupportedSchema: there are infinitely many.
-        GrammarBudgetExceeded: there are too many.
+        UnsupportedSchema: there are infinitely many values.
+        GrammarBudgetExceeded: there are too many even for two items.
     """
     pointer = next(a.pointer for a in clause if isinstance(a, Unique))
-    array = Tuple.of(tuple(a for a in clause if not isinstance(a, (Unique, Contains))))
+    others = tuple(a for a in clause if not isinstance(a, Unique))
+    array = Tuple.of(tuple(a for a in others if not isinstance(a, Contains)))
     if array is None:
         return [], None
-    high = array.high
     options = [values_of(item) for item in array.items]
-    options.append(values_of(array.rest) if high is None or high > len(array.items) else [])
+    has_rest = array.high is None or array.high > len(array.items)
+    options.append(values_of(array.rest) if has_rest else [])
     if None in options:
         _refuse(pointer)
-    found: list[list[Any]] = [[]]
-    arrays: list[list[Any]] = [[]] if array.low == 0 else []
-    index = 0
-    while found and (high is None or index < high):
-        here = options[min(index, len(array.items))] or []
-        if arrays and len(arrays) + len(found) * len(here) > limits.MAX_UNIQUE_ARRAYS and index > 1:
-            return arrays, index
-        found = [[*values, v] for values in found for v in here if not _holds(values, v)]
-        index += 1
+    begins, is_whole = _begins(lambda i: options[min(i, len(array.items))] or [], array)
+    one_of: dict[tuple[Any, ...], Formula] = {}  # the same object for the same place
+    clauses = [(*others, Size(pointer, "array", False, 0))] if array.low == 0 else []
+    for begin, left in begins:
+        low = max(array.low, len(begin))
+        high = len(begin) + bool(left)
+        if low <= high:
+            listed = [*((value,) for value in begin), tuple(left)]
+            keys = [tuple(map(json_text.equality_key, values)) for values in listed]
+            items = [one_of.setdefault(k, OneOf(v)) for k, v in zip(keys, listed, strict=True)]
+            sizes = (Size(pointer, "array", True, low), Size(pointer, "array", False, high))
+            clauses.append((*others, *(ItemAt(pointer, i, f) for i, f in enumerate(items)), *sizes))
+    return clauses, None if is_whole else len(begins[0][0]) + 1
+
+
+def _begins(values: Values, array: Tuple) -> tuple[list[tuple[list[Any], list[Any]]], bool]:
+    """Beginnings of arrays with the values left for one item more, the longest first; whether
+    that is all. Every other length is enough: an item more may be there or not."""
+    levels: list[list[list[Any]]] = [[[]]]
+    is_whole = False
+    while not is_whole:
+        begins = levels[-1]
+        longer = [[*b, v] for b in begins for v in _left(values, b, array)]
+        if not longer or len(longer) > limits.MAX_UNIQUE_ARRAYS:
+            is_whole = not longer or array.high == len(levels)
+            break
+        levels.append(longer)
+    if not is_whole and len(levels) < max(2, array.low):
         limits.check_limit(
-            "arrays of different items", len(arrays) + len(found), limits.MAX_UNIQUE_ARRAYS
+            "beginnings of arrays of different items", len(longer), limits.MAX_UNIQUE_ARRAYS
         )
-        arrays += found if index >= array.low else []
-    return arrays, None
+    if is_whole and not longer and len(levels) > 1:
+        levels.pop()  # those one shorter with an item more
+    chosen = [begin for level in levels[::-2] for begin in level]
+    return [(begin, _left(values, begin, array)) for begin in chosen], is_whole
 
 
-def _holds(values: list[Any], value: Any) -> bool:
-    # Here values are scalars; True and 1 are different, 1 and 1.0 are not.
-    return any(v == value and isinstance(v, bool) == isinstance(value, bool) for v in values)
+def _left(values: Values, begin: list[Any], array: Tuple) -> list[Any]:
+    if array.high is not None and len(begin) >= array.high:
+        return []
+    taken = set(map(json_text.equality_key, begin))
+    return [v for v in values(len(begin)) if json_text.equality_key(v) not in taken]
 
 
 def _refuse(pointer: str) -> NoReturn:

@@ -195,13 +195,11 @@ class Writer:
 
     def _array(self, clause: Clause) -> list[Node]:
         if any(isinstance(a, Unique) for a in clause) and strings.lengths(clause)[1] not in (0, 1):
-            rest = tuple(a for a in clause if not isinstance(a, Unique))
             found, most = arrays.different(clause, self._values_of)
             if most is not None:
                 at = next(a.pointer for a in clause if isinstance(a, Unique))
                 self._reader.note(at, "uniqueItems", "subset", f"at most {most} items")
-            values = [v for v in found if all(self._expander.holds(v, a) for a in rest)]
-            return [{"enum": values}] if values else []
+            return [shape for part in found for shape in self._array(part)]
         clause = tuple(a for a in clause if not isinstance(a, Unique))
         searched = arrays.searched(clause)
         if searched is not None:
