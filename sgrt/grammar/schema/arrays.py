@@ -206,11 +206,16 @@ def _begins(values: Values, array: Tuple) -> tuple[list[tuple[list[Any], list[An
     while not is_whole:
         begins = levels[-1]
         longer = [[*b, v] for b in begins for v in _left(values, b, array)]
-        if not longer or len(longer) > limits.MAX_UNIQUE_ARRAYS:
+        num_values = len(longer) * len(values(len(levels)))
+        is_many = num_values > limits.MAX_ENUM_VALUES
+        if not longer or is_many or len(longer) > limits.MAX_UNIQUE_ARRAYS:
             is_whole = not longer or array.high == len(levels)
             break
         levels.append(longer)
     if not is_whole and len(levels) < max(2, array.low):
+        limits.check_limit(
+            "values of arrays of different items", num_values, limits.MAX_ENUM_VALUES
+        )
         limits.check_limit(
             "beginnings of arrays of different items", len(longer), limits.MAX_UNIQUE_ARRAYS
         )
