@@ -10,11 +10,11 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from fractions import Fraction
-from functools import lru_cache
 from typing import Any
 
 from sgrt.errors import ConstraintError, GrammarBudgetExceeded, UnsupportedSchema
 from sgrt.grammar import automaton, formats, json_text, limits, productive, regex
+from sgrt.grammar.schema import strings
 from sgrt.grammar.schema.contract import ANNOTATIONS, DEPENDENT, REFUSED, Entry, Status
 from sgrt.grammar.schema.disjoint import Facts, are_disjoint, kinds_of
 from sgrt.grammar.schema.document import Document, Schema
@@ -275,7 +275,7 @@ class Reader:
             raise
         except ConstraintError as error:
             schema.refuse(f"{pattern!r:.80} is not supported: {error}", keyword)
-        narrow, widest = _shortened(narrow), _shortened(widest)
+        narrow, widest = strings.shortened(narrow), strings.shortened(widest)
         if narrow != widest:
             why = "only texts that ECMA-262 and Python both match are generated"
             self.note(schema.pointer, keyword, "subset", why)
@@ -545,24 +545,6 @@ class Reader:
     def _draft(self) -> str:
         root = self.document.root.node
         return str(root.get("$schema", "")) if isinstance(root, dict) else ""
-
-
-_LONG_REPEAT = re.compile(r"\{\d*,?\d{2,}\}")
-
-
-@lru_cache(maxsize=256)
-def _shortened(pattern: str) -> str:
-    """A pattern without long repeats that do not matter, as often in a search: `a{1,99}` is `a`."""
-    if regex.ANYTHING not in pattern or not _LONG_REPEAT.search(pattern):
-        return pattern
-    with suppress(GrammarBudgetExceeded):
-        found = automaton.compile(pattern)
-        if len(found.table) <= _FEW_STATES:
-            return automaton.to_pattern(found)
-    return pattern
-
-
-_FEW_STATES = 4
 
 
 def _why_annotation(keyword: str) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from functools import reduce
+from functools import lru_cache, reduce
 from operator import and_, or_
 from typing import Any
 
 from sgrt.errors import GrammarBudgetExceeded
-from sgrt.grammar import automaton
+from sgrt.grammar import automaton, regex
 from sgrt.grammar.automaton import Automaton
 from sgrt.grammar.schema.formula import Formula, Matches, NoneOf, Size
 
@@ -133,3 +134,21 @@ def language(clause: Iterable[Formula]) -> Automaton:
     patterns = [a.pattern for a in clause if isinstance(a, Matches) and a.positive]
     allowed = _allowed(low, high, patterns)
     return reduce(and_, (~texts for texts in _excluded(clause)), allowed)
+
+
+_LONG_REPEAT = re.compile(r"(?<!\\x)\{\d*,?\d{2,}\}")
+
+
+@lru_cache(maxsize=256)
+def shortened(pattern: str) -> str:
+    """A pattern without long repeats that do not matter, as often in a search: `a{1,99}` is `a`."""
+    if regex.ANYTHING not in pattern or not _LONG_REPEAT.search(pattern):
+        return pattern
+    with suppress(GrammarBudgetExceeded):
+        found = automaton.compile(pattern)
+        if len(found.table) <= _FEW_STATES:
+            return automaton.to_pattern(found)
+    return pattern
+
+
+_FEW_STATES = 4
