@@ -90,8 +90,9 @@ def _print_table(entries: list[Entry]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("place", "part", "status")
-    table.add_column("why", overflow="fold")
+    table = Table()
+    for name in ("place", "part", "status", "why"):
+        table.add_column(name, overflow="fold", no_wrap=name == "status")
     for entry in entries:
         why = f"{entry.why} (hint: {entry.hint})" if entry.hint else entry.why
         table.add_row(entry.pointer or "/", entry.keyword or "-", entry.status, why)
