@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -121,6 +121,10 @@ class Handle(Generic[T]):
 
     One producer calls `push`, then `finish` or `fail` once. Any number of readers, threads or
     coroutines, may wait, iterate or attach a callback, before or after.
+
+    Args:
+        on_cancel: asks the producer to stop.
+        lock: guards it, one of its own where None is given; callbacks are called outside of it.
     """
 
     __slots__ = (
@@ -128,9 +132,13 @@ class Handle(Generic[T]):
         "__weakref__",
     )
 
-    def __init__(self, on_cancel: Callable[[], None] | None = None) -> None:
-        self._lock = threading.Lock()
-        self._events: list[TokenEvent] = []
+    def __init__(
+        self,
+        on_cancel: Callable[[], None] | None = None,
+        lock: AbstractContextManager[Any] | None = None,
+    ) -> None:
+        self._lock = threading.Lock() if lock is None else lock
+        self._events: Sequence[TokenEvent] = ()  # a list as soon as there is one
         self._value: T | None = None
         self._error: BaseException | None = None
         self._done = False
@@ -144,7 +152,10 @@ class Handle(Generic[T]):
         with self._lock:
             if self._done:
                 return
-            self._events.append(event)
+            if isinstance(self._events, list):
+                self._events.append(event)
+            else:
+                self._events = [event]
             callbacks = tuple(self._at_change) if self._at_change else ()
         if callbacks:
             _call_back(callbacks)

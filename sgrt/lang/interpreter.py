@@ -48,19 +48,18 @@ class Claim:
         parent: what a child of a fork was made from; it is needed as long as the child is.
     """
 
-    __slots__ = ("_closed", "_later", "_parent", "_stop")
+    __slots__ = ("_lane", "_parent")
+    # All that `__del__` needs is its own: at the interpreter's end modules may be empty.
+    _later = staticmethod(continuations.put_from_anywhere)
 
     def __init__(self, lane: Lane, parent: Claim | None = None) -> None:
         continuations.begin()  # it cannot be begun from a finalizer
-        self._closed = lane.closed
+        self._lane = lane
         self._parent = parent
-        # All that `__del__` needs is its own: at the interpreter's end modules may be empty.
-        self._later = continuations.put_from_anywhere
-        self._stop = lane.give_up
 
     def __del__(self) -> None:
-        if not self._closed.done():
-            self._later(self._stop)
+        if not self._lane.closed.done():
+            self._later(self._lane.give_up)
 
 
 class Operation:
@@ -96,14 +95,14 @@ class Lane:
 
     def __init__(self, lock: AbstractContextManager[Any]) -> None:
         self._lock = lock
-        self._queue: deque[Operation] = deque()
+        self._queue: deque[Operation] | None = None  # of what is held back
         self._session: Session | None = None
         self._held = True  # until a session comes, and while a handle is waited for
         self._error: BaseException | None = None
-        self._working: deque[Handle[Any]] = deque()  # in order; ended ones may lead
-        self._beside: list[Handle[Any]] = []
-        self.children: list[Lane] = []
-        self.closed: Handle[None] = Handle()
+        self._working: Sequence[Handle[Any]] = ()  # in order; ended ones may lead
+        self._beside: Sequence[Handle[Any]] = ()
+        self.children: Sequence[Lane] = ()
+        self.closed: Handle[None] = Handle(lock=lock)
 
     def start(self, session: Session) -> None:
         """Work on this session from now on."""
@@ -117,6 +116,7 @@ class Lane:
         """Queue an operation; it runs at once where nothing holds the lane."""
         with self._lock:
             if self._held:
+                self._queue = self._queue or deque()
                 self._queue.append(operation)
             else:
                 self._step(operation)
@@ -138,8 +138,10 @@ class Lane:
     def close(self) -> None:
         """Give the session back; safe at any time."""
         with self._lock:
-            if self._session is not None and not self.closed.done():
+            if self._session is not None:
                 self._session.close()
+                self._session = None
+            self._working = ()
             self.closed.finish(None)
 
     def watch_beside(self, handles: Sequence[Handle[Any]]) -> None:
@@ -148,9 +150,8 @@ class Lane:
 
     def watch(self, handles: Sequence[Handle[Any]]) -> None:
         """Remember work of the session, so that `finish` waits for it."""
-        while self._working and self._working[0].done():
-            self._working.popleft()
-        self._working += handles
+        left = [handle for handle in self._working if not handle.done()]
+        self._working = (*left, *handles)
 
     def finish(self) -> None:
         """Close when the session's work and its children's has ended.
@@ -298,7 +299,7 @@ class Split(Operation):
     children: Sequence[Lane]
 
     def run(self, lane: Lane, session: Session) -> None:
-        lane.children += self.children
+        lane.children = (*lane.children, *self.children)
         for child, twin in zip(self.children, session.fork(len(self.children)), strict=True):
             child.start(twin)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -72,7 +73,7 @@ class Run:
         self.lock = threading.RLock()
         self.is_eager = False
         self.stopped_by: BaseException | None = None
-        self._noted: list[Trace] = []
+        self._noted: Sequence[Trace] = ()
         self._noted_at = 0
 
     def note(self, trace: Trace) -> None:
@@ -84,14 +85,14 @@ class Run:
             self._noted_at = watch.ticks
             _unsent.add(self)
             watch.wake()
-        self._noted.append(trace)
+        self._noted = (*self._noted, trace)
 
     def send(self) -> None:
         """Hand over what is kept back."""
         if not self._noted:
             return
         with self.lock:
-            noted, self._noted = self._noted, []
+            noted, self._noted = self._noted, ()
             _unsent.discard(self)
             for trace in noted:
                 trace.hand_over()

@@ -8,7 +8,7 @@ streaming, the one outside.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -62,8 +62,8 @@ class Trace:
         self._claim: Claim = Claim(self.lane, parent._claim if parent else None)
         self.parts: Feed[Part] = Feed(lock=run.lock)
         self.variables: dict[str, Variable] = {}
-        self.own: dict[str, Variable] = {}
-        self.children: list[Trace] = []
+        self.own: dict[str, Variable] = {} if parent else self.variables
+        self.children: Sequence[Trace] = ()
         self.inherited = 0
         self.ended = False
         self._is_open = parent is not None
@@ -300,7 +300,7 @@ class Trace:
             self._check_open()
             first = len(self.children)
             children = [self._child(first + i) for i in range(size)]
-            self.children.extend(children)
+            self.children = (*self.children, *children)
             self._submit(Split([child.lane for child in children]))
         return children
 

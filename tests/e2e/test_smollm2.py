@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Literal
@@ -169,3 +170,24 @@ def test_appended_text_is_tokenized_on_its_own_behind_generated_text(engine: Eng
     generated = list(handle.result(60).token_ids)
     session.extend(Text("ish"))
     assert session.token_ids() == whole + generated + engine.tokenizer.encode("ish")
+
+
+@sgrt.function
+def describe(s, subject):
+    s += sgrt.user(f"Name one fact about {subject}.")
+    s += sgrt.assistant(sgrt.gen("fact", max_tokens=12))
+
+
+@pytest.mark.slow
+def test_seeded_programs_write_the_same_text_whatever_runs_beside_them(engine: Engine) -> None:
+    subjects = ["the sea", "Ada Lovelace", "copper", "the moon", "bread", "Ulm"]
+
+    async def texts(order: list[int]) -> list[str]:
+        runs = [describe.arun(subjects[i], backend=engine, seed=i) for i in order]
+        found = dict(zip(order, await asyncio.gather(*runs), strict=True))
+        return [found[i].text() for i in range(len(order))]
+
+    alone = [describe.run(subject, backend=engine, seed=i) for i, subject in enumerate(subjects)]
+    expected = [state.text() for state in alone]
+    for order in ([5, 3, 1, 0, 2, 4], [2, 4, 0, 5, 1, 3]):
+        assert asyncio.run(texts(order)) == expected

@@ -1,6 +1,7 @@
 """Programs on the embedded engine's loop, over a model that hashes the pages it reads: any
 session that is closed too early, forked too late or mixed up with another changes the text."""
 
+import asyncio
 import gc
 import subprocess
 import sys
@@ -209,3 +210,74 @@ program.run(backend=state._trace.backend)
 """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
     assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+@sgrt.function
+def seeded(s, i):
+    s += f"item {i} " + gen("a")
+    forks = s.fork(2)
+    forks += gen("b")
+    forks.join()
+    s += sgrt.select("c", ["one", "two"], temperature=1.0) + gen("d")
+    return s.text(), s["b"]
+
+
+@sgrt.function
+async def seeded_async(s, i):
+    s += f"item {i} " + gen("a")
+    forks = s.fork(2)
+    forks += gen("b")
+    forks.join()
+    s += sgrt.select("c", ["one", "two"], temperature=1.0) + gen("d")
+    await s.settled()
+    return s.text(), s["b"]
+
+
+def test_seed_gives_the_same_text_whatever_runs_beside_it_and_in_which_form(engine):
+    def values(program, **options):
+        states = program.run_batch([(i,) for i in range(6)], backend=engine, seed=5, **options)
+        return [state.value for state in states]
+
+    expected = values(seeded)
+    assert len({text for text, _ in expected}) == 6
+    assert all(first != second for _, (first, second) in expected)  # forks have their own
+    noise = forking.run("noise", backend=engine, stream=True)
+    assert values(seeded, num_threads=1) == expected
+    assert values(seeded_async) == expected
+    assert values(seeded, generator_style=True, num_threads=3) == expected
+    noise.sync()
+
+
+def test_fused_and_unfused_programs_write_the_same_tokens(engine):
+    @sgrt.function
+    def program(s, read):
+        for i in range(5):
+            s += f"{i}: " + sgrt.gen(f"x{i}", max_tokens=9, regex="[a-z]{3,6}")
+            s += ";\n"
+            if read:
+                s.sync()
+        return s.text(), [s.result(f"x{i}").token_ids for i in range(5)]
+
+    runs = [program.run(read, backend=engine, seed=3).value for read in (False, True)]
+    assert runs[0] == runs[1]
+
+
+def test_deadline_and_cancelled_task_give_pages_back(engine):
+    @sgrt.function
+    def endless(s):
+        s += "abc" + sgrt.gen("x", max_tokens=100_000, ignore_eos=True)
+        return s["x"]
+
+    with pytest.raises(sgrt.ProgramError, match="DeadlineExceeded"):
+        endless.run(backend=engine, deadline_s=0.1)
+    assert pages_come_back(engine)
+
+    async def cancelled():
+        task = asyncio.create_task(endless.arun(backend=engine))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancelled())
+    assert pages_come_back(engine)
