@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from sgrt.errors import RequestError
+
+if TYPE_CHECKING:
+    from sgrt.lang.plan.plan import Plan
 
 _THINK = ("<think>", "</think>")
 _REASONING: dict[str, tuple[tuple[str, str], bool]] = {
@@ -30,6 +34,28 @@ _REFUSED = {
     "use_thread": "runs never need a thread each",
     "return_text_in_logprobs": "get_meta_info always spells tokens out",
 }
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A program as `Program.trace` gives it.
+
+    Args:
+        plan: what is known of it.
+    """
+
+    plan: Plan
+
+    @property
+    def last_node(self) -> Traced:
+        """Itself: the plan is shown as a whole."""
+        return self
+
+    def print_graph_dfs(self) -> str:
+        """The plan as text."""
+        return str(self.plan)
+
+    __str__ = print_graph_dfs
 
 
 def refuse(name: str, value: object) -> None:

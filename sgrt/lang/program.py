@@ -34,6 +34,7 @@ log = logging.getLogger("sgrt.lang")
 
 if TYPE_CHECKING:
     from sgrt.lang.plan.plan import Plan
+    from sgrt.lang.plan.warm import Warm
     from sgrt.lang.preview import Preview
 
 SAMPLING = tuple(f.name for f in fields(SamplingParams))
@@ -329,6 +330,19 @@ class Program:
             raise raised
         parts = state._trace.parts.now()
         return preview_of(parts, state._trace.roles(), is_whole=raised is None)
+
+    def trace(self, **values: Any) -> peer.Traced:
+        """SGLang's way to look at a program: what `compile` reads from its source, with some
+        arguments given. Nothing of it runs."""
+        return peer.Traced((self.bind(**values) if values else self).compile())
+
+    def cache(self, backend: Backend | None = None) -> Warm:
+        """Have a backend compute what all calls of the program begin with.
+
+        Returns:
+            What holds it in the backend's cache until it is closed; a context manager.
+        """
+        return self.compile().warm(backend_of_run(backend))
 
     def bind(self, **values: Any) -> Program:
         """The program with some of its arguments given; keeps name and doc.

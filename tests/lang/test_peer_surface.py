@@ -375,3 +375,23 @@ def test_backend_functions_reach_the_default_backend():
         sgl.set_default_backend(None)
     with pytest.raises(AttributeError):
         sgl.global_config.verbosity = 2
+
+
+def test_trace_shows_the_plan_and_runs_nothing():
+    @sgl.function
+    def program(s, question):
+        """Never run here."""
+        s += "Q: " + question + "A:" + sgl.gen("answer", stop="\n")
+
+    shown = program.trace().last_node.print_graph_dfs()
+    assert "answer" in shown and "Q: " in shown
+    assert str(program.trace(question="why?")) == str(program.bind(question="why?").trace())
+
+
+def test_cache_holds_what_calls_begin_with_until_it_is_closed():
+    @sgl.function
+    def program(s, question):
+        s += "Instructions. " + question + sgl.gen("answer")
+
+    with program.cache(scripted("x")):
+        assert program.run("q", backend=scripted("x"))["answer"] == "x"
