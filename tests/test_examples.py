@@ -91,6 +91,54 @@ def test_stream_prints_a_story(run: Run) -> None:
     assert len(run("stream").split()) > 20
 
 
+@pytest.mark.model
+def test_nested_prints_people_with_their_homes(run: Run) -> None:
+    lines = run("nested").splitlines()
+    assert len(lines) == 4
+    assert re.fullmatch(r"Anna Berg, \d+, .+ \(.+\):", lines[0])
+
+
+@pytest.mark.model
+def test_thoughts_follows_the_idea_judged_best(run: Run) -> None:
+    *ideas, followed, first = run("thoughts").splitlines()
+    chances = [int(line.split("%")[0]) for line in ideas]
+    assert len(ideas) == 3
+    best = followed.removeprefix("followed: ")
+    assert any(
+        line.endswith(best) and c == max(chances) for line, c in zip(ideas, chances, strict=True)
+    )
+    assert first.startswith("first step: ")
+
+
+@pytest.mark.model
+def test_react_answers_with_what_the_tool_said(run: Run) -> None:
+    printed = run("react")
+    assert "Action: calculate[57 * 83]\nResult: 4731\n" in printed
+    assert printed.endswith("answer: 4731\n")
+
+
+@pytest.mark.model
+def test_judge_prints_shares_that_add_up(run: Run) -> None:
+    short, wrong = map(int, re.findall(r"(\d+)%", run("judge")))
+    assert 99 <= short + wrong <= 101
+
+
+@pytest.mark.model
+def test_resume_answers_the_second_run_from_its_journal(run: Run, tmp_path: Path) -> None:
+    first = run("resume", str(tmp_path))
+    written = (tmp_path / "words.jsonl").read_bytes()
+    assert run("resume", str(tmp_path)) == first
+    assert (tmp_path / "words.jsonl").read_bytes() == written
+
+
+@pytest.mark.model
+def test_chorus_streams_every_subject(run: Run) -> None:
+    pieces = re.findall(
+        r"^a lighthouse|^a lost key|^the first snow|(\d+) pieces", run("chorus"), re.M
+    )
+    assert sum(1 for count in pieces if count and int(count) > 3) == 3
+
+
 def _check_extract(printed: str, num: int) -> None:
     """Every object is valid, and neither cache nor forced runs change one."""
     assert f"{num} texts, {num} valid objects." in printed
