@@ -21,6 +21,7 @@ from sgrt.grammar.masks import MaskBuffer, Masks
 from sgrt.grammar.matcher import Matcher
 from sgrt.runtime.sequence import Sequence
 
+_BITMASK, _FEW, _FORCED = map(int, (ops.RowKind.BITMASK, ops.RowKind.FEW, ops.RowKind.FORCED))
 FEW = 256
 """Rows that allow at most so many tokens are drawn from a list of them."""
 
@@ -293,10 +294,10 @@ def plan_of(num_rows: int, at: Seq[int], masks: Masks) -> ops.MaskPlan:
     mask_row = np.zeros(num_rows, np.int32)
     few_len = np.zeros(num_rows + 1, np.int32)
     for i, mask in masks.mask_row.items():
-        kind[at[i]] = ops.RowKind.BITMASK
+        kind[at[i]] = _BITMASK
         mask_row[at[i]] = mask
     for i, ids in masks.listed.items():
-        kind[at[i]] = ops.RowKind.FORCED if len(ids) == 1 else ops.RowKind.FEW
+        kind[at[i]] = _FORCED if len(ids) == 1 else _FEW
         few_len[at[i] + 1] = len(ids)
     lists = [masks.listed[i] for i in sorted(masks.listed)]
     few_ids = (

@@ -276,13 +276,22 @@ def test_explain_names_the_byte_that_breaks_and_what_may_follow() -> None:
 
     matcher.accept(vocabulary.encode('{"name":"An'))
     assert why('"') is None
-    assert why("\n") == (r"b'\n' cannot follow; allowed: ' ' to '~', characters beyond ASCII")
+    assert why("\n") == (
+        r"in the value at /name: b'\n' cannot follow; "
+        "allowed: ' ' to '~', characters beyond ASCII"
+    )
     matcher.accept(vocabulary.encode('","age":'))
-    assert why("x") == "b'x' cannot follow; allowed: '0' to '9'"
+    assert why("x") == "in the value at /age: b'x' cannot follow; allowed: '0' to '9'"
     assert "special" in str(matcher.explain(vocabulary.eos_id))
     assert f"has {len(vocabulary)}" in str(matcher.explain(len(vocabulary)))
     matcher.accept(vocabulary.encode('3,"kind":"dog"}'))
-    assert why("x") == "b'x' cannot follow: the text is complete"
+    assert why("x") == "in the value at the root: b'x' cannot follow: the text is complete"
+
+
+def test_explain_in_a_grammar_names_line_and_column() -> None:
+    matcher = grammar(Lark('start: "a\\n" "bc"')).matcher()
+    matcher.accept(list(b"a\nb"))
+    assert matcher.explain(ord("x")) == "line 2, column 2: b'x' cannot follow; allowed: 'c'"
 
 
 def test_explain_of_choices_lists_what_is_left() -> None:

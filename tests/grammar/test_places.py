@@ -13,6 +13,7 @@ from random_schemas import schema as random_schema
 
 from sgrt.core import JsonSchema
 from sgrt.errors import ConstraintError
+from sgrt.grammar.engines.places import where
 from sgrt.grammar.vocabulary import Vocabulary
 
 BOOL: dict[str, Any] = {"type": "boolean"}
@@ -141,3 +142,23 @@ def test_long_value_that_is_not_understood_has_no_place_until_it_ends() -> None:
         places.append(matcher.place)
     assert places[0] == places[1] is not None
     assert len(vocabulary) == 257
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("", "in the value at the root"),
+        ("12", "in the value at the root"),
+        ("{", "in a key of the root"),
+        ('{"a', "in a key of the root"),
+        ('{"a"', "in the value at /a"),
+        ('{"a":[1,{"b', "in a key of /a/1"),
+        ('{"a":[1,{"b":2},"x]', "in the value at /a/2"),
+        ('{"a":"{[\\"","":[[],[', "in the value at //1/0"),
+        ('{"a/b~":tru', "in the value at /a~1b~0"),
+        ('{"a":1,', "in a key of the root"),
+        ('{"a":1}', "in the value at the root"),
+    ],
+)
+def test_where_a_json_text_stands_is_said_as_a_pointer(text: str, place: str) -> None:
+    assert where(text.encode()) == place

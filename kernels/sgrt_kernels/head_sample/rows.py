@@ -65,6 +65,10 @@ class RowKind(IntEnum):
     """The one token listed; the head is not computed."""
 
 
+_BITMASK, _FEW, _FORCED = (int(k) for k in (RowKind.BITMASK, RowKind.FEW, RowKind.FORCED))
+"""Comparing arrays with a member of an enumeration costs microseconds."""
+
+
 def _array(value: Any, dtype: type[np.generic]) -> NDArray[Any]:
     """A contiguous array of this dtype; integers of the same width keep their bits."""
     array = np.asarray(() if value is None else value)
@@ -141,7 +145,7 @@ class MaskPlan:
 
     def __post_init__(self) -> None:
         self.kind = _array(self.kind, np.uint8)
-        if self.kind.ndim != 1 or (self.kind > RowKind.FORCED).any():
+        if self.kind.ndim != 1 or (self.kind > _FORCED).any():
             raise ValueError("kind must be [R] values of RowKind (0..3)")
         self.few_ids = _array(self.few_ids, np.int32)
         if self.few_start is None:
@@ -152,16 +156,16 @@ class MaskPlan:
         self._check_bitmask()
 
     def _check_lists(self, counts: I32) -> None:
-        listed = self.kind >= RowKind.FEW
+        listed = self.kind >= _FEW
         wrong = (counts != 0) & ~listed
-        wrong |= (counts != 1) & (self.kind == RowKind.FORCED)
+        wrong |= (counts != 1) & (self.kind == _FORCED)
         if wrong.any():
             row = int(wrong.argmax())
             kind = RowKind(int(self.kind[row])).name
             raise ValueError(f"row {row} is {kind} but lists {counts[row]} tokens")
 
     def _check_bitmask(self) -> None:
-        masked = self.kind == RowKind.BITMASK
+        masked = self.kind == _BITMASK
         if self.bitmask is None:
             if masked.any():
                 raise ValueError("a row is BITMASK but there is no bitmask")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sgrt.errors import ConstraintError, GrammarBudgetExceeded, UnsupportedSchema
 from sgrt.grammar.engines import bytewise
-from sgrt.grammar.engines.places import Place, Places
+from sgrt.grammar.engines.places import Place, Places, where
 from sgrt.grammar.layout import Layout
 from sgrt.grammar.vocabulary import Vocabulary
 
@@ -299,7 +299,16 @@ class LLMatcher:
         num_ok = 0 if engine.is_stopped() else int(engine.validate_tokens(list(token)))
         engine.try_consume_tokens(list(token[:num_ok]))
         allowed = bytewise.allowed_bytes(engine)
-        return bytewise.why_not(token, num_ok, allowed, engine.is_accepting())
+        why = bytewise.why_not(token, num_ok, allowed, engine.is_accepting())
+        text = vocabulary.bytes_of(self._token_ids) + token[:num_ok]
+        return f"{self._where(text)}: {why}"
+
+    def _where(self, text: bytes) -> str:
+        if self._grammar.places is not None:
+            return where(text)
+        last = text.decode("utf-8", "replace").splitlines(keepends=True)[-1:] or [""]
+        line = text.count(b"\n") + 1
+        return f"line {line}, column {len(last[0]) + 1 if not last[0].endswith(chr(10)) else 1}"
 
 
 def _compile_error(message: str) -> ConstraintError:

@@ -282,3 +282,36 @@ def _is_character(text: bytes) -> bool:
         return len(text) == (6 if text[1:2] == b"u" else 2)
     lead = text[0]
     return len(text) >= (1 if lead < 0xC0 else 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4)
+
+
+def where(text: bytes) -> str:
+    """Where the end of an unfinished JSON text stands, for people: a JSON pointer.
+
+    Args:
+        text: JSON as far as it is written, nothing wrong in it.
+    """
+    path: list[str | int | None] = []  # of each open container: key, None before it, or index
+    string: bytearray | None = None
+    is_key = False
+    for i in range(len(text)):
+        byte = text[i : i + 1]
+        if string is not None:
+            string += byte
+            if byte == b'"' and not _is_escaped(bytes(string)):
+                if is_key:
+                    path[-1] = json.loads(string)
+                string = None
+        elif byte == b'"':
+            string = bytearray(byte)
+            is_key = bool(path) and path[-1] is None
+        elif byte in (b"{", b"["):
+            path.append(None if byte == b"{" else 0)
+        elif byte in (b"}", b"]"):
+            path.pop()
+        elif byte == b",":
+            last = path[-1]
+            path[-1] = last + 1 if isinstance(last, int) else None
+    in_object = bool(path) and path[-1] is None
+    parts = path[:-1] if in_object else path
+    pointer = "".join("/" + str(p).replace("~", "~0").replace("/", "~1") for p in parts)
+    return f"{'in a key of' if in_object else 'in the value at'} {pointer or 'the root'}"
