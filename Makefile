@@ -31,6 +31,7 @@ bench: pull
 	$(BIN)/python -m benchmarks.radix
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.select
+	$(BIN)/python -m benchmarks.programs
 	$(BIN)/python -m benchmarks.extraction --engines sgrt
 
 bench-peers: pull
