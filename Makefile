@@ -42,7 +42,7 @@ bench-peers: pull
 gpu-test:
 	$(PYTHON) -c "import torch, sys; sys.exit(0 if torch.cuda.is_available() else 'no CUDA device')"
 	$(PYTHON) setup.py --quiet build_ext --inplace
-	$(HERE) -m pytest -m "(gpu or not gpu) and not slow"
+	$(HERE) -m pytest -o addopts="-ra --strict-markers" -m "not slow"
 
 gpu-bench:
 	$(PYTHON) -c "import torch, sys; sys.exit(0 if torch.cuda.is_available() else 'no CUDA device')"
