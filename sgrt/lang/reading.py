@@ -336,7 +336,13 @@ class Reader:
     def _raise_failure(self, variable: Variable | None) -> None:
         failure = None if variable is None else variable.failure()
         if variable is not None and failure is not None:
+            self._trace.broken = variable
             raise self._failed(variable, failure) from self._cause(failure)
+
+    def _check_unbroken(self) -> None:
+        """Refuse to go on with a session whose failure the program has been told."""
+        if self._trace.broken is not None:
+            self._raise_failure(self._trace.broken)
 
     def _text_of(self, part: Part) -> str:
         if part.variable is None:

@@ -30,7 +30,8 @@ class ProgramState(Streams):
     ``s += …`` appends and never waits. Reading waits for what is read, and raises what went
     wrong with it: a `ProgramError` that names the program, the variable and the line, with the
     backend's own error as ``__cause__``. An error of the session is raised for every variable
-    from there on; text that is no valid value concerns its own variable only.
+    from there on, and once a read has raised it by every append too; text that is no valid value
+    concerns its own variable only.
 
     A state that nobody holds any more, nor a child of it or a stream that follows it, is
     cancelled: what it still works on could not be read.
@@ -93,6 +94,7 @@ class ProgramState(Streams):
     # ------------------------------------------------------------ writing
 
     def __iadd__(self, other: object) -> ProgramState:
+        self._check_unbroken()
         self._trace.append(as_node(other))
         return self
 
@@ -121,6 +123,7 @@ class ProgramState(Streams):
         return self._role("assistant", expr)
 
     def _role(self, role: str, expr: object) -> AbstractContextManager[None] | None:
+        self._check_unbroken()
         if expr is _NOTHING:
             return self._trace.message(role)
         self._trace.append(Role(role, as_node(expr)))
@@ -150,6 +153,7 @@ class ProgramState(Streams):
         peer.refuse("position_ids_offset", position_ids_offset)
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise InvalidSamplingParams("size", size, "must be an integer >= 1")
+        self._check_unbroken()
         children = self._trace.fork(size)
         states = [ProgramState(child, self._body, inside=self._inside) for child in children]
         return ProgramStateGroup(states, self)

@@ -51,7 +51,7 @@ class Trace:
 
     __slots__ = (
         *("_chat", "_claim", "_is_noted", "_is_open", "_num_selects", "_pending", "children"),
-        *("ended", "inherited", "lane", "own", "parts", "run", "seed", "variables"),
+        *("broken", "ended", "inherited", "lane", "own", "parts", "run", "seed", "variables"),
         *("__weakref__", "past_roles"),
     )
 
@@ -66,6 +66,7 @@ class Trace:
         self.children: Sequence[Trace] = ()
         self.inherited = 0
         self.ended = False
+        self.broken: Variable | None = None  # whose failure the program has been told
         self._is_open = parent is not None
         self._chat: Chat | None = None
         self._pending: list[Text | tuple[Generate, Generated]] = []

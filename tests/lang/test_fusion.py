@@ -172,9 +172,8 @@ def test_error_in_the_middle_of_a_segment_is_raised_for_it_and_what_follows(late
         for name in ("y", "z"):
             with pytest.raises(sgrt.ProgramError, match="variable 'y'"):
                 s[name]
-        s += "more" + sgrt.gen("w")
         with pytest.raises(sgrt.ProgramError, match="variable 'y'"):
-            s["w"]
+            s += "more" + sgrt.gen("w")
 
     program.run(backend=Counting(fail_on="boom", latency=latency))
 

@@ -60,13 +60,17 @@ def test_append_and_read_after_an_error_raise_that_error_at_once(within):
     @sgrt.function
     def program(s):
         s += sgrt.gen("a")
-        with pytest.raises(sgrt.ProgramError):
-            s["a"]
         s += "more" + sgrt.gen("b")
         s += sgrt.select("c", ["x", "y"]) + sgrt.gen("d", n=2)
         forks = s.fork(2)
         forks += sgrt.gen("e")
         forks.join()
+        with pytest.raises(sgrt.ProgramError):
+            s["a"]
+        for append in (lambda: s.__iadd__("x"), lambda: s.user("x"), s.user, lambda: s.fork(2)):
+            with pytest.raises(sgrt.ProgramError, match=r"'a'.*broken") as caught:
+                append()
+            assert isinstance(caught.value.__cause__, BackendError)
         for name in "cde":
             with pytest.raises(sgrt.ProgramError, match=r"'a'.*broken") as caught:
                 s[name]
