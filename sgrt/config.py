@@ -20,7 +20,8 @@ ENVIRONMENT = {
     "SGRT_HOME": "directory for models and caches (default: $XDG_CACHE_HOME/sgrt or ~/.cache/sgrt)",
     "SGRT_CPU_ISA": "native CPU kernels to load: avx512 | avx2 | neon | generic | none (default: best)",
     "SGRT_NUM_THREADS": "threads of the CPU kernels (default: the CPUs this process may use)",
-    "SGRT_API_KEY": "key that clients of `sgrt serve` must send, where --api-key gives none",
+    "SGRT_API_KEY": "key that clients of `sgrt serve` must send, where no flag gives one",
+    "SGRT_ADMIN_API_KEY": "key of the admin routes, where no flag gives one",
     "SGRT_OFFLINE": "1 forbids fetching models",
     "OPENAI_API_KEY": "key of the OpenAI backend, where it is given none",
 }
@@ -70,6 +71,7 @@ class EngineConfig:
         policy: order of waiting sequences: "lpm" longest cached prefix first, with aging;
             "fcfs" first come, first served.
         seed: of the generator that seeds unseeded requests.
+        chat_template: file with the jinja template of conversations; None takes the model's own.
     """
 
     model: str | None = None
@@ -86,6 +88,7 @@ class EngineConfig:
     grammar_cache: str | os.PathLike[str] | None = None
     policy: Policy = "lpm"
     seed: int = 0
+    chat_template: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         for name, low in _AT_LEAST.items():
@@ -97,8 +100,9 @@ class EngineConfig:
                 raise RequestError(f"{name}={getattr(self, name)!r}: must be True or False")
         if self.model is not None and not isinstance(self.model, (str, os.PathLike)):
             raise RequestError(f"model={self.model!r}: must be a name or a path")
-        if not isinstance(self.grammar_cache, (str, os.PathLike, type(None))):
-            raise RequestError(f"grammar_cache={self.grammar_cache!r}: must be a path or None")
+        for name in ("grammar_cache", "chat_template"):
+            if not isinstance(getattr(self, name), (str, os.PathLike, type(None))):
+                raise RequestError(f"{name}={getattr(self, name)!r}: must be a path or None")
         for name, allowed in _ONE_OF.items():
             if getattr(self, name) not in allowed:
                 raise RequestError(
@@ -168,6 +172,7 @@ class ServerConfig:
         allowed_hosts: values of the Host header besides loopback names; "*" allows all.
         cors_origins: origins whose pages may call the server; "*" allows all.
         metrics_alias: also publish the metrics under the names of "vllm" or "sglang".
+        metrics_no_auth: serve /metrics without a key where the other routes need one.
         shared_prefix_cache: one prefix cache for all keys instead of one each.
         default_max_tokens: of chat completions that give none; 0 goes to the end of the context.
         log_level: of the process. log_format: "text" or "json", one line per request.
@@ -192,9 +197,43 @@ class ServerConfig:
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     metrics_alias: Literal["vllm", "sglang"] | None = None
+    metrics_no_auth: bool = False
     shared_prefix_cache: bool = False
     default_max_tokens: int = 0
     log_level: str = "info"
     log_format: Literal["text", "json"] = "text"
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in _SERVER_RANGES.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise RequestError(f"{name}={value!r}: must be a number")
+            if not low <= value <= high:  # false for NaN too
+                raise RequestError(f"{name}={value!r}: must be from {low} to {high}")
+        for name, allowed in _SERVER_ONE_OF.items():
+            if getattr(self, name) not in allowed:
+                known = ", ".join(str(item) for item in allowed if item is not None)
+                raise RequestError(f"{name}={getattr(self, name)!r}: must be one of {known}")
+
+
+_DAY = 86_400.0
+_SERVER_RANGES: dict[str, tuple[float, float]] = {
+    "port": (0, 65_535),
+    "max_queued_requests": (0, 1_000_000),
+    "max_body_bytes": (1, 1 << 30),
+    "receive_timeout_s": (0.01, _DAY),
+    "request_timeout_s": (0.01, 7 * _DAY),
+    "drain_timeout_s": (0, _DAY),
+    "max_n": (1, 100_000),
+    "max_logprobs": (0, 1_000),
+    "max_stops": (0, 1_000),
+    "max_logit_bias": (0, 1_000_000),
+    "default_max_tokens": (0, 1 << 31),
+}
+_SERVER_ONE_OF: dict[str, tuple[str | None, ...]] = {
+    "metrics_alias": (None, "vllm", "sglang"),
+    "log_level": ("debug", "info", "warning", "error"),
+    "log_format": ("text", "json"),
+}

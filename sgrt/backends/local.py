@@ -113,7 +113,7 @@ class Engine:
 
     def compile(self, constraint: Constraint) -> None:
         """See `core.Backend.compile`."""
-        self._parts.grammars.compile(constraint)
+        self._parts.grammars.compile(constraint, ahead=True)
 
     def pin(self, prefix: Seq[Text]) -> Pinned:
         """See `core.PrefixCache.pin`. Cost: the prefix, once, and one step of decoding."""
@@ -128,9 +128,11 @@ class Engine:
         return [tokenizer.piece(i) for i in token_ids]
 
     def stats(self) -> Mapping[str, float]:
-        """Counters of `runtime.stats.Stats`, the scheduler's, and the pages as they are now."""
+        """Counters of `runtime.stats.Stats`, the scheduler's and the grammars', and the pages as
+        they are now."""
         loop = self._loop
         pool, tree, counters = loop.kv.pool, loop.kv.tree, loop.scheduler.counters
+        grammars = self._parts.grammars.stats
         return loop.stats.as_dict() | {
             "retracted": counters.num_retracted,
             "recomputed": counters.num_recomputed_tokens,
@@ -139,6 +141,11 @@ class Engine:
             "pages_cached": tree.num_cached,
             "running": len(loop.scheduler.running),
             "waiting": len(loop.scheduler.waiting),
+            "grammars_compiled": grammars.num_compiled,
+            "grammars_cached": grammars.num_cached,
+            "grammars_refused": grammars.num_refused,
+            "grammars_over_budget": grammars.num_over_budget,
+            "grammar_s": grammars.seconds,
         }
 
     def flush_cache(self) -> int:

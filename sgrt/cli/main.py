@@ -50,7 +50,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, help="print the version and exit")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
     for verb, text in VERBS.items():
-        verb_parser = verbs.add_parser(verb, help=text, description=text)
+        verb_parser = verbs.add_parser(verb, help=text, description=text, allow_abbrev=False)
         if verb in arguments:  # the others' modules are not needed to parse this line
             importlib.import_module(f"sgrt.cli.{verb}").add_arguments(verb_parser)
     return parser

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sgrt.core import Choices, Constraint, Regex
-from sgrt.errors import ConstraintError
+from sgrt.errors import ConstraintError, GrammarBudgetExceeded
 from sgrt.grammar import limits, regex
 from sgrt.grammar.audit import audit_choices, audit_size
 from sgrt.grammar.engines import tables
@@ -40,16 +40,22 @@ _BYTES_PER_BYTE = 64
 
 @dataclass(slots=True)
 class CompileStats:
-    """What a compiler did: grammars built, answers from its cache, refusals, constraints that
-    went to a process of their own, those found in its directory instead, time building."""
+    """What a compiler did: grammars built, answers from its cache, refusals (those of them that
+    were too costly: ``num_over_budget``), constraints that went to a process of their own, those found in its directory instead, time building."""
 
     num_compiled: int = 0
     num_cached: int = 0
     num_refused: int = 0
+    num_over_budget: int = 0
     num_proved: int = 0
     num_stored: int = 0
     seconds: float = 0.0
     longest_seconds: float = 0.0
+
+    def count_refused(self, error: BaseException) -> None:
+        """Count a constraint that was not compiled."""
+        self.num_refused += 1
+        self.num_over_budget += isinstance(error, GrammarBudgetExceeded)
 
 
 @dataclass(slots=True)
@@ -59,6 +65,7 @@ class _Entry:
     future: Future[Grammar]
     num_bytes: int
     expires: float = math.inf  # on time.monotonic()
+    is_ahead: bool = False  # built and not yet used
 
 
 class GrammarCompiler:
@@ -95,8 +102,12 @@ class GrammarCompiler:
         self._lock = threading.Lock()
         self._cache: OrderedDict[Constraint, _Entry] = OrderedDict()
 
-    def compile(self, constraint: Constraint) -> Grammar:
+    def compile(self, constraint: Constraint, *, ahead: bool = False) -> Grammar:
         """The grammar of a constraint, built once however many ask for it at the same time.
+
+        Args:
+            ahead: it is asked for so that it is there when it is used; that use then counts as
+                the one that built it.
 
         Raises:
             UnsupportedSchema: a schema that cannot be enforced exactly, or allows nothing.
@@ -108,8 +119,13 @@ class GrammarCompiler:
         Cost: milliseconds; waits for another thread that is building the same one. The first
             risky constraint starts a process (some 0.5 s).
         """
-        audit_size(constraint)
-        future, is_mine = self._reserve(constraint)
+        try:
+            audit_size(constraint)
+        except ConstraintError as error:
+            with self._lock:
+                self.stats.count_refused(error)
+            raise
+        future, is_mine = self._reserve(constraint, ahead)
         if is_mine:
             self._fulfil(constraint, future)
         return future.result()
@@ -119,15 +135,17 @@ class GrammarCompiler:
         such constraint comes. Idempotent."""
         self.process.close()
 
-    def _reserve(self, constraint: Constraint) -> tuple[Future[Grammar], bool]:
+    def _reserve(self, constraint: Constraint, ahead: bool) -> tuple[Future[Grammar], bool]:
         with self._lock:
             entry = self._cache.get(constraint)
             if entry is not None and time.monotonic() < entry.expires:
                 self._cache.move_to_end(constraint)
-                self.stats.num_cached += 1
+                if not ahead:
+                    self.stats.num_cached += not entry.is_ahead
+                    entry.is_ahead = False
                 return entry.future, False
             self._forget(constraint)
-            entry = _Entry(Future(), _estimated_bytes(constraint))
+            entry = _Entry(Future(), _estimated_bytes(constraint), is_ahead=ahead)
             self._cache[constraint] = entry
             self._num_bytes += entry.num_bytes
             while len(self._cache) > 1 and self._is_full():
@@ -187,7 +205,7 @@ class GrammarCompiler:
         self, constraint: Constraint, future: Future[Grammar], error: BaseException
     ) -> None:
         with self._lock:
-            self.stats.num_refused += 1
+            self.stats.count_refused(error)
             entry = self._cache.get(constraint)
             if entry is not None and entry.future is future:
                 if isinstance(error, ConstraintError):

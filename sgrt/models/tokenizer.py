@@ -16,6 +16,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -68,6 +69,16 @@ class Tokenizer:
             return cls(from_gguf(path))
         path = Path(path)
         return cls(from_directory(path) if path.is_dir() else from_gguf(GgufFile.open(path)))
+
+    def with_chat_template(self, source: str) -> Tokenizer:
+        """The same tokenizer with another chat template (jinja).
+
+        Raises:
+            ModelError: the template does not parse.
+        """
+        changed = Tokenizer(replace(self._source, chat_template=source))
+        _ = changed.chat_template  # read here, so that a wrong one is told here
+        return changed
 
     # text -> ids
 

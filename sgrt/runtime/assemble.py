@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def load_parts(config: EngineConfig) -> Parts:
         ModelError: the model cannot be found, read or run here.
         RequestError: an option does not suit this machine or model.
     """
-    model = load(hub.resolve(config.model))
+    model = _with_template(load(hub.resolve(config.model)), config)
     config = _decide(config, model)
     assert config.device != "auto"
     decoder = build_decoder(
@@ -86,6 +86,18 @@ def load_parts(config: EngineConfig) -> Parts:
         _compiler(config, model),
         config.context_len,
     )
+
+
+def _with_template(model: LoadedModel, config: EngineConfig) -> LoadedModel:
+    """The model with the chat template of the configuration, where that names one."""
+    if config.chat_template is None:
+        return model
+    path = Path(config.chat_template).expanduser()
+    try:
+        source = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"chat_template={str(path)!r}: cannot be read: {error}") from error
+    return replace(model, tokenizer=model.tokenizer.with_chat_template(source))
 
 
 def _compiler(config: EngineConfig, model: LoadedModel) -> GrammarCompiler:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sgrt.server import (
     decisions,
     meta,
@@ -16,7 +18,10 @@ from sgrt.server.service import Service
 
 def build_app(service: Service) -> App:
     """The ASGI application over a service."""
-    return App(service, ROUTES)
+    routes = ROUTES
+    if service.config.metrics_no_auth:
+        routes = [replace(r, access="open") if r.path == "/metrics" else r for r in ROUTES]
+    return App(service, routes)
 
 
 ROUTES = [
@@ -25,6 +30,7 @@ ROUTES = [
     Route("GET", "/ready", meta.ready, "open"),
     Route("GET", "/health_generate", meta.health_generate),
     Route("GET", "/version", meta.show_version),
+    Route("GET", "/metrics", meta.metrics),
     Route("GET", "/v1/models", meta.models),
     Route("GET", "/v1/models/*", meta.model),
     Route("POST", "/v1/chat/completions", openai_chat.chat_completions),

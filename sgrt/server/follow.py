@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 
 from sgrt.core import GenerateResult, Generation, TokenEvent
@@ -36,13 +36,22 @@ class Waker:
 
 
 class Follower:
-    """One generation, as the event loop sees it."""
+    """One generation, as the event loop sees it.
 
-    def __init__(self, handle: Generation, waker: Waker) -> None:
+    Args:
+        tick: called in the engine's thread at each event and at the end.
+    """
+
+    def __init__(self, handle: Generation, waker: Waker, tick: Callable[[], None]) -> None:
         self.handle = handle
         self._changed = asyncio.Event()
         changed = self._changed
-        self._detach = handle.on_change(lambda: waker.wake(changed))
+
+        def change() -> None:
+            tick()
+            waker.wake(changed)
+
+        self._detach = handle.on_change(change)
         if handle.done():
             self._changed.set()
 

@@ -136,7 +136,10 @@ class App:
         except Exception as error:
             await exchange.fail(_told(error))
         finally:
-            _log_request(scope, exchange, time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            method, path = exchange.route
+            self.service.metrics.answered(method, path, exchange.status, seconds)
+            _log_request(scope, exchange, seconds)
 
     async def _answer(
         self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, exchange: _Exchange
@@ -145,6 +148,7 @@ class App:
             await exchange.answer(Answer(b"", 204))
             return
         route = self._route(scope)
+        exchange.route = route.method, route.path
         self._guard.check_host(headers)
         namespace = self._guard.check_key(route.access, headers)
         call = Call(
@@ -217,6 +221,7 @@ class _Exchange:
         self.request_id = request_id
         self.cors = cors
         self.status = 0
+        self.route = "other", "other"  # as the table has them: method, path
         self._send = send
         self._stream: EventStream | None = None
 

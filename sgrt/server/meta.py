@@ -80,6 +80,13 @@ async def show_version(call: Call) -> Answer:
     return Answer({"version": version()})
 
 
+async def metrics(call: Call) -> Answer:
+    """``GET /metrics``: for Prometheus, in its own form or in that of OpenMetrics."""
+    accept = call.headers.get(b"accept", b"").decode("latin-1")
+    text, media = call.service.metrics.render(accept)
+    return Answer(text, media=media)
+
+
 async def model_info(call: Call) -> Answer:
     """``GET /model_info``: what SGLang's clients ask for."""
     engine = call.service.engine

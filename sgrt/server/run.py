@@ -7,6 +7,8 @@ import contextlib
 import json
 import logging
 import signal
+import socket
+import ssl
 import sys
 import threading
 import time
@@ -36,19 +38,43 @@ def serve(engine: EngineConfig, config: ServerConfig) -> int:
         RequestError: a setting that would not be safe, or that means nothing.
     """
     check(config)
+    listening = listen(config)
     _set_up_logs(config)
     service = Service(config)
-    server = _Server(_uvicorn_config(service, config), service)
+    server = _Server(_uvicorn_config(service), service)
     loader = threading.Thread(target=_load, args=(service, engine, server), daemon=True)
     loader.start()
     try:
-        server.run()
+        server.run(sockets=[listening])
     finally:
+        listening.close()
         service.close()
     if service.failure is not None:
         print(f"sgrt: error: {service.failure}", file=sys.stderr)
         return 2
     return 0
+
+
+def listen(config: ServerConfig) -> socket.socket:
+    """The socket to serve on.
+
+    Raises:
+        RequestError: the address is in use, or not one of this machine.
+    """
+    host = config.host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, config.port))
+        listening.listen(2048)  # a second server on this port is told now, not after loading
+    except OSError as error:
+        listening.close()
+        raise RequestError(
+            f"cannot listen on {config.host}:{config.port}: {error.strerror or error}",
+            hint="give another --port, or --port 0 for a free one",
+        ) from error
+    return listening
 
 
 def check(config: ServerConfig) -> None:
@@ -64,6 +90,13 @@ def check(config: ServerConfig) -> None:
         )
     if (config.ssl_certfile is None) != (config.ssl_keyfile is None):
         raise RequestError("--ssl-certfile and --ssl-keyfile go together")
+    if config.ssl_certfile is not None and config.ssl_keyfile is not None:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+                config.ssl_certfile, config.ssl_keyfile, password=lambda: b""
+            )
+        except (OSError, ValueError) as error:
+            raise RequestError(f"the TLS certificate or its key cannot be used: {error}") from error
     if any(not key for key in (*config.api_keys, config.admin_api_key or "x")):
         raise RequestError("an API key must not be empty")
     if config.admin_api_key is not None and config.admin_api_key in config.api_keys:
@@ -77,18 +110,19 @@ def _load(service: Service, engine: EngineConfig, server: _Server) -> None:
     try:
         started = time.perf_counter()
         service.attach(Engine.from_parts(load_parts(engine)))
-        log.info("ready: %s in %.1f s", service.names[0], time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        server.is_listening.wait(10)
+        log.info("ready: %s in %.1f s. %s", service.names[0], seconds, _how_to_call(server.url))
     except BaseException as error:
         service.failure = error if isinstance(error, SgrtError) else RequestError(repr(error))
         log.debug("loading failed", exc_info=error)
         server.should_exit = True
 
 
-def _uvicorn_config(service: Service, config: ServerConfig) -> uvicorn.Config:
+def _uvicorn_config(service: Service) -> uvicorn.Config:
+    config = service.config
     return uvicorn.Config(
         build_app(service),
-        host=config.host,
-        port=config.port,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -107,14 +141,14 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._service = service
         self._draining: asyncio.Task[None] | None = None
+        self.is_listening = threading.Event()
+        self.url = ""
 
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
-        for server in self.servers:
-            for listening in server.sockets:
-                host, port = listening.getsockname()[:2]
-                scheme = "https" if self.config.ssl_certfile else "http"
-                log.info("listening on %s://%s:%d", scheme, host, port)
+        self.url = _url_of(self.servers[0].sockets[0], tls=self.config.ssl_certfile is not None)
+        log.info("listening on %s", self.url)
+        self.is_listening.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -144,6 +178,19 @@ class _Server(uvicorn.Server):
             await self._service.drain()
         finally:
             self.should_exit = True
+
+
+def _url_of(listening: socket.socket, *, tls: bool) -> str:
+    host, port = listening.getsockname()[:2]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"{'https' if tls else 'http'}://{shown}:{port}"
+
+
+def _how_to_call(url: str) -> str:
+    return (
+        f"OpenAI clients: base_url={url}/v1; SGLang: {url}; try: curl {url}/v1/completions "
+        """-H content-type:application/json -d '{"prompt": "Once upon a time"}'"""
+    )
 
 
 # ---------------------------------------------------------------- logs

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -29,6 +29,7 @@ from sgrt.core import (
 from sgrt.errors import SgrtError
 from sgrt.server.failures import ApiError, Spelling, from_error, overloaded
 from sgrt.server.follow import Follower, Waker
+from sgrt.server.metrics import Metrics
 
 T = TypeVar("T")
 _LONG_TEXT = 20_000
@@ -78,6 +79,7 @@ class Service:
         self.is_draining = False
         self.num_running = 0
         self.follow: dict[str, list[Follower]] = {}
+        self.metrics = Metrics(self)
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="sgrt-serve")
         self._waker: Waker | None = None
         self._serial = itertools.count(1)
@@ -104,6 +106,12 @@ class Service:
         """Whether the engine has ended, which it never does by itself."""
         return self._engine is not None and self._engine.is_closed
 
+    def stats(self) -> Mapping[str, float] | None:
+        """The engine's counters, and ``page_size``; None while it is being loaded."""
+        if self._engine is None:
+            return None
+        return {**self._engine.stats(), "page_size": self._engine.config.page_size}
+
     @property
     def names(self) -> tuple[str, ...]:
         """What the model may be called."""
@@ -126,6 +134,7 @@ class Service:
                 503, "the server is shutting down", code="draining", headers={"retry-after": "5"}
             )
         if self.num_running >= self.capacity:
+            self.metrics.num_rejected += 1
             raise overloaded(f"{self.num_running} requests are under way already; try again later")
         self.num_running += 1
         try:
@@ -142,9 +151,10 @@ class Service:
         """
         if self._waker is None:
             self._waker = Waker(asyncio.get_running_loop())
+        began = time.perf_counter()
         heavy = job.constraint is not None or _length(job.prompt) > _LONG_TEXT
         handles = await self._submit_aside(job) if heavy else self._submit(job)
-        followers = [Follower(handle, self._waker) for handle in handles]
+        followers = [Follower(h, self._waker, self.metrics.timer(h, began)) for h in handles]
         self.follow.setdefault(request_id, []).extend(followers)
         try:
             yield followers
