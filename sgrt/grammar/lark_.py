@@ -7,9 +7,11 @@ The dialect is what Lark and the engine's front end have in common:
 - ``"text"`` with the escapes of JSON, ``"text"i`` (ASCII letters in either case), ``"a".."z"``;
 - ``/pattern/`` in the dialect of `sgrt.grammar.regex`, flag ``s``;
 - ``%ignore``, ``%import`` from the grammars shipped with sgrt, ``%json {schema}`` in rules;
-- ``name[lazy]: TERMINALS``: as little text as possible.
+- ``name[lazy]: TERMINALS``: as little text as possible;
+- as guidance writes them: ``%llguidance {}``, ``name[capture]: …``, and ``"x-guidance"`` in a
+  schema, which says what stands between its values.
 
-Names' prefixes ``?``, ``!`` and ``_`` and aliases ``-> name`` shape Lark's trees; there are no
+Names' prefixes ``?``, ``!`` and ``_``, aliases ``-> name`` and captures shape trees; there are no
 trees here, so they are read and mean nothing. Everything else is refused where it stands.
 
 A terminal takes the longest text that any terminal allowed at its place can take (Lark's
@@ -58,7 +60,6 @@ _REFUSED = {
     "%override": "importing and overriding is not supported; write the rule out",
     "%extend": "importing and extending is not supported; write the rule out",
     "%regex": "is the engine's own; substring_of= and Substring do that",
-    "%llguidance": "options of the engine cannot be set",
     "%lark": "nested grammars are not supported; use rules",
 }
 _JSON_MARKS = re.compile(r'"(?:[^"\\]|\\.)*"|[{}]|[^\s{}"]+')
@@ -140,11 +141,6 @@ def plain(name: str) -> str:
 
 def is_terminal(name: str) -> bool:
     return name.rpartition(".")[2].lstrip("_")[0].isupper()
-
-
-def schema(normal: str) -> Lexeme:
-    """A schema that `json_schema.normalise` wrote, as a part of a grammar."""
-    return Lexeme(llguidance_.json_part(normal, layout.COMPACT), len(normal))
 
 
 def _qualified(grammar: str, node: Node) -> Node:
@@ -264,6 +260,9 @@ class _Parser:
             self.out.ignored.append(self._expansions())
         elif self._take("%import"):
             self._import()
+        elif self._take("%llguidance"):
+            if not (self._take("{") and self._take("}")):
+                self._fail("%llguidance: options of the engine cannot be set", token)
         elif token.kind == "keyword" and token.text in _REFUSED:
             self._fail(f"{token.text}: {_REFUSED[token.text]}", token)
         else:
@@ -292,11 +291,18 @@ class _Parser:
         self._expect("[")
         if is_terminal(name):
             self._fail("options belong to rules", token)
-        option = self._expect_kind("rule")
-        if option.text != "lazy" or not self._is("]"):
-            self._fail(f"option {option.text!r} is not supported", option, "only [lazy] is")
+        while True:
+            option = self._expect_kind("rule")
+            if option.text == "lazy":
+                self.out.options[name] = "[lazy]"
+            elif option.text != "capture":
+                hint = "[lazy] and [capture] are"
+                self._fail(f"option {option.text!r} is not supported", option, hint)
+            elif self._take("="):
+                self._expect_kind("string")
+            if not self._take(","):
+                break
         self._expect("]")
-        self.out.options[name] = "[lazy]"
 
     def _import(self) -> None:
         at = self.token
@@ -493,8 +499,9 @@ class _Parser:
         end = start + _json_end(self.text[start:])
         if end == start:
             self._fail("a schema in braces expected after %json", token)
+        written = self.text[start:end]
         try:
-            normal = json_schema.normalise(self.text[start:end])
+            normal = json_schema.normalise(written)
         except UnsupportedSchema as error:
             line, column = self.place.of(token.pos)
             raise UnsupportedSchema(
@@ -504,7 +511,11 @@ class _Parser:
             ) from error
         self.pos = end
         self.token = self._scan()
-        return schema(normal)
+        try:
+            spaced = layout.of_guidance(json.loads(written).get("x-guidance"))
+        except ConstraintError as error:
+            self._fail(str(error), token)
+        return Lexeme(llguidance_.json_part(normal, spaced), len(normal))
 
     def _check_terminal(self, name: str, node: Node) -> None:
         pos = self.places.get(name, 0)

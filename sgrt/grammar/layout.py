@@ -51,6 +51,44 @@ def of(constraint: JsonSchema) -> Layout:
     return Layout(white=_white(FLEXIBLE if white is None else white))
 
 
+def of_guidance(options: object) -> Layout:
+    """The layout that ``"x-guidance"`` asks for in a schema; compact where it says nothing.
+
+    Args:
+        options: its value; None where there is none.
+
+    Raises:
+        ConstraintError: options that change more than the layout, or a layout that is not known.
+    """
+    if options is None:
+        return COMPACT
+    if not isinstance(options, dict):
+        raise ConstraintError(f"x-guidance={options!r:.80} must be an object")
+    # A text that fits exactly one of several schemas also fits one of them at least.
+    unread = {"coerce_one_of": options.get("coerce_one_of"), "lenient": False}
+    given = {**_GUIDANCE, **unread, **{k: v for k, v in options.items() if v is not None}}
+    for key, value in given.items():
+        if key not in _GUIDANCE and (key not in unread or value != unread[key]):
+            raise ConstraintError(f"x-guidance: {key}={value!r:.80} is not supported")
+    if given["whitespace_flexible"]:
+        if given["whitespace_pattern"] is None:
+            raise ConstraintError("x-guidance: white space without end; give whitespace_pattern")
+        return Layout(white=_white(given["whitespace_pattern"]))
+    marks = given["item_separator"], given["key_separator"]
+    for known in (COMPACT, FIXED):
+        if marks == (known.item, known.key):
+            return known
+    raise ConstraintError(f"x-guidance: separators {marks!r:.80} are neither compact nor fixed")
+
+
+_GUIDANCE = {
+    "whitespace_flexible": True,
+    "whitespace_pattern": None,
+    "item_separator": ",",
+    "key_separator": ":",
+}
+
+
 def _white(pattern: object) -> str | None:
     if not isinstance(pattern, str):
         raise ConstraintError(f"whitespace={pattern!r:.80} must be a pattern")

@@ -26,7 +26,7 @@ from sgrt.core import (
     TokenLogprob,
     Usage,
 )
-from sgrt.errors import ConstraintError, RequestError, SgrtError
+from sgrt.errors import ConstraintError, InvalidSamplingParams, RequestError, SgrtError
 from sgrt.grammar.closing import Closing
 from sgrt.grammar.matcher import Grammar
 from sgrt.runtime.detokenizer import Detokenizer
@@ -144,10 +144,11 @@ class GenerateTask:
         self.counts.prompt = len(token_ids)
         if not token_ids:
             raise RequestError("nothing to continue: the sequence is empty and has no BOS token")
-        named = (*self.params.logit_bias, *self.params.stop_token_ids)
         size = self._vocabulary.vocab_size
-        if any(i >= size for i in named):
-            raise RequestError(f"token {max(named)} does not exist: the vocabulary has {size}")
+        for name in ("logit_bias", "stop_token_ids"):
+            missing = [i for i in getattr(self.params, name) if i >= size]
+            if missing:
+                raise InvalidSamplingParams(name, missing[0], f"the vocabulary has {size} tokens")
         if self._closing is not None:
             self._closing.check_room(self._room())
         self._last_prompt_id = token_ids[-1]

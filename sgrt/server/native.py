@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import msgspec
 
-from sgrt.core import GenerateResult, Text, TokenEvent, TokenLogprob
+from sgrt.core import GenerateResult, SamplingParams, Text, TokenEvent, TokenLogprob
 from sgrt.errors import Cancelled
 from sgrt.server.body import decode
 from sgrt.server.failures import bad_request
@@ -22,7 +22,12 @@ from sgrt.server.wanted import wanted
 from sgrt.server.wire import Constrained, check_limit, num_choices, sampling_params
 
 MAX_PROMPTS = 1024
-_SPELLING = {"max_tokens": "sampling_params.max_new_tokens", "logprobs": "top_logprobs_num"}
+_SPELLING = {
+    **{field.name: f"sampling_params.{field.name}" for field in fields(SamplingParams)},
+    "max_tokens": "sampling_params.max_new_tokens",
+    "min_tokens": "sampling_params.min_new_tokens",
+    "logprobs": "top_logprobs_num",
+}
 _DEFAULT_MAX_NEW_TOKENS = 128
 
 
@@ -142,20 +147,8 @@ def _read(wire: GenerateRequest, call: Call) -> Request:
     values, many, at = _prompts(wire)
     check_limit(at, len(values), MAX_PROMPTS)
     sampling = _each(wire.sampling_params or {}, len(values), "sampling_params", dict)
-    logprobs = _each(
-        bool(wire.return_logprob)
-        if not isinstance(wire.return_logprob, list)
-        else wire.return_logprob,
-        len(values),
-        "return_logprob",
-        bool,
-    )
-    starts = _each(
-        -1 if wire.logprob_start_len is None else wire.logprob_start_len,
-        len(values),
-        "logprob_start_len",
-        int,
-    )
+    logprobs = _each(wire.return_logprob or False, len(values), "return_logprob", bool)
+    starts = _each(wire.logprob_start_len, len(values), "logprob_start_len", int, type(None))
     tops = _each(wire.top_logprobs_num or 0, len(values), "top_logprobs_num", int)
     ids = _ids(wire.rid, len(values), call.request_id)
     prompts = tuple(
@@ -192,14 +185,15 @@ def _prompts(wire: GenerateRequest) -> tuple[list[Any], bool, str]:
     return values, many, at
 
 
-def _each(value: Any, count: int, at: str, kind: type) -> list[Any]:
+def _each(value: Any, count: int, at: str, *kinds: type) -> list[Any]:
     """One value per prompt."""
     values = value if isinstance(value, list) else [value] * count
     if len(values) != count:
         raise bad_request(f"{at}: {len(values)} values for {count} prompts", at)
     for i, item in enumerate(values):
-        if type(item) is not kind:
-            raise bad_request(f"{at}[{i}] must be a {kind.__name__}", at)
+        if type(item) not in kinds:
+            place = f"{at}[{i}]" if isinstance(value, list) else at
+            raise bad_request(f"{place} must be a {kinds[0].__name__}", place)
     return values
 
 
@@ -219,7 +213,7 @@ def _prompt(
     at: str,
     sampling: dict[str, Any],
     logprobs: bool,
-    start: int,
+    start: int | None,
     top: int,
     rid: str,
 ) -> Prompt:
@@ -231,6 +225,9 @@ def _prompt(
     if params.seed is not None and params.sampling_seed is not None:
         raise bad_request("seed and sampling_seed are the same", "sampling_params.sampling_seed")
     params.seed = params.sampling_seed if params.seed is None else params.seed
+    # SGLang's clients name those of other models too; what does not exist is never drawn.
+    exists = range(service.engine.tokenizer.vocab_size)
+    params.stop_token_ids = [i for i in params.stop_token_ids or () if i in exists or i < 0]
     job = Job(
         prompt=_text_or_ids(value, at),
         params=sampling_params(
@@ -250,10 +247,10 @@ def _prompt(
         namespace=call.namespace + (wire.extra_key or ""),
         priority=wire.priority or 0,
     )
-    wants_input = logprobs and start >= 0
-    return Prompt(
-        job, rid, logprobs, start if wants_input else None, top, bool(params.no_stop_trim)
-    )
+    if start is None:  # a request for no text asks for the logprobs of its prompt
+        start = 0 if params.max_new_tokens == 0 else -1
+    told_from = start if logprobs and start >= 0 else None
+    return Prompt(job, rid, logprobs, told_from, top, bool(params.no_stop_trim))
 
 
 def _check_sampling(params: NativeSampling) -> None:
@@ -291,21 +288,24 @@ _Told = dict[str, Any]
 
 
 async def _input_logprobs(service: Service, prompt: Prompt, request: Request) -> _Told:
-    """Log-probabilities of the prompt's tokens; the first has none, as in SGLang."""
+    """Log-probabilities of the prompt's tokens. The very first has none.
+
+    SGLang gives none for the first that is asked for either, wherever it stands; its own frontend
+    (``select`` with two of its three methods) fails over that.
+    """
     if not prompt.logprobs:
         return {}
     told: _Told = {"input_token_logprobs": [], "input_top_logprobs": []}
     if prompt.start is None:
         return told
     ids = await service.token_ids(prompt.job)
-    start = min(prompt.start, len(ids) - 1)
-    scored = await service.prompt_logprobs(ids, start, prompt.top, prompt.job.namespace)
-    told["input_token_logprobs"] = [
-        _triple(service, request, None, ids[start]),
-        *(_triple(service, request, t.logprob, t.token_id) for t in scored),
-    ]
-    told["input_top_logprobs"] = [None, *(_top(service, request, t) for t in scored)]
-    return told
+    start = min(prompt.start, len(ids))
+    scored = await service.prompt_logprobs(ids, max(start - 1, 0), prompt.top, prompt.job.namespace)
+    values = [_triple(service, request, t.logprob, t.token_id) for t in scored]
+    tops = [_top(service, request, t) for t in scored]
+    if start == 0:
+        values, tops = [_triple(service, request, None, ids[0]), *values], [None, *tops]
+    return {"input_token_logprobs": values, "input_top_logprobs": tops}
 
 
 async def _answer(
@@ -314,7 +314,8 @@ async def _answer(
     try:
         result = await follower.result()
     except Cancelled as error:
-        return _aborted(prompt, request, follower, error)
+        num_prompt_tokens = len(await service.token_ids(prompt.job))
+        return _aborted(prompt, request, follower, error, num_prompt_tokens)
     text = final_text(result, keep_stop=prompt.keep_stop)
     tokens = result.logprobs or ()
     return _item(service, request, prompt, text, result.token_ids, tokens, told, result)
@@ -329,12 +330,13 @@ def _item(
     tokens: Sequence[TokenLogprob],
     told: _Told,
     result: GenerateResult | None,
+    num_prompt_tokens: int = 0,
 ) -> dict[str, Any]:
     """One answer, or what there is of it so far (``result`` is None)."""
     meta: dict[str, Any] = {
         "id": prompt.id,
         "finish_reason": _finish(result),
-        "prompt_tokens": 0,
+        "prompt_tokens": num_prompt_tokens,
         "weight_version": "default",
         "completion_tokens": len(output_ids),
         "cached_tokens": 0,
@@ -350,6 +352,7 @@ def _item(
             _triple(service, request, t.logprob, t.token_id) for t in tokens
         ]
         meta["output_top_logprobs"] = [_top(service, request, t) for t in tokens]
+        meta["output_token_logprobs_length"] = len(tokens)
     return {"text": text, "output_ids": list(output_ids), "meta_info": meta}
 
 
@@ -362,7 +365,7 @@ def _finish(result: GenerateResult | None) -> dict[str, Any] | None:
 
 
 def _aborted(
-    prompt: Prompt, request: Request, follower: Follower, error: Cancelled
+    prompt: Prompt, request: Request, follower: Follower, error: Cancelled, num_prompt_tokens: int
 ) -> dict[str, Any]:
     events = follower.handle.events_from(0)
     ids = [i for event in events for i in event.token_ids]
@@ -372,7 +375,7 @@ def _aborted(
         "meta_info": {
             "id": prompt.id,
             "finish_reason": {"type": "abort", "message": str(error)},
-            "prompt_tokens": 0,
+            "prompt_tokens": num_prompt_tokens,
             "completion_tokens": len(ids),
             "cached_tokens": 0,
             "e2e_latency": round(time.perf_counter() - request.began, 6),
@@ -394,11 +397,13 @@ async def _stream(call: Call, request: Request) -> AsyncIterator[bytes]:
     service = call.service
     async with service.admitted(), AsyncExitStack() as stack:
         flat: list[tuple[Prompt, Follower, _Told]] = []
+        so_far: list[_SoFar] = []
         for prompt in request.prompts:
             followers = await stack.enter_async_context(service.running(prompt.job, prompt.id))
             told = await _input_logprobs(service, prompt, request)
+            num_prompt_tokens = len(await service.token_ids(prompt.job))
             flat += [(prompt, follower, told) for follower in followers]
-        so_far = [_SoFar() for _ in flat]
+            so_far += [_SoFar(num_prompt_tokens) for _ in followers]
         several = request.many or len(flat) > 1
         async for index, events in merged([f for _, f, _ in flat]):
             prompt, follower, told = flat[index]
@@ -413,6 +418,7 @@ async def _stream(call: Call, request: Request) -> AsyncIterator[bytes]:
 
 @dataclass
 class _SoFar:
+    num_prompt_tokens: int
     text: str = ""
     ids: list[int] = field(default_factory=list)
     tokens: list[TokenLogprob] = field(default_factory=list)
@@ -429,4 +435,14 @@ class _SoFar:
     def item(
         self, service: Service, request: Request, prompt: Prompt, told: _Told
     ) -> dict[str, Any]:
-        return _item(service, request, prompt, self.text, self.ids, self.tokens, told, None)
+        return _item(
+            service,
+            request,
+            prompt,
+            self.text,
+            self.ids,
+            self.tokens,
+            told,
+            None,
+            self.num_prompt_tokens,
+        )

@@ -256,15 +256,15 @@ class Service:
             self._engine.close()
 
     def model_named(self, name: object) -> str:
-        """The served name that a request means; None means the first.
+        """The served name that a request means; None, "" and SGLang's "default" mean the first.
 
         Raises:
             ApiError: 404 for a model that is not served.
         """
-        if name is None or name == "":
-            return self.names[0]
         if name in self.names:
             return str(name)
+        if name in (None, "", "default"):
+            return self.names[0]
         raise ApiError(
             404,
             f"the model {name!r:.200} does not exist; served: {', '.join(self.names)}",

@@ -125,6 +125,8 @@ def read_tools(
         if name in names[:i]:
             raise bad_request(f"tools[{i}]: the name {name!r} is given twice", f"tools[{i}]")
     may_repeat = parallel is not False
+    if isinstance(choice, Mapping) and choice.get("type") == "allowed_tools":
+        known, choice = _allowed(known, choice, flat)
     if choice is None:
         choice = "auto" if known else "none"
     if choice == "none":
@@ -133,25 +135,42 @@ def read_tools(
         if not known and choice == "required":
             raise bad_request("tool_choice='required' needs tools", "tool_choice")
         return ToolUse(known, choice if known else "none", may_repeat)
-    named = _named(choice, flat)
-    chosen = tuple(tool for tool in known if tool.name == named)
+    return ToolUse((_chosen(known, choice, "tool_choice", flat),), "named", False)
+
+
+def _allowed(
+    known: tuple[Tool, ...], choice: Mapping[str, Any], flat: bool
+) -> tuple[tuple[Tool, ...], str]:
+    """The tools that ``{"type": "allowed_tools"}`` leaves, and how they may be used."""
+    inner, at = (
+        (choice, "tool_choice")
+        if flat
+        else (choice.get("allowed_tools"), "tool_choice.allowed_tools")
+    )
+    if not isinstance(inner, Mapping) or not isinstance(inner.get("tools"), list):
+        raise bad_request(f"{at}.tools must be a list", f"{at}.tools")
+    if inner.get("mode") not in ("auto", "required"):
+        raise bad_request(f"{at}.mode must be 'auto' or 'required'", f"{at}.mode")
+    chosen = [
+        _chosen(known, item, f"{at}.tools[{i}]", flat) for i, item in enumerate(inner["tools"])
+    ]
     if not chosen:
-        listed = ", ".join(names) or "none"
-        raise bad_request(
-            f"tool_choice names {named!r:.130}, which is not among the tools ({listed})",
-            "tool_choice",
-        )
-    return ToolUse(chosen, "named", False)
+        raise bad_request(f"{at}.tools is empty", f"{at}.tools")
+    return tuple(tool for tool in known if tool in chosen), str(inner["mode"])
 
 
-def _named(choice: Any, flat: bool) -> str:
+def _chosen(known: Sequence[Tool], choice: Any, at: str, flat: bool) -> Tool:
+    """The tool that ``{"type": "function", …}`` names."""
     inner = choice if flat else choice.get("function") if isinstance(choice, Mapping) else None
     name = inner.get("name") if isinstance(inner, Mapping) else None
-    if isinstance(choice, Mapping) and choice.get("type") == "function" and isinstance(name, str):
-        return name
-    raise bad_request(
-        "tool_choice must be 'none', 'auto', 'required' or name a function", "tool_choice"
-    )
+    if not (isinstance(name, str) and choice.get("type") == "function"):
+        forms = "be 'none', 'auto', 'required' or " if at == "tool_choice" else ""
+        raise bad_request(f"{at} must {forms}name a function", at)
+    for tool in known:
+        if tool.name == name:
+            return tool
+    listed = ", ".join(tool.name for tool in known) or "none"
+    raise bad_request(f"{at} names {name!r:.130}, which is not among the tools ({listed})", at)
 
 
 def _tool(item: Any, at: str, flat: bool) -> Tool:

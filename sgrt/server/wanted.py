@@ -1,18 +1,21 @@
 """What a request's text is held to: every spelling of OpenAI, SGLang and vLLM, one constraint.
 
-A request may hold its text to one thing. Two constraints at once are refused by name, and so is
-a key that looks like a constraint and is none.
+A request may hold its text to one thing; it may say so twice (guidance does). Two different
+constraints are refused by name, and so is a key that looks like a constraint and is none.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from sgrt.core import Choices, Constraint, Ebnf, JsonSchema, Lark, Regex, StructuralTag
-from sgrt.errors import ConstraintError
+from sgrt.core import Choices, Constraint, Ebnf, JsonSchema, Regex, StructuralTag
+from sgrt.errors import ConstraintError, GrammarSyntaxError
+from sgrt.grammar import ebnf, layout
+from sgrt.grammar.detect import detect_grammar
 from sgrt.schemas import closed, schema_constraint
 from sgrt.server.body import did_you_mean, join
 from sgrt.server.failures import bad_request, from_error
@@ -39,47 +42,45 @@ def wanted(wire: Constrained) -> Wanted | None:
     for name, read in _FIELDS.items():
         value = getattr(wire, name)
         if value is not None:
-            found += _guarded(read, value, name)
-    _check_no_effect(wire)
-    if len(found) > 1:
+            with _blaming(name):
+                found += read(value, name)
+    _check_backend(wire.guided_decoding_backend)
+    if any(other.constraint != found[0].constraint for other in found):
         names = " and ".join(w.at for w in found)
         raise bad_request(f"a text can be held to one constraint, not to {names}", found[1].at)
-    return found[0] if found else None
+    pattern = wire.guided_whitespace_pattern
+    return _spaced(found[0] if found else None, pattern, "guided_whitespace_pattern")
 
 
-def _guarded(read: Callable[[Any, str], list[Wanted]], value: Any, at: str) -> list[Wanted]:
+@contextmanager
+def _blaming(at: str) -> Iterator[None]:
+    """Errors of constraints are the fault of this part of the body."""
     try:
-        return read(value, at)
+        yield
     except ConstraintError as error:
         raise from_error(error, param=at) from error
 
 
-def _check_no_effect(wire: Constrained) -> None:
-    backend = wire.guided_decoding_backend
-    if backend not in (None, "auto", "guidance", "llguidance", "xgrammar", "outlines"):
+def _check_backend(name: str | None) -> None:
+    """Any engine's name passes: what a text is held to does not depend on it."""
+    if name not in (None, "auto", "guidance", "llguidance", "xgrammar", "outlines"):
         raise bad_request(
-            f"guided_decoding_backend={backend!r:.80} is not known", "guided_decoding_backend"
+            f"guided_decoding_backend={name!r:.80} is not known", "guided_decoding_backend"
         )
-    _check_whitespace(wire.guided_whitespace_pattern, "guided_whitespace_pattern")
 
 
-def _check_whitespace(pattern: object, at: str) -> None:
-    """JSON is written compactly, which every pattern that matches "" allows."""
-    import re
-
+def _spaced(found: Wanted | None, pattern: object, at: str) -> Wanted | None:
+    """With white space between the values of JSON, as a pattern allows it; else it is compact."""
     if pattern is None:
-        return
+        return found
+    if found is None or not isinstance(found.constraint, JsonSchema):
+        raise bad_request(f"{at} needs a JSON schema", at)
     if not isinstance(pattern, str):
         raise bad_request(f"{at} must be a string", at)
-    try:
-        allows_none = len(pattern) <= 200 and re.fullmatch(pattern, "") is not None
-    except (re.error, RecursionError):
-        allows_none = False
-    if not allows_none:
-        raise bad_request(
-            f"{at}={pattern!r:.80}: JSON is written without white space here, and this asks for some",
-            at,
-        )
+    spaced = JsonSchema(found.constraint.schema, "flexible", pattern)
+    with _blaming(at):
+        layout.of(spaced)
+    return Wanted(spaced, found.at)
 
 
 # ---------------------------------------------------------------- one reader per field
@@ -115,26 +116,29 @@ def _response_format(value: Any, at: str) -> list[Wanted]:
 
 
 def _structured_outputs(value: Any, at: str) -> list[Wanted]:
+    known = [*_STRUCTURED, *_STRUCTURED_FLAGS, "whitespace_pattern"]
     for key in value:
-        if key not in _STRUCTURED and key not in _STRUCTURED_FLAGS:
-            hint = did_you_mean(str(key), [*_STRUCTURED, *_STRUCTURED_FLAGS])
+        if key not in known:
+            hint = did_you_mean(str(key), known)
             raise bad_request(
                 f"unknown field '{at}.{key:.80}'{hint}", f"{at}.{key}", "unknown_field"
             )
-    found = []
+    found: list[Wanted] = []
     for key, read in _STRUCTURED.items():
         if value.get(key) is not None:
-            found += _guarded(read, value[key], f"{at}.{key}")
+            with _blaming(f"{at}.{key}"):
+                found += read(value[key], f"{at}.{key}")
     for key in _STRUCTURED_FLAGS:
-        flag = value.get(key)
-        if key == "whitespace_pattern":
-            _check_whitespace(flag, f"{at}.{key}")
-        elif flag is not None and not isinstance(flag, bool):
+        if value.get(key) is not None and not isinstance(value[key], bool):
             raise bad_request(f"{at}.{key} must be true or false", f"{at}.{key}")
     if len(found) != 1:
         names = " and ".join(w.at for w in found) or "none"
         raise bad_request(f"{at} must hold exactly one constraint, it holds {names}", at)
-    return found
+    pattern, place = value.get("whitespace_pattern"), f"{at}.whitespace_pattern"
+    if pattern is not None and value.get("disable_any_whitespace"):
+        raise bad_request(f"{place} contradicts disable_any_whitespace", place)
+    spaced = _spaced(found[0], pattern, place)
+    return [] if spaced is None else [spaced]
 
 
 def _json_object(value: Any, at: str) -> list[Wanted]:
@@ -161,11 +165,22 @@ def _choice(value: Any, at: str) -> list[Wanted]:
 
 
 def _grammar(value: Any, at: str) -> list[Wanted]:
-    return [Wanted(grammar_of(_text(value, at)), at)]
+    """vLLM's is Lark text or EBNF of either dialect; what it parses as tells which."""
+    return [Wanted(detect_grammar(_text(value, at)), at)]
 
 
 def _ebnf(value: Any, at: str) -> list[Wanted]:
-    return [Wanted(Ebnf(_text(value, at)), at)]
+    """SGLang's is xgrammar's dialect; what is not may still be llama.cpp's."""
+    spelled = Ebnf(_text(value, at), "xgrammar")
+    try:
+        ebnf.rules_of(spelled).check()
+    except GrammarSyntaxError:
+        other = Ebnf(spelled.grammar, "gbnf")
+        with suppress(GrammarSyntaxError):
+            ebnf.rules_of(other).check()
+            return [Wanted(other, at)]
+        raise
+    return [Wanted(spelled, at)]
 
 
 def _structural_tag(value: Any, at: str) -> list[Wanted]:
@@ -195,11 +210,11 @@ _STRUCTURED: dict[str, Callable[[Any, str], list[Wanted]]] = {
     "structural_tag": _structural_tag,
 }
 _STRUCTURED_FLAGS = (
-    "whitespace_pattern",
     "disable_any_whitespace",
     "disable_fallback",
     "disable_additional_properties",
 )
+"""True here whatever is said: JSON is compact, one engine does all, declared objects are closed."""
 
 
 # ---------------------------------------------------------------- values
@@ -223,11 +238,6 @@ def schema_of(value: Any) -> JsonSchema:
         return schema_constraint(closed(value))
     except RecursionError:
         raise ConstraintError("the schema is nested too deeply") from None
-
-
-def grammar_of(text: str) -> Constraint:
-    """vLLM's ``grammar`` is Lark or EBNF text; what stands in it tells which."""
-    return Ebnf(text) if "::=" in text else Lark(text)
 
 
 def _parsed(text: str, at: str) -> Any:
