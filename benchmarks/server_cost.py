@@ -32,8 +32,11 @@ class MockTokenizer:
 
     vocab_size = 1000
 
-    def encode(self, text: str) -> list[int]:
-        return [1] * len(text.split())
+    def encode_parts(self, parts: tuple[Text, ...]) -> list[int]:
+        return [1] * sum(len(part.text.split()) for part in parts)
+
+    def with_bos(self, ids: list[int]) -> list[int]:
+        return ids
 
     def token_bytes(self, token_id: int) -> bytes:
         return b"word "
@@ -63,8 +66,8 @@ class MockSession:
     def __init__(self, work: SimpleQueue[Any]) -> None:
         self._work = work
 
-    def extend(self, *parts: Text) -> None:
-        """The text is not needed."""
+    def extend_ids(self, token_ids: list[int]) -> None:
+        """The prompt is not needed."""
 
     def generate(self, segment: Any) -> tuple[Generation, ...]:
         handles = []

@@ -166,6 +166,7 @@ class ServerConfig:
         max_queued_requests: most requests that wait for one of ``max_running``; beyond, 429.
         max_body_bytes: longest request body.
         receive_timeout_s: seconds for the whole of a request to arrive.
+        send_timeout_s: seconds that a client may take nothing of an answer that waits for it.
         request_timeout_s: most seconds from a request's arrival to the end of its answer.
         drain_timeout_s: seconds that running requests have to end after SIGTERM.
         max_n, max_logprobs, max_stops, max_logit_bias: limits of one request.
@@ -188,6 +189,7 @@ class ServerConfig:
     max_queued_requests: int = 1024
     max_body_bytes: int = 4 << 20
     receive_timeout_s: float = 15.0
+    send_timeout_s: float = 60.0
     request_timeout_s: float = 600.0
     drain_timeout_s: float = 30.0
     max_n: int = 128

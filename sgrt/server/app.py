@@ -48,7 +48,8 @@ ROUTES = [
     Route("POST", "/detokenize", meta.detokenize),
     Route("GET", "/tokenizer_info", meta.tokenizer_info),
     Route("POST", "/abort_request", meta.abort_request),
-    Route("POST", "/flush_cache", meta.flush_cache),
-    Route("GET", "/flush_cache", meta.flush_cache),
+    Route("POST", "/flush_cache", meta.flush_cache, "admin"),
+    Route("GET", "/flush_cache", meta.flush_cache, "admin"),
 ]
-"""Those of ``access="admin"`` exist only where an admin key does."""
+"""Those of ``access="admin"`` need the admin key. Where there is none but other keys are, they do
+not exist; where there are no keys at all, everybody may call them (SGLang's clients do)."""

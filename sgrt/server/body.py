@@ -4,32 +4,100 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import msgspec
 
-from sgrt.server.failures import bad_request
+from sgrt.server.failures import ApiError, bad_request
 
 T = TypeVar("T")
+
+
+MAX_DEPTH = 200
+"""Most levels of a body; a schema takes two per level of its own."""
 
 
 def parse(body: bytes) -> dict[str, Any]:
     """The body as a JSON object.
 
-    Refused: what is not JSON of RFC 8259 (NaN, Infinity), keys given twice, anything nested too
-    deeply to be read, and every value but an object.
+    Refused: what is not JSON of RFC 8259 in UTF-8 (NaN, Infinity, half a surrogate pair), keys
+    given twice, numbers beyond what a double holds, more than `MAX_DEPTH` levels, and every value
+    but an object.
     """
     try:
-        value = json.loads(body, object_pairs_hook=_object, parse_constant=_no_constant)
+        value = json.loads(
+            body.decode("utf-8"),
+            object_pairs_hook=_object,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+        )
     except RecursionError:
-        raise bad_request("the body is nested too deeply", code="invalid_json") from None
-    except UnicodeDecodeError:
-        raise bad_request("the body is not UTF-8", code="invalid_json") from None
+        raise _too_deep() from None
+    except UnicodeDecodeError as error:
+        raise bad_request(
+            f"the body is not UTF-8: byte {error.start}", code="invalid_json"
+        ) from None
     except ValueError as error:
         raise bad_request(f"the body is not valid JSON: {error}", code="invalid_json") from None
     if not isinstance(value, dict):
         raise bad_request("the body must be a JSON object", code="invalid_json")
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH:
+        _check_depth(value)
+    if _SURROGATE.search(body):
+        _check_texts(value)
+    return value
+
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def _check_depth(value: Any) -> None:
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [c for item in level for c in _inside(item) if isinstance(c, (dict, list))]
+        if not level:
+            return
+    raise _too_deep()
+
+
+def _inside(item: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return item.values() if isinstance(item, dict) else item
+
+
+def _check_texts(value: Any) -> None:
+    """Refuse what UTF-8 cannot spell; names the first place."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        at = next(_no_texts(value, ""))
+        raise bad_request(f"{at or 'a key'}: half a surrogate pair is no text", at) from None
+
+
+def _no_texts(item: Any, at: str) -> Iterator[str]:
+    if isinstance(item, str) and any("\ud800" <= c <= "\udfff" for c in item):
+        yield at
+    elif isinstance(item, dict):
+        for key, child in item.items():
+            yield from _no_texts(key, at)
+            yield from _no_texts(child, join(at, key))
+    elif isinstance(item, list):
+        for i, child in enumerate(item):
+            yield from _no_texts(child, f"{at}[{i}]")
+
+
+def _too_deep() -> ApiError:
+    return bad_request(
+        f"the body is nested too deeply: more than {MAX_DEPTH} levels", code="invalid_json"
+    )
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"{digits:.40} is beyond the range of numbers")
     return value
 
 

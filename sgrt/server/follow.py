@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 
 from sgrt.core import GenerateResult, Generation, TokenEvent
-from sgrt.errors import SgrtError
+from sgrt.errors import RequestError, SgrtError
+from sgrt.server.failures import ApiError
 
 
 class Waker:
@@ -40,10 +41,18 @@ class Follower:
 
     Args:
         tick: called in the engine's thread at each event and at the end.
+        told: what an error becomes that says the request is wrong.
     """
 
-    def __init__(self, handle: Generation, waker: Waker, tick: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        handle: Generation,
+        waker: Waker,
+        tick: Callable[[], None],
+        told: Callable[[RequestError], Exception],
+    ) -> None:
         self.handle = handle
+        self._told = told
         self._changed = asyncio.Event()
         changed = self._changed
 
@@ -70,7 +79,7 @@ class Follower:
                 self._changed.clear()
                 if not self.handle.done() and not self.handle.events_from(taken):
                     await self._changed.wait()
-        self.handle.result(0)
+        self._result()
 
     async def result(self) -> GenerateResult:
         """Wait for the end. Raises its error."""
@@ -78,7 +87,13 @@ class Follower:
             self._changed.clear()
             if not self.handle.done():
                 await self._changed.wait()
-        return self.handle.result(0)
+        return self._result()
+
+    def _result(self) -> GenerateResult:
+        try:
+            return self.handle.result(0)
+        except RequestError as error:
+            raise self._told(error) from error
 
     def close(self) -> None:
         """Cancel what has not ended."""
@@ -94,14 +109,14 @@ async def merged(
     One that fails just ends here; its error is raised by its `Follower.result`.
     """
     if len(followers) == 1:
-        with suppress(SgrtError):
+        with suppress(SgrtError, ApiError):
             async for events in followers[0].batches():
                 yield 0, events
         return
     queue: asyncio.Queue[tuple[int, Sequence[TokenEvent] | None]] = asyncio.Queue()
 
     async def pump(index: int) -> None:
-        with suppress(SgrtError):
+        with suppress(SgrtError, ApiError):
             async for events in followers[index].batches():
                 queue.put_nowait((index, events))
         queue.put_nowait((index, None))

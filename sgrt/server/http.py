@@ -11,14 +11,14 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from sgrt.config import ServerConfig
-from sgrt.server.body import parse
+from sgrt.server.body import decode, parse
 from sgrt.server.failures import ApiError, bad_request, from_error
-from sgrt.server.service import Service
+from sgrt.server.service import CALLER, Caller, Service
 
 log = logging.getLogger("sgrt.server")
 
@@ -28,6 +28,11 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Access = Literal["open", "key", "admin"]
 encode = msgspec.json.Encoder().encode
 
+W = TypeVar("W")
+T = TypeVar("T")
+
+_LIGHT_BODY = 16_000
+"""Bytes of a body that is understood on the event loop; tools have grammars to compile."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
 
@@ -53,6 +58,20 @@ class Call:
     def json(self) -> dict[str, Any]:
         """The body as a JSON object."""
         return parse(self.raw)
+
+    async def understood(self, kind: type[W], read: Callable[[W], T]) -> T:
+        """What ``read`` makes of the body, off the event loop where that may take long.
+
+        Raises:
+            ApiError: the body is no ``kind``, or ``read`` refuses it.
+        """
+
+        def work() -> T:
+            return read(decode(self.json(), kind))
+
+        if len(self.raw) <= _LIGHT_BODY and b'"tools"' not in self.raw:
+            return work()
+        return await self.service.aside(work)
 
 
 @dataclass
@@ -111,8 +130,9 @@ class App:
     def __init__(self, service: Service, routes: list[Route]) -> None:
         self.service = service
         self._routes: dict[str, dict[str, Route]] = {}
+        has_admins = service.config.admin_api_key is not None or not service.config.api_keys
         for route in routes:
-            if route.access != "admin" or service.config.admin_api_key is not None:
+            if route.access != "admin" or has_admins:
                 self._routes.setdefault(route.path, {})[route.method] = route
         self._guard = Guard(service.config)
 
@@ -144,17 +164,19 @@ class App:
     async def _answer(
         self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, exchange: _Exchange
     ) -> None:
+        self._guard.check_host(headers)
         if scope["method"] == "OPTIONS" and exchange.cors:
             await exchange.answer(Answer(b"", 204))
             return
+        self._guard.check_origin(headers)
         route = self._route(scope)
         exchange.route = route.method, route.path
-        self._guard.check_host(headers)
-        namespace = self._guard.check_key(route.access, headers)
+        caller = self._guard.check_key(route.access, headers)
+        CALLER.set(caller)
         call = Call(
             self.service,
             exchange.request_id,
-            namespace=namespace,
+            namespace="" if self.service.config.shared_prefix_cache else caller.name,
             path=scope["path"],
             query=scope.get("query_string", b""),
             headers=headers,
@@ -330,37 +352,45 @@ class Guard:
 
     def check_host(self, headers: dict[bytes, bytes]) -> None:
         """On loopback, refuse names that a web page could have pointed here."""
-        host = headers.get(b"host", b"").decode("latin-1")
-        name = (
-            host
-            if host in _LOOPBACK
-            else host.rpartition(":")[0]
-            if re.search(r":\d+$", host)
-            else host
-        )
+        name = _host_name(headers.get(b"host", b"").decode("latin-1").lower())
         if self._hosts is not None and name and name not in self._hosts:
             raise ApiError(
                 403, f"the host {name!r:.80} is not served here", code="host_not_allowed"
             )
 
-    def check_key(self, access: Access, headers: dict[bytes, bytes]) -> str:
-        """Returns the namespace of the caller's cached prefixes."""
+    def check_origin(self, headers: dict[bytes, bytes]) -> None:
+        """Refuse pages of other sites: a browser sends what they post even if they cannot read
+        the answer."""
+        origin = headers.get(b"origin")
+        if origin is None or self._allows(origin.decode("latin-1")):
+            return
+        if origin.partition(b"://")[2].lower() != headers.get(b"host", b"").lower():
+            raise ApiError(
+                403,
+                f"pages of {origin.decode('latin-1')!r:.80} may not call; see --cors-origin",
+                code="origin_not_allowed",
+            )
+
+    def check_key(self, access: Access, headers: dict[bytes, bytes]) -> Caller:
+        """Who calls, by the key that they hold.
+
+        Raises:
+            ApiError: 401 where the route needs a key and this is none.
+        """
         if access == "open":
-            return ""
+            return Caller()
         given = _digest(_given_key(headers))
-        if access == "admin":
-            assert self._admin is not None
-            if not hmac.compare_digest(given, self._admin):
-                raise _unauthorized()
-            return ""
-        if not self._keys:
-            return ""
+        is_admin = self._admin is not None and hmac.compare_digest(given, self._admin)
         known = [hmac.compare_digest(given, key) for key in self._keys]  # all: constant time
-        if self._admin is not None:
-            known.append(hmac.compare_digest(given, self._admin))
-        if not any(known):
+        if access == "admin" and self._admin is not None:
+            allowed = is_admin
+        else:
+            allowed = is_admin or any(known) or not self._keys
+        if not allowed:
             raise _unauthorized()
-        return "" if self._config.shared_prefix_cache else given.hex()[:32]
+        if not self._keys and not is_admin:
+            return Caller(is_admin=self._admin is None)
+        return Caller(given.hex()[:32], is_admin)
 
     def check_content_type(self, headers: dict[bytes, bytes]) -> None:
         """A web page can send forms anywhere, JSON only where it is allowed."""
@@ -385,15 +415,22 @@ class Guard:
     def cors_headers(self, headers: dict[bytes, bytes]) -> dict[str, str]:
         """Headers that let a page of an allowed origin read the answer."""
         origin = headers.get(b"origin", b"").decode("latin-1")
-        allowed = self._config.cors_origins
-        if not origin or not ("*" in allowed or origin in allowed):
+        if not origin or not self._allows(origin):
             return {}
-        return {
+        allowed = {
             "access-control-allow-origin": origin,
-            "access-control-allow-headers": "authorization, content-type, x-api-key, x-request-id",
-            "access-control-allow-methods": "GET, POST, OPTIONS",
+            "access-control-expose-headers": "x-request-id, retry-after",
             "vary": "origin",
         }
+        asked = headers.get(b"access-control-request-headers")
+        if asked is not None and _HEADER_NAMES.fullmatch(asked):
+            allowed["access-control-allow-headers"] = asked.decode("latin-1")
+            allowed["access-control-allow-methods"] = "GET, POST, OPTIONS"
+            allowed["access-control-max-age"] = "600"
+        return allowed
+
+    def _allows(self, origin: str) -> bool:
+        return "*" in self._config.cors_origins or origin in self._config.cors_origins
 
 
 async def _collect(receive: Receive, limit: int) -> bytes:
@@ -410,6 +447,15 @@ async def _collect(receive: Receive, limit: int) -> bytes:
         pieces.append(piece)
         if not message.get("more_body"):
             return b"".join(pieces)
+
+
+_HEADER_NAMES = re.compile(rb"[A-Za-z0-9_, -]{1,2000}")
+
+
+def _host_name(host: str) -> str:
+    """Without the port."""
+    name, colon, port = host.rpartition(":")
+    return name if colon and port.isdigit() and not name.endswith(":") else host
 
 
 def _given_key(headers: dict[bytes, bytes]) -> bytes:

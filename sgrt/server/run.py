@@ -20,9 +20,12 @@ import uvicorn
 from sgrt.config import EngineConfig, ServerConfig
 from sgrt.errors import RequestError, SgrtError
 from sgrt.server.app import build_app
+from sgrt.server.connection import connection
 from sgrt.server.service import Service
 
 log = logging.getLogger("sgrt.server")
+_LAST_WORDS_S = 5
+"""For cancelled requests to tell their clients, after the drain."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -41,7 +44,7 @@ def serve(engine: EngineConfig, config: ServerConfig) -> int:
     listening = listen(config)
     _set_up_logs(config)
     service = Service(config)
-    server = _Server(_uvicorn_config(service), service)
+    server = Listener(uvicorn_config(service), service)
     loader = threading.Thread(target=_load, args=(service, engine, server), daemon=True)
     loader.start()
     try:
@@ -103,7 +106,7 @@ def check(config: ServerConfig) -> None:
         raise RequestError("the admin key must not be one of the API keys")
 
 
-def _load(service: Service, engine: EngineConfig, server: _Server) -> None:
+def _load(service: Service, engine: EngineConfig, server: Listener) -> None:
     from sgrt.backends.local import Engine
     from sgrt.runtime.assemble import load_parts
 
@@ -119,7 +122,8 @@ def _load(service: Service, engine: EngineConfig, server: _Server) -> None:
         server.should_exit = True
 
 
-def _uvicorn_config(service: Service) -> uvicorn.Config:
+def uvicorn_config(service: Service) -> uvicorn.Config:
+    """How uvicorn serves a service."""
     config = service.config
     return uvicorn.Config(
         build_app(service),
@@ -127,14 +131,17 @@ def _uvicorn_config(service: Service) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         lifespan="off",
+        http=connection(config.receive_timeout_s, config.send_timeout_s),
+        ws="none",
         timeout_keep_alive=30,
+        timeout_graceful_shutdown=_LAST_WORDS_S,
         limit_concurrency=None,
         ssl_certfile=config.ssl_certfile,
         ssl_keyfile=config.ssl_keyfile,
     )
 
 
-class _Server(uvicorn.Server):
+class Listener(uvicorn.Server):
     """Goes on answering while it drains, so that ``/ready`` can say so."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
@@ -167,7 +174,7 @@ class _Server(uvicorn.Server):
     def _on_signal(self) -> None:
         if self._draining is not None:
             log.warning("second signal: ending now")
-            self._service.abort("")
+            self._service.abort_all()
             self.should_exit = self.force_exit = True
             return
         log.info("draining: at most %g s", self._service.config.drain_timeout_s)

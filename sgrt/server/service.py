@@ -12,7 +12,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from sgrt.backends.local import Engine
@@ -26,14 +28,31 @@ from sgrt.core import (
     Text,
     TokenLogprob,
 )
-from sgrt.errors import SgrtError
-from sgrt.server.failures import ApiError, Spelling, from_error, overloaded
+from sgrt.errors import PromptTooLong, SgrtError
+from sgrt.server.failures import ApiError, Spelling, bad_request, from_error, overloaded
 from sgrt.server.follow import Follower, Waker
 from sgrt.server.metrics import Metrics
 
 T = TypeVar("T")
 _LONG_TEXT = 20_000
 """Characters of a prompt above which tokenizing leaves the event loop."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who a request comes from.
+
+    Args:
+        name: one per key, "" where none is needed.
+        is_admin: may end the requests of others.
+    """
+
+    name: str = ""
+    is_admin: bool = False
+
+
+CALLER: ContextVar[Caller] = ContextVar("caller", default=Caller())  # noqa: B039 (frozen)
+"""Of the request that the running task answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +97,7 @@ class Service:
         self.started_at = time.time()
         self.is_draining = False
         self.num_running = 0
-        self.follow: dict[str, list[Follower]] = {}
+        self.follow: dict[tuple[str, str], list[Follower]] = {}
         self.metrics = Metrics(self)
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="sgrt-serve")
         self._waker: Waker | None = None
@@ -154,18 +173,20 @@ class Service:
         began = time.perf_counter()
         heavy = job.constraint is not None or _length(job.prompt) > _LONG_TEXT
         handles = await self._submit_aside(job) if heavy else self._submit(job)
-        followers = [Follower(h, self._waker, self.metrics.timer(h, began)) for h in handles]
-        self.follow.setdefault(request_id, []).extend(followers)
+        told = partial(from_error, param=job.prompt_at, spelling=job.spelling)
+        followers = [Follower(h, self._waker, self.metrics.timer(h, began), told) for h in handles]
+        key = CALLER.get().name, request_id
+        self.follow.setdefault(key, []).extend(followers)
         try:
             yield followers
         finally:
             for follower in followers:
                 follower.close()
-            left = [f for f in self.follow.get(request_id, []) if f not in followers]
+            left = [f for f in self.follow.get(key, []) if f not in followers]
             if left:
-                self.follow[request_id] = left
+                self.follow[key] = left
             else:
-                self.follow.pop(request_id, None)
+                self.follow.pop(key, None)
 
     async def _submit_aside(self, job: Job) -> list[Generation]:
         """`_submit` in a helper thread; a client that leaves meanwhile takes the work with it."""
@@ -180,6 +201,7 @@ class Service:
         if job.constraint is not None:
             with refusing(job.constraint_at):
                 self.engine.compile(job.constraint)
+        self._check_ids(job)
         timeout_s = self.config.request_timeout_s
         if job.timeout_s is not None:
             timeout_s = min(timeout_s, job.timeout_s)
@@ -188,24 +210,40 @@ class Service:
             session = self.engine.open(
                 seed=job.params.seed, priority=job.priority, namespace=job.namespace
             )
-            texts = [part for part in job.prompt if isinstance(part, Text)]
-            if texts:
-                session.extend(*texts)
-            else:
-                session.extend_ids([i for i in job.prompt if not isinstance(i, Text)])
+            token_ids = self._prompt_ids(job)
+            if len(token_ids) >= self.engine.context_len:  # before a stream has begun
+                raise PromptTooLong(len(token_ids), self.engine.context_len - 1)
+            session.extend_ids(token_ids)
             if job.n == 1:
                 return list(session.generate([request]))
             # one seed for all would draw the same text n times: each fork derives its own
             request = replace(request, params=replace(job.params, seed=None))
             return [child.generate([request])[0] for child in session.fork(job.n)]
 
+    def _check_ids(self, job: Job) -> None:
+        size = self.engine.tokenizer.vocab_size
+        named = {
+            "logit_bias": job.params.logit_bias or {},
+            "stop_token_ids": job.params.stop_token_ids,
+        }
+        for name, ids in named.items():
+            for i in ids:
+                if not 0 <= i < size:
+                    at = job.spelling.get(name, name)
+                    rule = f"token {i} does not exist: the vocabulary has {size}"
+                    raise bad_request(f"{at}: {rule}", at, "invalid_value")
+
     async def token_ids(self, job: Job) -> list[int]:
         """A job's prompt as tokens, those that begin every text included."""
+        return await self.aside(lambda: self._prompt_ids(job))
+
+    def _prompt_ids(self, job: Job) -> list[int]:
         texts = [part for part in job.prompt if isinstance(part, Text)]
         if not texts:
             return [i for i in job.prompt if not isinstance(i, Text)]
         tokenizer = self.engine.tokenizer
-        return await self.aside(lambda: tokenizer.with_bos(tokenizer.encode_parts(texts)))
+        ids: list[int] = tokenizer.with_bos(tokenizer.encode_parts(texts))
+        return ids
 
     async def prompt_logprobs(
         self, token_ids: Sequence[int], start: int, num_top: int, namespace: str
@@ -234,9 +272,29 @@ class Service:
             handle.cancel()
 
     def abort(self, request_id: str) -> int:
-        """Cancel a request by its id ("" cancels all); returns how many generations."""
-        chosen = [request_id] if request_id else list(self.follow)
-        followers = [f for key in chosen for f in self.follow.get(key, [])]
+        """Cancel a request of the caller's by its id, "" all of them; an admin reaches all callers.
+
+        The id of a request with several prompts stands for each of them.
+
+        Returns:
+            How many generations.
+        """
+        caller = CALLER.get()
+        return self._cancel(
+            [
+                follower
+                for (owner, name), followers in self.follow.items()
+                if (caller.is_admin or owner == caller.name)
+                and (request_id in ("", name) or name.startswith(f"{request_id}_"))
+                for follower in followers
+            ]
+        )
+
+    def abort_all(self) -> int:
+        """Cancel everything; returns how many generations."""
+        return self._cancel([f for followers in self.follow.values() for f in followers])
+
+    def _cancel(self, followers: Sequence[Follower]) -> int:
         for follower in followers:
             follower.handle.cancel()
         return len(followers)
@@ -247,7 +305,7 @@ class Service:
         end = time.monotonic() + self.config.drain_timeout_s
         while self.num_running and time.monotonic() < end:
             await asyncio.sleep(0.05)
-        self.abort("")
+        self.abort_all()
 
     def close(self) -> None:
         """Give the engine back. Idempotent."""
