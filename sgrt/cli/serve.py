@@ -39,6 +39,7 @@ _SERVER = (
     ),
     Flag("--max-body-bytes", "max_body_bytes", "longest request body", type=int),
     Flag("--receive-timeout", "receive_timeout_s", "seconds for a request to arrive", type=float),
+    Flag("--send-timeout", "send_timeout_s", "seconds to take more of an answer", type=float),
     Flag("--request-timeout", "request_timeout_s", "seconds for a request in all", type=float),
     Flag(
         "--drain-timeout", "drain_timeout_s", "seconds to end what runs after SIGTERM", type=float
