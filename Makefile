@@ -11,7 +11,7 @@ NATIVE := $(wildcard kernels/sgrt_kernels/native/src/*)
 # Python of a machine that is set up already (GPU targets): its own torch is used.
 HERE := PYTHONPATH=.:kernels $(PYTHON)
 
-.PHONY: test lint demo pull bench bench-peers gpu-test gpu-bench clean
+.PHONY: test lint demo pull clients bench bench-peers gpu-test gpu-bench clean
 
 test: lint pull
 	SGRT_REQUIRE_MODEL=1 $(BIN)/python -m pytest
@@ -26,6 +26,10 @@ demo: pull
 
 pull: $(STAMP)
 	$(BIN)/sgrt pull
+
+# OpenAI's client, instructor, SGLang's frontend … against the server; see tests/clients/__main__.py
+clients: pull
+	$(BIN)/python -m tests.clients
 
 bench: pull
 	$(BIN)/python -m benchmarks.radix
