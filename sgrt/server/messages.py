@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -140,6 +141,8 @@ def chat_prompt(
     tools = use.tools if use.mode != "none" else ()
     if not shows_tools:
         messages = as_text(messages, tools)
+    if messages[0].role == "system" and not _shows_system(template):
+        messages = _system_as_user(messages)
     try:
         return template.render(
             messages,
@@ -150,3 +153,23 @@ def chat_prompt(
         )
     except RequestError as error:
         raise from_error(error, param=at) from error
+
+
+@functools.lru_cache(maxsize=16)
+def _shows_system(template: JinjaChatTemplate) -> bool:
+    """Whether a template has a place for a system message; some refuse it, some drop it."""
+    probe = "a probe of the system role"
+    try:
+        runs = template.render([Message("system", probe), Message("user", "Hi")])
+    except RequestError:
+        return False
+    return any(probe in run.text for run in runs)
+
+
+def _system_as_user(messages: Sequence[Message]) -> list[Message]:
+    """The same with the first message in front of the user's first."""
+    system, *rest = messages
+    if rest and rest[0].role == "user":
+        first = rest.pop(0)
+        return [Message("user", f"{system.content}\n\n{first.content}", first.extra), *rest]
+    return [Message("user", system.content), *rest]

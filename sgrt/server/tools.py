@@ -219,13 +219,24 @@ def introduction(tools: Sequence[Tool]) -> str:
 
 
 def as_text(messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
-    """The same conversation without anything that only some templates know."""
-    plain = [_plain(message) for message in messages]
+    """The same conversation without anything that only some templates know.
+
+    A tool's result joins the user's messages beside it, since many templates want user and
+    assistant to take turns.
+    """
+    plain: list[Message] = []
+    for message, before in zip(messages, [None, *messages], strict=False):
+        text = _plain(message)
+        joins = before is not None and "tool" in (message.role, before.role)
+        if joins and plain[-1].role == text.role:
+            plain[-1] = Message(text.role, f"{plain[-1].content}\n{text.content}", text.extra)
+        else:
+            plain.append(text)
     if not tools:
         return plain
     intro = introduction(tools)
     if plain and plain[0].role == "system":
-        first = Message("system", f"{plain[0].content}\n\n{intro}")
+        first = Message("system", f"{plain[0].content}\n\n{intro}", plain[0].extra)
         return [first, *plain[1:]]
     return [Message("system", intro), *plain]
 
@@ -233,18 +244,18 @@ def as_text(messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]
 def _plain(message: Message) -> Message:
     if message.role == "tool":
         return Message("user", f"<tool_response>\n{message.content}\n</tool_response>")
-    calls = message.extra.get("tool_calls") or ()
+    calls = message.extra.get("tool_calls")
+    if not calls:
+        return message
     texts = [message.content] if message.content else []
     for call in calls:
         function = call["function"]
         arguments = function["arguments"]
-        text = (
-            arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-        )
-        texts.append(call_text(function["name"], text))
-    return (
-        Message(message.role, "\n".join(texts)) if calls else Message(message.role, message.content)
-    )
+        if not isinstance(arguments, str):
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        texts.append(call_text(function["name"], arguments))
+    kept = {key: value for key, value in message.extra.items() if key != "tool_calls"}
+    return Message(message.role, "\n".join(texts), kept)
 
 
 # ---------------------------------------------------------------- from the text
