@@ -62,7 +62,6 @@ def test_schema_in_every_spelling_is_one_constraint(body: dict[str, Any]) -> Non
         ({"structured_outputs": {"choice": ["x"]}}, Choices(("x",))),
         ({"guided_grammar": LARK}, Lark(LARK)),
         ({"guided_grammar": GBNF}, Ebnf(GBNF)),
-        ({"guided_grammar": "root ::= [a-\\]]"}, Ebnf("root ::= [a-\\]]")),
         ({"ebnf": GBNF}, Ebnf(GBNF, "xgrammar")),
         ({"guided_grammar": LARK, "structured_outputs": {"grammar": LARK}}, Lark(LARK)),
         ({"structural_tag": json.dumps(TAG)}, StructuralTag.from_dict(TAG)),
