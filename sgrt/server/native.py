@@ -118,8 +118,7 @@ class Request:
 
 async def generate(call: Call) -> Answer | EventStream:
     """``POST /generate``."""
-    wire = decode(call.json(), GenerateRequest)
-    request = _read(wire, call)
+    request = await call.understood(GenerateRequest, lambda wire: _read(wire, call))
     if request.stream:
         return EventStream(_stream(call, request))
     service = call.service

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sgrt.core import GenerateResult, TokenEvent, TokenLogprob
-from sgrt.server.body import decode
 from sgrt.server.failures import bad_request
 from sgrt.server.follow import Follower, merged
 from sgrt.server.held import held_to
@@ -90,8 +89,7 @@ class Chat:
 
 async def chat_completions(call: Call) -> Answer | EventStream:
     """``POST /v1/chat/completions``."""
-    wire = decode(call.json(), ChatRequest)
-    chat = read_chat(wire, call)
+    chat = await call.understood(ChatRequest, lambda wire: read_chat(wire, call))
     if chat.stream:
         return EventStream(stream_chat(call, chat))
     service = call.service

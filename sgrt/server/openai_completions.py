@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sgrt.core import GenerateResult, Text, TokenEvent, TokenLogprob
-from sgrt.server.body import decode
 from sgrt.server.failures import bad_request
 from sgrt.server.follow import Follower, merged
 from sgrt.server.http import Answer, Call, EventStream, encode, sse
@@ -73,8 +72,7 @@ class Completion:
 
 async def completions(call: Call) -> Answer | EventStream:
     """``POST /v1/completions``."""
-    wire = decode(call.json(), CompletionRequest)
-    request = _read(wire, call)
+    request = await call.understood(CompletionRequest, lambda wire: _read(wire, call))
     if request.stream:
         return EventStream(_stream(call, request))
     async with call.service.admitted(), AsyncExitStack() as stack:

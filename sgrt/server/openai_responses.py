@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sgrt.core import GenerateResult, TokenLogprob
-from sgrt.server.body import decode
 from sgrt.server.failures import ApiError, bad_request
 from sgrt.server.follow import merged
 from sgrt.server.held import held_to
@@ -88,8 +87,7 @@ class Response:
 
 async def responses(call: Call) -> Answer | EventStream:
     """``POST /v1/responses``."""
-    wire = decode(call.json(), ResponsesRequest)
-    response = _read(wire, call)
+    wire, response = await call.understood(ResponsesRequest, lambda w: (w, _read(w, call)))
     if wire.stream:
         return EventStream(_stream(call, response), done=b"", error_frame=_error_frame)
     async with (

@@ -34,6 +34,8 @@ from sgrt.server.follow import Follower, Waker
 from sgrt.server.metrics import Metrics
 
 T = TypeVar("T")
+_NUM_THREADS = 16
+"""Most of them wait for grammars; a few hostile ones must not hold up the rest."""
 _LONG_TEXT = 20_000
 """Characters of a prompt above which tokenizing leaves the event loop."""
 
@@ -99,7 +101,7 @@ class Service:
         self.num_running = 0
         self.follow: dict[tuple[str, str], list[Follower]] = {}
         self.metrics = Metrics(self)
-        self._threads = ThreadPoolExecutor(4, thread_name_prefix="sgrt-serve")
+        self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="sgrt-serve")
         self._waker: Waker | None = None
         self._serial = itertools.count(1)
 
