@@ -169,16 +169,17 @@ _ELSEWHERE = {
     "Crusoe": "sgrt.OpenAI with base_url= of its OpenAI-compatible interface",
     "LiteLLM": "sgrt.OpenAI with base_url= of a LiteLLM proxy",
     "VertexAI": "sgrt.OpenAI with base_url= of its OpenAI-compatible interface",
+    "ServerArgs": "sgrt.Runtime with the options of `sgrt serve`",
     "Shortfin": "sgrt.RuntimeEndpoint, if it has SGLang's /generate",
 }
-"""Backends of SGLang's frontend that are not here, and what to use."""
+"""Names of SGLang's frontend that are not here, and what to use."""
 
 __all__ = [*sorted(_MODULE_OF), "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     if name in _ELSEWHERE:
-        raise AttributeError(f"sgrt has no backend {name!r}; use {_ELSEWHERE[name]}")
+        raise AttributeError(f"sgrt has no {name!r}; use {_ELSEWHERE[name]}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'sgrt' has no attribute {name!r}")
     try:

@@ -436,6 +436,16 @@ class Backend(Protocol):
         """Release the model. Idempotent."""
 
 
+@runtime_checkable
+class GuessesAhead(Protocol):
+    """A backend whose requests are charged with their whole prompt, so that it may let one serve
+    several generations."""
+
+    def open_ahead(self, num_tokens: int, *, seed: int | None = None) -> Session:
+        """`Backend.open`, for a session that may ask for so many tokens to have text for later
+        generations, too. They mean what they would without; a seed counts for whole requests."""
+
+
 class Pin(Protocol):
     """A prefix that a backend keeps computed."""
 

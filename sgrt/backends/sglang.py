@@ -144,6 +144,10 @@ class RuntimeEndpoint(RemoteBackend):
             self._info = LOOP.wait(self._first_of("/model_info", "/get_model_info"))
         return self._info
 
+    def get_model_name(self) -> str:
+        """Where the server has its model from."""
+        return str(self.get_model_info().get("model_path") or self.name)
+
     def get_server_info(self) -> dict[str, Any]:
         """What the server says about itself: its settings, load and version."""
         return LOOP.wait(self._first_of("/server_info", "/get_server_info"))

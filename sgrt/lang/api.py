@@ -74,7 +74,7 @@ def gen(
     name: str | None = None,
     max_tokens: int | None = None,
     min_tokens: int | None = None,
-    n: int = 1,
+    n: int | None = None,
     stop: str | Sequence[str] | None = None,
     stop_token_ids: Sequence[int] | None = None,
     stop_regex: str | Sequence[str] | None = None,
@@ -115,16 +115,17 @@ def gen(
 
     Args:
         name: ``s[name]`` reads the value.
-        n: draw this many; the value is a list, and the text goes on with the first.
+        n: draw this many; the value is a list, and the text goes on with the first. None is 1.
         stop_regex: refused; a pattern for the whole text is ``regex``.
         return_logprob, top_logprobs_num: SGLang's way to say ``logprobs``.
         logprob_start_len: refused but for -1: the prompt's tokens are not scored.
         return_text_in_logprobs: `ProgramState.get_meta_info` always spells tokens out.
-        dtype: the value's type: int, float or bool as they are written in running text (the model
-            may go on with the sentence, the value ends before that), str as a quoted string; all
-            other types as ``output``.
-        choices: the text is one of these, drawn token by token (`select` compares whole options).
-        choices_method: makes it a `select` with this method.
+        dtype: the value's type, or its name: int, float or bool as they are written in running
+            text (the model may go on with the sentence, the value ends before that), str as a
+            quoted string; all other types as ``output``.
+        choices: makes it a `select` of these; to draw one token by token instead, give
+            ``grammar=Choices((...))`` or ``output=Literal[...]``.
+        choices_method: how that `select` compares them.
         regex: the whole text matches this pattern.
         json_schema: the text is JSON of this schema (dict, JSON text, or pydantic model);
             the value stays text.
@@ -146,7 +147,8 @@ def gen(
 
     Raises:
         RequestError: more than one of regex, json_schema, choices, grammar, ebnf, substring_of,
-            structural_tag, output, dtype; separators without JSON; what is refused above.
+            structural_tag, output, dtype; separators without JSON; choices with what a `select`
+            has no use for; what is refused above.
         ConstraintError: choices or schema that nothing satisfies or that cannot be read.
         InvalidSamplingParams: n below 1. Other values are checked where the gen is appended.
     """
@@ -173,12 +175,12 @@ def gen(
     peer.refuse("stop_regex", stop_regex)
     peer.refuse("logprob_start_len", None if logprob_start_len == -1 else logprob_start_len)
     peer.refuse_false("return_text_in_logprobs", return_text_in_logprobs)
+    n = 1 if n is None else n
     if not isinstance(n, int) or isinstance(n, bool) or n < 1:
         raise InvalidSamplingParams("n", n, "must be an integer >= 1")
-    if choices_method is not None:
-        return _choose(name, choices, choices_method, sampling, n)
     if dtype is not None and output is not None:
         raise RequestError("gen takes one constraint, not output and dtype")
+    dtype = peer.DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
     form = PLAIN.get(dtype) if isinstance(dtype, type) else None
     constraint = types.constraint_of(
         regex=regex,
@@ -196,6 +198,8 @@ def gen(
             raise RequestError(f"gen takes one constraint, not dtype={form.name} and another")
         constraint = Regex(form.pattern)
         sampling["stop"] = (*_strings(sampling.get("stop", ())), *form.stop)
+    if choices is not None or choices_method is not None:
+        return _choose(name, choices, choices_method, sampling, n)
     return Gen(
         name=variable_name(name),
         sampling=sampling,
@@ -208,7 +212,7 @@ def gen(
 def _choose(
     name: str | None,
     choices: Sequence[str] | None,
-    method: str | ChoicesMethod,
+    method: str | ChoicesMethod | None,
     sampling: dict[str, Any],
     n: int,
 ) -> Select:
@@ -218,9 +222,10 @@ def _choose(
     others = [*(key for key in sampling if key not in ("temperature", "seed")), *["n"] * (n > 1)]
     if others:
         raise RequestError(
-            f"choices with choices_method are compared whole; no {others[0]} applies"
+            f"choices are compared whole; no {others[0]} applies",
+            hint="to draw one token by token, give grammar=Choices((...)) or output=Literal[...]",
         )
-    return select(name, choices, choices_method=method, **sampling)
+    return select(name, choices, choices_method=method or sequence_probability, **sampling)
 
 
 def regex(name: str | None, pattern: str, **sampling: Any) -> Gen | Select:
@@ -228,14 +233,32 @@ def regex(name: str | None, pattern: str, **sampling: Any) -> Gen | Select:
     return gen(name, regex=pattern, **sampling)
 
 
-def gen_int(name: str | None = None, max_tokens: int | None = None, **sampling: Any) -> Gen:
-    """`gen` with ``dtype=int``."""
-    return gen(name, max_tokens, dtype=int, **sampling)  # type: ignore[return-value]
+def gen_int(
+    name: str | None = None, max_tokens: int | None = None, *args: Any, **sampling: Any
+) -> Gen:
+    """`gen` with ``dtype=int``; positional arguments go on with ``n``, as `gen`'s do behind
+    ``min_tokens``."""
+    return _typed(int, name, max_tokens, args, sampling)
 
 
-def gen_string(name: str | None = None, max_tokens: int | None = None, **sampling: Any) -> Gen:
-    """`gen` with ``dtype=str``: a quoted string, the value without its quotes."""
-    return gen(name, max_tokens, dtype=str, **sampling)  # type: ignore[return-value]
+def gen_string(
+    name: str | None = None, max_tokens: int | None = None, *args: Any, **sampling: Any
+) -> Gen:
+    """`gen` with ``dtype=str``: a quoted string, the value without its quotes. Positional
+    arguments as for `gen_int`."""
+    return _typed(str, name, max_tokens, args, sampling)
+
+
+def _typed(
+    dtype: type,
+    name: str | None,
+    max_tokens: int | None,
+    args: tuple[Any, ...],
+    sampling: dict[str, Any],
+) -> Gen:
+    min_tokens = sampling.pop("min_tokens", None)
+    given = {**sampling, "dtype": dtype}
+    return gen(name, max_tokens, min_tokens, *args, **given)  # type: ignore[return-value]
 
 
 @_hinted
@@ -282,17 +305,17 @@ def select(
     )
 
 
-def system(expr: object) -> Role:
+def system(expr: object = "") -> Role:
     """A system message."""
     return Role("system", as_node(expr))
 
 
-def user(expr: object) -> Role:
+def user(expr: object = "") -> Role:
     """A user message."""
     return Role("user", as_node(expr))
 
 
-def assistant(expr: object) -> Role:
+def assistant(expr: object = "") -> Role:
     """An assistant message."""
     return Role("assistant", as_node(expr))
 

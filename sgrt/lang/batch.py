@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Protocol
 
@@ -146,15 +146,20 @@ class Batch:
         finally:
             self.stop()
 
-    def in_order(self) -> Iterator[ProgramState]:
+    def in_order(
+        self, shown: AbstractContextManager[Report] | None = None
+    ) -> Iterator[ProgramState]:
         """States in order, each as soon as it and all before it have ended."""
         early: dict[int, ProgramState] = {}
         num_given = 0
-        for index, state in self.follow():
-            early[index] = state
-            while num_given in early:
-                yield early.pop(num_given)
-                num_given += 1
+        with shown or nullcontext() as report:
+            for index, state in self.follow():
+                if report is not None:
+                    report(state)
+                early[index] = state
+                while num_given in early:
+                    yield early.pop(num_given)
+                    num_given += 1
 
 
 class Report(Protocol):

@@ -106,10 +106,33 @@ def _of(method: str, backend: Backend | None) -> Any:
     return found
 
 
-class GlobalConfig:
-    """SGLang's ``global_config``: here, the default backend alone."""
+_REFUSED = {
+    "verbosity": "nothing is printed; print(state.text())",
+    "skip_special_tokens_in_output": "special tokens are never part of a value",
+    "spaces_between_special_tokens_in_out": "special tokens are never part of a value",
+    "enable_parallel_encoding": "joined texts are appended, and computed where they stand",
+}
 
-    __slots__ = ()
+
+class GlobalConfig:
+    """SGLang's ``global_config``; settings of it that would have no effect are refused.
+
+    Attributes:
+        enable_precache_with_tracing: let a batch begin with computing what its items share, on
+            backends that hold a prefix.
+    """
+
+    __slots__ = ("enable_precache_with_tracing",)
+
+    def __init__(self) -> None:
+        self.enable_precache_with_tracing = True
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in ("default_backend", *self.__slots__):
+            raise RequestError(f"global_config.{name} is not supported", hint=_REFUSED.get(name))
+        if name == "enable_precache_with_tracing" and not isinstance(value, bool):
+            raise RequestError(f"global_config.{name}={value!r:.80}: must be true or false")
+        object.__setattr__(self, name, value)
 
     @property
     def default_backend(self) -> Backend:
@@ -122,4 +145,4 @@ class GlobalConfig:
 
 
 global_config = GlobalConfig()
-"""SGLang's settings of a process; the default backend is the one that there is here."""
+"""SGLang's settings of a process."""

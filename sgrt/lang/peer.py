@@ -26,10 +26,13 @@ _REASONING: dict[str, tuple[tuple[str, str], bool]] = {
 }
 """Per kind of model: its tags, and whether its prompt has opened the thoughts already."""
 
+DTYPES: dict[str, type] = {"int": int, "float": float, "bool": bool, "str": str, "string": str}
+"""Names that ``dtype`` may be given instead of the types."""
+
 _REFUSED = {
+    "n": "a gen has its own: gen(n=...)",
     "stop_regex": "use regex= for the whole text, or stop= for strings",
     "logprob_start_len": "the prompt's tokens are not scored; logprobs= scores those generated",
-    "num_api_spec_tokens": "generations are not guessed ahead from an API",
     "position_ids_offset": "a fork's positions follow its parent's",
     "use_thread": "runs never need a thread each",
     "return_text_in_logprobs": "get_meta_info always spells tokens out",
@@ -112,12 +115,13 @@ def defaults(given: dict[str, Any]) -> dict[str, Any]:
         refuse(name, own.pop(name, None))
     refuse_false("return_text_in_logprobs", own.pop("return_text_in_logprobs", None))
     refuse_false("use_thread", own.pop("use_thread", None))
+    refuse("n", None if (n := own.pop("n", None)) == 1 else n)
     return own
 
 
 DEFAULTS = (
     *("max_new_tokens", "return_logprob", "top_logprobs_num", "stop_regex", "logprob_start_len"),
-    *("return_text_in_logprobs", "use_thread"),
+    *("return_text_in_logprobs", "use_thread", "n"),
 )
 """Names of a run's defaults that the peer has and `core.SamplingParams` has not."""
 

@@ -16,15 +16,15 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from sgrt.core import Backend, Handle, PrefixCache, SamplingParams, check_deadline
-from sgrt.errors import RequestError
 from sgrt.handles import waiting_context
-from sgrt.lang import bodies, coroutines, hub, peer
+from sgrt.lang import bodies, coroutines, given, hub, peer
 from sgrt.lang.api import did_you_mean, sequence_of
 from sgrt.lang.background import continuations
 from sgrt.lang.batch import Batch, progress
 from sgrt.lang.bodies import Start
 from sgrt.lang.conduct import Conduct
-from sgrt.lang.defaults import backend_of_run
+from sgrt.lang.defaults import backend_of_run, global_config
+from sgrt.lang.given import OPTIONS, Arguments
 from sgrt.lang.run import Defaults, Run, send_current
 from sgrt.lang.state import ProgramState
 from sgrt.lang.trace import Trace, split_seed
@@ -38,11 +38,8 @@ if TYPE_CHECKING:
     from sgrt.lang.preview import Preview
 
 SAMPLING = tuple(f.name for f in fields(SamplingParams))
-OPTIONS = ("backend", "stream", "sampling", "deadline_s")
-_IN_FLIGHT = 4096  # of a batch, where nothing is said
 
-Batchable = Sequence[Mapping[str, Any] | tuple[Any, ...]]
-Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
+Batchable = Sequence[Mapping[str, Any] | tuple[Any, ...] | list[Any]]
 
 
 class Program:
@@ -57,9 +54,11 @@ class Program:
         func: Callable[..., Any],
         *,
         bound_of: tuple[Program, Mapping[str, Any]] | None = None,
+        num_api_spec_tokens: int | None = None,
     ) -> None:
         functools.update_wrapper(self, func)
         self._bound_of = bound_of
+        self._num_ahead = num_api_spec_tokens
         self._func = func
         self._name = func.__qualname__.rpartition("<locals>.")[2]
         self._signature = inspect.signature(func)
@@ -80,7 +79,15 @@ class Program:
         return bodies.with_checked_value(self._func, self._name)
 
     def __get__(self, instance: object, owner: type | None = None) -> Program:
-        return self if instance is None else Program(MethodType(self._func, instance))
+        if instance is None:
+            return self
+        method = MethodType(self._func, instance)
+        return Program(method, num_api_spec_tokens=self._num_ahead)
+
+    @property
+    def func(self) -> Callable[..., Any]:
+        """The function."""
+        return self._func
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if args and isinstance(args[0], ProgramState):
@@ -247,9 +254,7 @@ class Program:
         """
         made = self._batch(batch, backend, num_threads, sampling, deadline_s, resume, defaults)
         if generator_style:
-            if progress_bar:
-                raise RequestError("progress_bar needs the whole batch: not with generator_style")
-            return made.in_order()
+            return made.in_order(progress(self._name, len(batch)) if progress_bar else None)
         if not progress_bar:
             return made.results()
         with progress(self._name, len(batch)) as report:
@@ -331,9 +336,9 @@ class Program:
         parts = state._trace.parts.now()
         return preview_of(parts, state._trace.roles(), is_whole=raised is None)
 
-    def trace(self, **values: Any) -> peer.Traced:
+    def trace(self, *, backend: Backend | None = None, **values: Any) -> peer.Traced:
         """SGLang's way to look at a program: what `compile` reads from its source, with some
-        arguments given. Nothing of it runs."""
+        arguments given. Nothing of it runs, so that no backend is needed."""
         return peer.Traced((self.bind(**values) if values else self).compile())
 
     def cache(self, backend: Backend | None = None) -> Warm:
@@ -353,7 +358,11 @@ class Program:
         for name in values:
             if not self._takes(name):
                 raise TypeError(self._unexpected(name))
-        return Program(bound(self._func, values), bound_of=(self, values))
+        return Program(
+            given.bound(self._func, values),
+            bound_of=(self, values),
+            num_api_spec_tokens=self._num_ahead,
+        )
 
     # how it runs
 
@@ -365,15 +374,19 @@ class Program:
         sampling: Mapping[str, Any] | None,
         deadline_s: float | None,
         resume: str | PathLike[str] | None,
-        given: Mapping[str, Any],
+        options: Mapping[str, Any],
     ) -> Batch:
-        _, defaults, seed = self._divide(given, sampling, batch=True)
+        _, defaults, seed = self._divide(options, sampling, batch=True)
         check_deadline(deadline_s)
         where = backend_of_run(backend)
-        items = [_item(item) for item in batch]
+        items = [given.item(item) for item in batch]
         send_current()
         context = waiting_context()
-        is_warm = len(items) < 2 or not isinstance(where, PrefixCache)
+        is_warm = not (
+            len(items) > 1
+            and isinstance(where, PrefixCache)
+            and global_config.enable_precache_with_tracing
+        )
 
         def begin(index: int, then: Callable[[ProgramState], None]) -> ProgramState:
             nonlocal is_warm
@@ -387,7 +400,7 @@ class Program:
             self._launch(state, lambda s: self._call(s, *args, **kwargs), context.copy(), then)
             return state
 
-        limit = _num_threads(num_threads)
+        limit = given.num_in_flight(num_threads)
         if resume is None:
             made = Batch(begin, len(items), limit)
             return made
@@ -457,7 +470,7 @@ class Program:
     def _new_state(
         self, backend: Backend, defaults: Defaults, seed: int | None, deadline_s: float | None
     ) -> ProgramState:
-        trace = Trace(Run(self._name, backend, defaults), seed)
+        trace = Trace(Run(self._name, backend, defaults, self._num_ahead), seed)
         if deadline_s is not None:
             continuations.after(deadline_s, partial(bodies.expire, weakref.ref(trace), deadline_s))
         return ProgramState(trace, Handle(), inside=True)
@@ -476,11 +489,11 @@ class Program:
             hub.spawn(partial(bodies.complete, state, start, then), self._conduct, context)
 
     def _divide(
-        self, given: Mapping[str, Any], sampling: Mapping[str, Any] | None, *, batch: bool = False
+        self, options: Mapping[str, Any], sampling: Mapping[str, Any] | None, *, batch: bool = False
     ) -> tuple[dict[str, Any], Defaults, int | None]:
         """Keywords for the program, what its gens do unless they say otherwise, and the seed."""
-        mine = {} if batch else {k: v for k, v in given.items() if self._takes(k)}
-        defaults = {k: v for k, v in given.items() if k not in mine}
+        mine = {} if batch else {k: v for k, v in options.items() if self._takes(k)}
+        defaults = {k: v for k, v in options.items() if k not in mine}
         defaults.update(sampling or {})
         if not defaults:
             return mine, self._plain, None
@@ -529,80 +542,36 @@ class Program:
         return f"<sgrt program {self._name}{self._signature}>"
 
 
-def bound(func: Callable[..., Any], values: Mapping[str, Any]) -> Callable[..., Any]:
-    """A function with some keywords given; its signature lacks them."""
-    given = inspect.signature(functools.partial(func, **values))
-    left = [p for name, p in given.parameters.items() if name not in values]
-
-    if inspect.iscoroutinefunction(func):
-
-        @functools.wraps(func)
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            return await func(*args, **kwargs, **values)
-
-    else:
-
-        @functools.wraps(func)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return func(*args, **kwargs, **values)
-
-    call.__signature__ = given.replace(parameters=left)  # type: ignore[attr-defined]
-    return call
-
-
 def _bind(program: Program, values: Mapping[str, Any]) -> Program:
     return program.bind(**values)
 
 
 @overload
-def function(func: Callable[..., Any]) -> Program: ...
+def function(func: Callable[..., Any], num_api_spec_tokens: int | None = None) -> Program: ...
 @overload
 def function(
-    func: None = None, num_api_spec_tokens: None = None
+    func: None = None, num_api_spec_tokens: int | None = None
 ) -> Callable[[Callable[..., Any]], Program]: ...
 def function(
-    func: Callable[..., Any] | None = None, num_api_spec_tokens: None = None
+    func: Callable[..., Any] | None = None, num_api_spec_tokens: int | None = None
 ) -> Program | Callable[[Callable[..., Any]], Program]:
     """Make a program of a function whose first argument is a `ProgramState`.
 
     Works with and without parentheses, and for methods (the state comes after ``self``).
 
+    Args:
+        num_api_spec_tokens: on a backend that charges each request for its whole prompt (`OpenAI`),
+            ask for so many tokens at least, and read later generations from what comes, where the
+            program goes on as the model did; see `backends.openai.ahead`. Other backends keep a
+            text between its generations, so that nothing would be saved.
+
     Raises:
         TypeError: not a plain function, no parameter for the state, or a parameter whose name
             `Program.run` needs for itself.
-        RequestError: num_api_spec_tokens, which has no effect.
+        RequestError: num_api_spec_tokens below 1.
     """
-    peer.refuse("num_api_spec_tokens", num_api_spec_tokens)
+    given.check_num_ahead(num_api_spec_tokens)
     if func is None:
-        return function
-    _check_function(func)
-    return Program(func)
-
-
-def _check_function(func: Callable[..., Any]) -> None:
-    if not inspect.isfunction(func):
-        raise TypeError(f"a program must be a function, not {func!r:.80}")
-    if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
-        raise TypeError(f"{func.__qualname__}: a program must be a function, not a generator")
-    parameters = inspect.signature(func).parameters
-    if not parameters:
-        raise TypeError(f"{func.__qualname__}: a program needs a parameter for its state")
-    for name in OPTIONS:
-        if name in parameters:
-            raise TypeError(f"{func.__qualname__}: the parameter name {name!r} belongs to run()")
-
-
-def _item(item: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(item, Mapping):
-        return (), dict(item)
-    if isinstance(item, tuple):
-        return item, {}
-    raise TypeError(f"a batch item must be a dict or a tuple of arguments, not {item!r:.80}")
-
-
-def _num_threads(value: int | str) -> int:
-    if value == "auto":
-        return _IN_FLIGHT
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-        return value
-    raise RequestError(f"num_threads={value!r}: must be 'auto' or an integer >= 1")
+        return functools.partial(function, num_api_spec_tokens=num_api_spec_tokens)
+    given.check_function(func)
+    return Program(func, num_api_spec_tokens=num_api_spec_tokens)

@@ -131,6 +131,11 @@ class Reader:
         return self._body.result()
 
     @property
+    def ret_value(self) -> Any:
+        """`value`, by the peer's name."""
+        return self.value
+
+    @property
     def seed(self) -> int | None:
         """The seed of this state."""
         return self._trace.seed

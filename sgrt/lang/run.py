@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from sgrt.core import Backend, Generate, SamplingParams
+from sgrt.core import Backend, Generate, GuessesAhead, SamplingParams, Session
 from sgrt.lang.hub import in_thread, watch
 
 if TYPE_CHECKING:
@@ -57,24 +57,34 @@ class Run:
 
     Attributes:
         lock: guards all traces and lanes of the run.
+        num_ahead: tokens that a backend may guess ahead, where it does that.
         is_eager: a reader follows while the body runs, so nothing is kept back.
         stopped_by: why its work was given up, or None.
     """
 
     __slots__ = (
         *("__weakref__", "_noted", "_noted_at", "backend", "defaults", "is_eager", "lock"),
-        *("program", "stopped_by"),
+        *("num_ahead", "program", "stopped_by"),
     )
 
-    def __init__(self, program: str, backend: Backend, defaults: Defaults) -> None:
+    def __init__(
+        self, program: str, backend: Backend, defaults: Defaults, num_ahead: int | None = None
+    ) -> None:
         self.program = program
         self.backend = backend
+        self.num_ahead = num_ahead
         self.defaults = defaults
         self.lock = threading.RLock()
         self.is_eager = False
         self.stopped_by: BaseException | None = None
         self._noted: Sequence[Trace] = ()
         self._noted_at = 0
+
+    def open(self, seed: int | None) -> Session:
+        """A session of the backend."""
+        if self.num_ahead is not None and isinstance(self.backend, GuessesAhead):
+            return self.backend.open_ahead(self.num_ahead, seed=seed)
+        return self.backend.open(seed=seed)
 
     def note(self, trace: Trace) -> None:
         """The trace keeps generations back; the caller holds the lock."""

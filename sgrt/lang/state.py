@@ -159,10 +159,14 @@ class ProgramState(Streams):
         return ProgramStateGroup(states, self)
 
     @contextmanager
-    def copy(self) -> Iterator[ProgramState]:
+    def copy(self, position_ids_offset: Sequence[int] | None = None) -> Iterator[ProgramState]:
         """``with s.copy() as c: …``: write on without changing this state's text; variables that
-        the copy sets can be read here afterwards."""
-        (child,) = self.fork(1).states
+        the copy sets can be read here afterwards.
+
+        Raises:
+            RequestError: position_ids_offset, which has no effect.
+        """
+        (child,) = self.fork(1, position_ids_offset).states
         try:
             yield child
         except BaseException:

@@ -69,9 +69,9 @@ class Streams(Reader):
             for part in self._trace.parts.now():
                 yield part
 
-    def text_iter(self, name: str | None = None) -> Iterator[str]:
+    def text_iter(self, var_name: str | None = None) -> Iterator[str]:
         """`events`, as non-empty pieces of text; together they are the whole text."""
-        return (event.text for event in self.events(name) if event.text)
+        return (event.text for event in self.events(var_name) if event.text)
 
     def partials(self, name: str) -> Iterator[Partial]:
         """Follow a JSON value while it is written: an event for each field and item that has
@@ -117,14 +117,14 @@ class Streams(Reader):
 
     @overload
     def text_async_iter(
-        self, name: str | None = ..., return_meta_data: Literal[False] = ...
+        self, var_name: str | None = ..., return_meta_data: Literal[False] = ...
     ) -> AsyncIterator[str]: ...
     @overload
     def text_async_iter(
-        self, name: str, return_meta_data: Literal[True]
+        self, var_name: str, return_meta_data: Literal[True]
     ) -> AsyncIterator[tuple[str, dict[str, Any]]]: ...
     def text_async_iter(
-        self, name: str | None = None, return_meta_data: bool = False
+        self, var_name: str | None = None, return_meta_data: bool = False
     ) -> AsyncIterator[Any]:
         """`text_iter` for coroutines.
 
@@ -133,8 +133,8 @@ class Streams(Reader):
                 counts are of all tokens so far. Of one variable only.
         """
         if return_meta_data:
-            return self._with_meta(checked_name(name))
-        return self._texts(name)
+            return self._with_meta(checked_name(var_name))
+        return self._texts(var_name)
 
     async def _texts(self, name: str | None) -> AsyncIterator[str]:
         async for event in self.aevents(name):

@@ -88,7 +88,7 @@ class Trace:
         """Get a session; where the backend has none to give, the readers are told."""
         self._is_open = True
         try:
-            session = self.run.backend.open(seed=self.seed)
+            session = self.run.open(self.seed)
         except Exception as error:
             self.lane.stop(error)
         else:

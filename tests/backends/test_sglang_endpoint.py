@@ -232,7 +232,7 @@ def test_answer_that_breaks_its_constraint_is_an_error_not_a_value(start: Start)
 
     @sgrt.function
     def program(s):
-        s += "q" + sgrt.gen("x", choices=["yes", "no"])
+        s += "q" + sgrt.gen("x", grammar=Choices(("yes", "no")))
 
     with pytest.raises(sgrt.ProgramError, match="breaks Choices"):
         _ = program.run(backend=endpoint)["x"]

@@ -124,13 +124,117 @@ def test_run_takes_the_peers_defaults():
         program.run(backend=backend, max_new_tokens=9, max_tokens=9)
 
 
-def test_images_and_guessing_ahead_are_refused_by_name():
+def test_images_are_refused_by_name():
     with pytest.raises(sgl.RequestError, match="image"):
         sgl.image("a.png")
     with pytest.raises(sgl.RequestError, match="video"):
         sgl.video("a.mp4", 3)
-    with pytest.raises(sgl.RequestError, match="num_api_spec_tokens"):
-        sgl.function(num_api_spec_tokens=64)
+
+
+def test_typed_gens_take_their_arguments_in_the_peers_order():
+    made = {"int": sgl.gen_int("x", 5, 3, "a"), "str": sgl.gen_string("x", 5, 3, "a")}
+    for kind, gen in made.items():
+        assert (gen.name, gen.n, gen.output.name) == ("x", 3, kind)
+        assert (gen.sampling["max_tokens"], gen.sampling["stop"][0]) == (5, "a")
+    assert sgl.gen_int("x", min_tokens=2, max_tokens=9).sampling["min_tokens"] == 2
+    with pytest.raises(TypeError):
+        sgl.gen_int("x", 5, 3, n=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("int", int), ("float", float), ("bool", bool), ("str", str), ("string", str)],
+)
+def test_type_may_be_given_by_its_name(name, kind):
+    assert sgl.gen("x", dtype=name) == sgl.gen("x", dtype=kind)
+
+
+def test_type_that_is_no_name_of_one_is_refused():
+    with pytest.raises((TypeError, sgl.SgrtError), match="integer"):
+        sgl.gen("x", dtype="integer")
+
+
+def test_none_is_what_is_not_given():
+    assert sgl.gen("x", n=None) == sgl.gen("x")
+    with pytest.raises(sgl.RequestError, match=r"n=3.*not supported"):
+        city.run(backend=scripted(), n=3)
+
+
+def test_gen_of_choices_is_a_select():
+    @sgl.function
+    def program(s):
+        s += "I need a " + sgl.gen("tool", choices=["calculator", "search"]) + "."
+
+    assert sgl.gen("x", choices=["a", "b"]) == sgl.select("x", ["a", "b"])
+    state = program.run(backend=scripted("search"), temperature=1)
+    assert (state["tool"], state.text()) == ("search", "I need a search.")
+    rows = state.get_meta_info("tool")["input_token_logprobs"]
+    assert ["".join(text for _, _, text in row) for row in rows] == ["calculator", "search"]
+    with pytest.raises(sgl.RequestError, match="compared whole; no max_tokens applies"):
+        sgl.gen("x", max_tokens=3, choices=["a", "b"])
+
+
+def test_message_without_an_expression_is_empty():
+    @sgl.function
+    def program(s):
+        s += sgl.system() + sgl.user("hi") + sgl.assistant()
+
+    contents = [m["content"] for m in program.run(backend=scripted()).messages()]
+    assert contents == ["", "hi", ""]
+
+
+def test_streams_take_the_peers_keyword_and_states_its_names():
+    @sgl.function
+    def program(s, k):
+        s += "q" + sgl.gen("x")
+        with s.copy(position_ids_offset=None) as c:
+            c += "r"
+        return k
+
+    state = program.run(3, backend=scripted("ab"), stream=True)
+    assert "".join(state.text_iter(var_name="x")) == "ab"
+    assert state.ret_value == 3
+    assert program.func.__name__ == "program"
+
+
+class Counting(sgl.ScriptedBackend):
+    """Counts sessions that may guess ahead."""
+
+    def open_ahead(self, num_tokens, *, seed=None):
+        self.opened = [*getattr(self, "opened", []), num_tokens]
+        return self.open(seed=seed)
+
+
+class Guesser:
+    @sgl.function(num_api_spec_tokens=9)
+    def program(self, s, x="q"):
+        s += x + sgl.gen("x")
+
+
+def test_number_of_tokens_to_guess_goes_with_the_program():
+    program, backend = Guesser().program, Counting({"q": "a"})
+    for each in (program, program.bind(x="q"), program.compile()):
+        assert each.run(backend=backend)["x"] == "a"
+    assert backend.opened == [9, 9, 9]
+
+
+def test_batch_is_made_ready_unless_told_otherwise():
+    class Holding(sgl.ScriptedBackend):
+        def pin(self, prefix):
+            pinned.append(prefix)
+            raise sgl.BackendError("full")
+
+    @sgl.function
+    def program(s, x):
+        s += "the same " + x + sgl.gen("y")
+
+    pinned = []
+    for wanted in (False, True):
+        sgl.global_config.enable_precache_with_tracing = wanted
+        program.run_batch([["a"], ("b",)], backend=Holding(lambda *_: "z"))
+        assert len(pinned) == wanted
+    with pytest.raises(sgl.RequestError, match="must be true or false"):
+        sgl.global_config.enable_precache_with_tracing = 1
 
 
 @pytest.mark.parametrize("name", ["Anthropic", "LiteLLM", "VertexAI", "Shortfin", "Crusoe"])
@@ -373,7 +477,7 @@ def test_backend_functions_reach_the_default_backend():
         sgl.global_config.default_backend = None
     finally:
         sgl.set_default_backend(None)
-    with pytest.raises(AttributeError):
+    with pytest.raises(sgl.RequestError, match=r"verbosity[^\n]*\n.*print"):
         sgl.global_config.verbosity = 2
 
 

@@ -221,7 +221,7 @@ def test_constraints_reach_the_backend_as_written():
     def program(s):
         s += sgrt.gen("a", regex="[0-9]+")
         s += sgrt.regex("b", "[0-9]+", max_tokens=3)
-        s += sgrt.gen("c", choices=["1", "2"])
+        s += sgrt.gen("c", grammar=Choices(("1", "2")))
         s += sgrt.gen("d", json_schema={"type": "integer"})
         s += sgrt.gen("e", json_schema='{"type": "integer"}')
 

@@ -185,9 +185,13 @@ def test_leaving_an_iterator_early_cancels_the_rest(form):
     assert len(began) == num_began < 10
 
 
-def test_progress_bar_of_an_iterator_is_refused():
-    with pytest.raises(sgrt.RequestError, match="progress_bar"):
-        echo.run_batch([("a",)], backend=backend(), generator_style=True, progress_bar=True)
+def test_progress_bar_of_an_iterator_counts_what_has_ended(capsys):
+    items = [("a",), ["b"]]
+    states = echo.run_batch(items, backend=backend(), generator_style=True, progress_bar=True)
+    assert [state.text() for state in states] == [
+        echo.run(x, backend=backend()).text() for x in "ab"
+    ]
+    assert "2/2" in capsys.readouterr().err
 
 
 def test_deadline_of_an_item_fails_that_item():

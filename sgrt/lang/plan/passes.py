@@ -14,7 +14,7 @@ from sgrt.lang.plan.bounded import BoundedMachine
 from sgrt.lang.plan.machine import Frame, Image, Machine
 
 _CONSTRAINTS = (
-    *("regex", "json_schema", "choices", "grammar", "ebnf", "substring_of", "structural_tag"),
+    *("regex", "json_schema", "grammar", "ebnf", "substring_of", "structural_tag"),
     *("output", "dtype"),
 )
 _OUTSIDE = (code.Const, code.Global, code.Attr, code.Item, code.Items, code.Dict, code.Binary)

@@ -16,13 +16,14 @@ from typing import Any
 from sgrt.core import Backend, Constraint, Text
 from sgrt.errors import PlanError
 from sgrt.lang.bodies import value_check
+from sgrt.lang.given import OPTIONS, Arguments
 from sgrt.lang.plan import code, passes, show, wire
 from sgrt.lang.plan.bounded import BoundedMachine, Limits
 from sgrt.lang.plan.compiler import Guard, compile_function
 from sgrt.lang.plan.machine import Image, Machine
 from sgrt.lang.plan.probe import Nowhere, Unknown, plain_or_unknown, prefix_of
 from sgrt.lang.plan.warm import Warm, warm
-from sgrt.lang.program import OPTIONS, Arguments, Program
+from sgrt.lang.program import Program
 from sgrt.lang.state import ProgramState
 
 
@@ -112,6 +113,8 @@ class Plan:
         notes = list(self.notes)
         if self.image.checks or "_call" in self.program.__dict__:
             notes.append("what it returns is not checked against annotations")
+        if self.program._num_ahead is not None:
+            notes.append("num_api_spec_tokens is not kept")
         return wire.to_json(self.image, first, named, notes=notes)
 
     def _given(self) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
@@ -275,7 +278,10 @@ def _body(plan: Plan) -> Callable[..., Any]:
 
 
 def _program(plan: Plan) -> Program:
-    program = Program(_body(plan))
+    origin = plan._origin
+    program = Program(
+        _body(plan), num_api_spec_tokens=None if origin is None else origin._num_ahead
+    )
     program._conduct.may_block = False  # a plan only computes
     if plan._origin is not None and (check := value_check(plan._origin._func, plan.name)):
         body = program._func

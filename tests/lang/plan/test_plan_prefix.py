@@ -132,10 +132,10 @@ def test_batch_knows_arguments_that_are_equal_in_all_items():
 def constrained(s, allowed):
     s += sgrt.gen("a", regex="[0-9]") + sgrt.gen("b", output=Reading)
     if s["a"] == "1":
-        s += sgrt.gen("c", choices=allowed)
+        s += sgrt.gen("c", regex=allowed)
     s += sgrt.regex("d", r"\d\d") + sgrt.gen("free")
     print(end="")
-    print(sgrt.gen("e", choices=["x", "y"]), end="")
+    print(sgrt.gen("e", grammar=Choices(("x", "y"))), end="")
 
 
 def test_grammars_are_found_in_python_parts_too():

@@ -6,12 +6,11 @@ import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from sgrt.backends.fake import ChatML
+from sgrt.backends.openai.answers import Answer, ChatAnswer, CompletionAnswer, TokenUsage, usage_of
 from sgrt.backends.remote import Push, RemoteBackend, RemoteSession, finished, malformed, refuse
-from sgrt.backends.satisfied import satisfies
 from sgrt.backends.sglang_words import constraint_fields
 from sgrt.backends.wire import Client
 from sgrt.config import env
@@ -20,7 +19,6 @@ from sgrt.core import (
     Choices,
     Constraint,
     Ebnf,
-    FinishReason,
     GenerateResult,
     JsonSchema,
     Regex,
@@ -28,11 +26,9 @@ from sgrt.core import (
     ScoreResult,
     StructuralTag,
     Text,
-    TokenEvent,
-    TokenLogprob,
     Usage,
 )
-from sgrt.errors import BackendError, ConstraintError, RequestError
+from sgrt.errors import ConstraintError, RequestError
 
 Server = Literal["openai", "vllm", "sglang", "llama.cpp"]
 _OPENAI_URL = "https://api.openai.com/v1"
@@ -92,7 +88,9 @@ class OpenAI(RemoteBackend):
         max_connections: int = 1024,
     ) -> None:
         if is_azure:
-            raise refuse("OpenAI", "is_azure=True", "give base_url= of an OpenAI-compatible URL")
+            raise refuse(
+                "OpenAI", "is_azure=True", "give base_url='https://NAME.openai.azure.com/openai/v1'"
+            )
         if server not in get_args(Server):
             raise RequestError(f"server={server!r}: must be one of {', '.join(get_args(Server))}")
         if chat_template is not None and not callable(getattr(chat_template, "render", None)):
@@ -137,6 +135,15 @@ class OpenAI(RemoteBackend):
         if priority:
             raise refuse("OpenAI", f"priority={priority}")
         return ChatSession(self, seed) if self.is_chat_model else CompletionSession(self, seed)
+
+    def open_ahead(self, num_tokens: int, *, seed: int | None = None) -> RemoteSession:
+        """A new session that guesses ahead; see `core.GuessesAhead` and `openai.ahead`."""
+        from sgrt.backends.openai.ahead import ChatAhead, CompletionAhead
+
+        self.check_open()
+        if self.is_chat_model:
+            return ChatAhead(self, seed, num_tokens)
+        return CompletionAhead(self, seed, num_tokens)
 
     def compile(self, constraint: Constraint) -> None:
         """Refuse what this kind of server has no word for; it compiles at first use."""
@@ -254,7 +261,7 @@ class OpenAISession(RemoteSession):
         self,
         path: str,
         body: dict[str, Any],
-        answer: _Answer,
+        answer: Answer,
         push: Push,
     ) -> None:
         asked = {**body, "stream": True, "stream_options": {"include_usage": True}}
@@ -265,7 +272,7 @@ class OpenAISession(RemoteSession):
                     push(fresh)
 
     def _result(
-        self, answer: _Answer, params: SamplingParams, constraint: Constraint | None
+        self, answer: Answer, params: SamplingParams, constraint: Constraint | None
     ) -> GenerateResult:
         reason = answer.ending()
         usage = answer.usage()
@@ -326,14 +333,29 @@ class ChatSession(OpenAISession):
     async def continue_text(
         self, params: SamplingParams, constraint: Constraint | None, push: Push
     ) -> GenerateResult:
-        body = {**self._openai.fields(params, constraint), **self._conversation()}
-        if params.logprobs is not None:
-            body |= {"logprobs": True, "top_logprobs": params.logprobs}
-        answer = ChatAnswer(self._openai)
-        await self._stream("/chat/completions", body, answer, push)
-        result = self._result(answer, params, constraint)
+        result = await self.request(params, constraint, push, self._conversation())
         self._write(result.text)
         return result
+
+    async def request(
+        self,
+        params: SamplingParams,
+        constraint: Constraint | None,
+        push: Push,
+        conversation: Mapping[str, Any],
+    ) -> GenerateResult:
+        """One request; the state stays as it is."""
+        body = {**self._openai.fields(params, constraint), **conversation}
+        if params.logprobs is not None:
+            body |= {"logprobs": True, "top_logprobs": params.logprobs}
+        answer = ChatAnswer(self._openai, self._openai.client.url)
+        await self._stream("/chat/completions", body, answer, push)
+        return self._result(answer, params, constraint)
+
+    def before(self) -> dict[str, Any]:
+        """The conversation before the assistant's message that has begun."""
+        messages = self._messages[:-1]
+        return {"messages": [{"role": role, "content": content} for role, content in messages]}
 
     def _conversation(self) -> dict[str, Any]:
         if not self._open or self._messages[-1][0] != "assistant":
@@ -342,23 +364,24 @@ class ChatSession(OpenAISession):
                 hint="write s += sgrt.assistant(sgrt.gen(…))",
             )
         begun = self._messages[-1][1]
-        messages = self._messages if begun else self._messages[:-1]
-        told: dict[str, Any] = {"messages": [{"role": r, "content": c} for r, c in messages]}
+        told = self.before()
         if not begun:
             return told
         if not self._openai.continue_final_message:
             raise RequestError(
                 f"{self._openai.name!r} is a chat model: a generation must begin its message, and"
                 f" {begun[-60:]!r} stands before it",
-                hint="OpenAI(continue_final_message=True), if the server can",
+                hint="@sgrt.function(num_api_spec_tokens=…) has the whole message written in one go;"
+                " or OpenAI(continue_final_message=True), if the server can",
             )
+        told["messages"] += [{"role": "assistant", "content": begun}]
         return {**told, "continue_final_message": True, "add_generation_prompt": False}
 
     async def score_options(self, options: tuple[str, ...], unconditional: bool) -> ScoreResult:
         raise refuse(
             "chat completions",
             "select",
-            "they give no log-probabilities of given text; use gen(choices=…)",
+            "they give no log-probabilities of given text; use gen(output=Literal[…])",
         )
 
 
@@ -384,14 +407,20 @@ class CompletionSession(OpenAISession):
     async def continue_text(
         self, params: SamplingParams, constraint: Constraint | None, push: Push
     ) -> GenerateResult:
+        result = await self.request(params, constraint, push)
+        self._text += result.text
+        return result
+
+    async def request(
+        self, params: SamplingParams, constraint: Constraint | None, push: Push
+    ) -> GenerateResult:
+        """One request; the state stays as it is."""
         body = {**self._openai.fields(params, constraint), "prompt": self._text}
         if params.logprobs is not None:
             body["logprobs"] = params.logprobs
-        answer = CompletionAnswer(self._openai)
+        answer = CompletionAnswer(self._openai, self._openai.client.url)
         await self._stream("/completions", body, answer, push)
-        result = self._result(answer, params, constraint)
-        self._text += result.text
-        return result
+        return self._result(answer, params, constraint)
 
     async def score_options(self, options: tuple[str, ...], unconditional: bool) -> ScoreResult:
         """Echoed log-probabilities. A token across the seam counts to the option."""
@@ -413,7 +442,7 @@ class CompletionSession(OpenAISession):
         if not isinstance(choices, list) or len(choices) != len(options):
             raise malformed("/completions", answer)
         ordered = sorted(choices, key=lambda choice: choice.get("index", 0))
-        usage = _usage(answer.get("usage"), 0)
+        usage = usage_of(answer.get("usage"), 0)
         self._openai.token_usage.add(usage)
         return [
             self._echoed(choice, len(prompt), len(prompt + option))
@@ -436,150 +465,6 @@ class CompletionSession(OpenAISession):
         return tuple(i for i, _ in kept), tuple(value for _, value in kept)
 
 
-class _Answer:
-    """What a stream has told so far."""
-
-    def __init__(self, backend: OpenAI) -> None:
-        self.text = ""
-        self.logprobs: list[TokenLogprob] = []
-        self._backend = backend
-        self._usage: Any = None
-        self._reason: Any = None
-        self._stopped_by: Any = None
-        self._events = 0
-
-    def take(self, event: Any) -> TokenEvent | None:
-        """What an event adds; None where that is nothing."""
-        if not isinstance(event, dict) or not isinstance(event.get("choices", []), list):
-            raise malformed(self._backend.client.url, event)
-        self._usage = event.get("usage") or self._usage
-        fresh = None
-        for choice in event.get("choices", ()):
-            try:
-                fresh = self._take_choice(choice)
-            except (TypeError, KeyError, ValueError, AttributeError) as error:
-                raise malformed(self._backend.client.url, event) from error
-        return fresh
-
-    def _take_choice(self, choice: Mapping[str, Any]) -> TokenEvent | None:
-        self._reason = choice.get("finish_reason") or self._reason
-        self._stopped_by = choice.get("stop_reason", choice.get("matched_stop")) or self._stopped_by
-        text = self.text_of(choice)
-        logprobs = tuple(self.logprobs_of(choice))
-        self.text += text
-        self.logprobs += logprobs
-        if not text and not logprobs:
-            return None
-        self._events += 1
-        return TokenEvent(tuple(found.token_id for found in logprobs), text, logprobs=logprobs)
-
-    def text_of(self, choice: Mapping[str, Any]) -> str:
-        raise NotImplementedError
-
-    def logprobs_of(self, choice: Mapping[str, Any]) -> list[TokenLogprob]:
-        raise NotImplementedError
-
-    def usage(self) -> Usage:
-        """The server's count, or what was seen."""
-        return _usage(self._usage, self._events)
-
-    def ending(self) -> FinishReason:
-        """Why it ended."""
-        if self._reason == "content_filter":
-            raise BackendError("the server's content filter withheld the answer")
-        if self._reason not in ("stop", "length"):
-            raise BackendError(f"the answer ended with finish_reason={self._reason!r:.80}")
-        return "stop" if self._reason == "stop" else "length"
-
-    def stop_match(self, params: SamplingParams, constraint: Constraint | None) -> str | int | None:
-        """What stopped it; the first stop string where the server does not say which."""
-        found = self._stopped_by
-        if found in params.stop or found in params.stop_token_ids:
-            return found  # type: ignore[no-any-return]
-        is_cut = constraint is not None and satisfies(self.text, constraint) is False
-        return params.stop[0] if params.stop and is_cut and self._reason == "stop" else None
-
-    def _number(self, token: Mapping[str, Any]) -> int:
-        return self._backend.number(str(token["token"]))
-
-
-class ChatAnswer(_Answer):
-    """Of ``/chat/completions``."""
-
-    def text_of(self, choice: Mapping[str, Any]) -> str:
-        delta = choice["delta"]
-        if delta.get("refusal"):
-            raise BackendError(f"the model refused: {str(delta['refusal'])[:300]}")
-        return str(delta.get("content") or "")
-
-    def logprobs_of(self, choice: Mapping[str, Any]) -> list[TokenLogprob]:
-        told = (choice.get("logprobs") or {}).get("content") or ()
-        return [
-            TokenLogprob(
-                self._number(token),
-                float(token["logprob"]),
-                tuple(
-                    (self._number(t), float(t["logprob"])) for t in token.get("top_logprobs", ())
-                ),
-            )
-            for token in told
-        ]
-
-
-class CompletionAnswer(_Answer):
-    """Of ``/completions``."""
-
-    def text_of(self, choice: Mapping[str, Any]) -> str:
-        return str(choice.get("text") or "")
-
-    def logprobs_of(self, choice: Mapping[str, Any]) -> list[TokenLogprob]:
-        told = choice.get("logprobs") or {}
-        tokens, values = told.get("tokens") or (), told.get("token_logprobs") or ()
-        tops = told.get("top_logprobs") or [None] * len(tokens)
-        number = self._backend.number
-        return [
-            TokenLogprob(
-                number(token),
-                float(value),
-                tuple((number(t), float(v)) for t, v in (top or {}).items()),
-            )
-            for token, value, top in zip(tokens, values, tops, strict=True)
-        ]
-
-
-@dataclass
-class TokenUsage:
-    """Tokens that a backend was charged for.
-
-    Args:
-        prompt_tokens: sent.
-        completion_tokens: generated.
-    """
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-    def reset(self) -> None:
-        """Count from nothing again."""
-        self.prompt_tokens = self.completion_tokens = 0
-
-    def add(self, usage: Usage) -> None:
-        """Count a request."""
-        self.prompt_tokens += usage.prompt
-        self.completion_tokens += usage.sampled
-
-
 def _response_format(schema: str) -> dict[str, Any]:
     told = {"name": "output", "strict": True, "schema": json.loads(schema)}
     return {"type": "json_schema", "json_schema": told}
-
-
-def _usage(told: object, sampled: int) -> Usage:
-    """The server's count, or what was seen."""
-    if not isinstance(told, dict):
-        return Usage(sampled=sampled)
-    details = told.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else 0
-    return Usage(
-        told.get("prompt_tokens") or 0, cached or 0, 0, told.get("completion_tokens") or sampled
-    )
