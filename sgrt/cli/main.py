@@ -11,6 +11,9 @@ from sgrt.errors import SgrtError
 
 VERBS = {
     "serve": "serve a model to clients of OpenAI, SGLang and vLLM",
+    "batch": "answer a file of requests, whatever interrupts it",
+    "chat": "talk to a model in the terminal",
+    "doctor": "tell what works on this machine, and what to do about the rest",
     "pull": "fetch a model into the cache",
     "models": "list models: size, where they are, state",
     "schema": "check what of a JSON Schema is enforced",

@@ -1,0 +1,192 @@
+"""`sgrt batch`: no row is lost, none is answered twice, and every run gives the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sgrt.cli.main import main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def write_rows(path: Path, num_rows: int) -> None:
+    """Greedy, sampled, constrained and failing rows in all three forms."""
+    rng = random.Random(7)
+    lines = []
+    for i in range(num_rows):
+        limit = rng.randint(1, 12)
+        url, body = [
+            ("/v1/completions", {"prompt": f"row {i}", "max_tokens": limit, "n": 1 + i % 2}),
+            ("/v1/completions", {"prompt": f"row {i}", "regex": "(ab|cd){1,4}", "max_tokens": 9}),
+            ("/v1/completions", {"prompt": "many", "temperature": 0, "max_tokens": limit}),
+            ("/v1/completions", {"prompt": "x", "max_tokens": limit, "logprobs": 2}),
+        ][i % 4]
+        if i % 11 == 5:
+            body["temperature"] = -1
+        lines.append(json.dumps({"custom_id": f"r{i}", "method": "POST", "url": url, "body": body}))
+    path.write_text("\n".join(lines) + "\n")
+
+
+class Batches:
+    """The process that forks batches."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        (folder / "m.gguf").write_bytes(b"GGUF")
+        self._errors = (folder / "stderr").open("w")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.cli.forked_batches"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+
+    @property
+    def stderr(self) -> str:
+        return (self._folder / "stderr").read_text()
+
+    def begin(self, *argv: str) -> int:
+        """Returns the process id."""
+        assert self._process.stdin is not None
+        model = str(self._folder / "m.gguf")
+        argv = (*argv, "--model", model, "--served-model-name", "m")
+        self._process.stdin.write(json.dumps(argv) + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def status(self) -> int:
+        return self._read()
+
+    def run(self, *argv: str) -> int:
+        self.begin(*argv)
+        return self.status()
+
+    def _read(self) -> int:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, self.stderr
+        return int(line)
+
+    def close(self) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(30)
+        self._process.stdout.close()
+        self._errors.close()
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Batches]:
+    found = Batches(tmp_path_factory.mktemp("batches"))
+    yield found
+    found.close()
+
+
+def wait_for_lines(path: Path, count: int, pid: int) -> None:
+    """Until a file has some lines, or its writer has ended."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if path.exists() and path.read_bytes().count(b"\n") >= count:
+            return
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.001)
+    raise AssertionError(f"{path} does not grow")
+
+
+def lines_of(path: Path) -> list[bytes]:
+    return sorted(path.read_bytes().splitlines())
+
+
+def survive_kills(process: Batches, folder: Path, *, num_rows: int, kills: int) -> None:
+    rng = random.Random(num_rows)
+    rows, whole, out = folder / "in.jsonl", folder / "whole.jsonl", folder / "out.jsonl"
+    part = folder / "out.jsonl.part"
+    write_rows(rows, num_rows)
+    options = ["--concurrency", "32"]
+    assert process.run(str(rows), "-o", str(whole), *options) == 1
+    for kill in range(kills):
+        pid = process.begin(str(rows), "-o", str(out), *options)
+        wait_for_lines(part, num_rows * kill // (kills + 1) + 1, pid)
+        os.kill(pid, signal.SIGKILL)
+        assert process.status() == -signal.SIGKILL
+        assert not out.exists()
+        size = part.stat().st_size
+        os.truncate(part, size - min(size, rng.randrange(600)))  # as a power failure would
+    assert process.run(str(rows), "-o", str(out), *options) == 1
+    assert process.run(str(rows), "-o", str(out), *options) == 1  # finished: nothing to do
+    assert lines_of(out) == lines_of(whole)
+    errors = [folder / f"{name}.errors.jsonl" for name in ("whole", "out")]
+    assert lines_of(errors[0]) == lines_of(errors[1])
+    ids = [json.loads(line)["custom_id"] for line in lines_of(out) + lines_of(errors[1])]
+    assert sorted(ids) == sorted(f"r{i}" for i in range(num_rows))
+    assert not list(folder.glob("*.part"))
+
+
+def test_a_batch_that_is_killed_gives_the_same_rows_once(process: Batches, tmp_path: Path) -> None:
+    survive_kills(process, tmp_path, num_rows=120, kills=2)
+
+
+@pytest.mark.slow
+def test_a_batch_that_is_killed_ten_times_gives_the_same_rows_once(
+    process: Batches, tmp_path: Path
+) -> None:
+    survive_kills(process, tmp_path, num_rows=500, kills=10)
+
+
+def test_an_interrupt_keeps_what_was_answered_and_says_how_to_go_on(
+    process: Batches, tmp_path: Path
+) -> None:
+    rows, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    write_rows(rows, 220)
+    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        pid = process.begin(str(rows), "-o", str(out), "--concurrency", "4")
+        part = tmp_path / "out.jsonl.part"
+        before = part.read_bytes().count(b"\n") if part.exists() else 0
+        wait_for_lines(part, before + 1, pid)
+        os.kill(pid, number)
+        assert process.status() == status
+        assert part.read_bytes().count(b"\n") > before
+    assert process.stderr.count("the same command goes on") == 2
+    assert process.run(str(rows), "-o", str(out), "--concurrency", "16") == 1
+    assert "rows answered" in process.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["/no/such", "-o", "{}/out"], "cannot read /no/such"),
+        (["{}/in", "-o", "{}/in"], "must be three files"),
+        (["{}/in", "-o", "{}/link"], "must be three files"),
+        (["{}/in", "-o", "{}/out", "--errors", "{}/out"], "must be three files"),
+        (["{}/in", "-o", "{}"], "it is a directory"),
+        (["{}/in", "-o", "{}/no/such"], "there is no directory"),
+        (["{}/in", "-o", "{}/out", "--concurrency", "0"], "--concurrency=0"),
+        (["{}/in", "-o", "{}/out"], "line 1: the field 'custom_id' is required"),
+    ],
+)
+def test_what_cannot_work_is_told_in_one_line_before_any_work(
+    argv: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").write_text('{"method": "POST"}')
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    model = ["--model", str(tmp_path / "m.gguf")]
+    assert main(["batch", *(a.format(tmp_path) for a in argv), *model]) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
+    assert (tmp_path / "in").read_text() == '{"method": "POST"}'
