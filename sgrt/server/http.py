@@ -116,12 +116,19 @@ def sse(data: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Route:
-    """Where a handler answers, and who may call it. A path may end in ``/*``: any one name."""
+    """Where a handler answers, and who may call it.
+
+    Args:
+        path: may end in ``/*``: any one name.
+        body: what it takes. media: what it answers with; both as `sgrt.server.openapi` tells them.
+    """
 
     method: str
     path: str
     handler: Handler
     access: Access = "key"
+    body: type[msgspec.Struct] | None = None
+    media: tuple[str, ...] = ("application/json",)
 
 
 class App:
