@@ -186,6 +186,7 @@ def engine_with_slow_masks(before_fill: Callable[[int], None], **options: Any) -
     grammars = SimpleNamespace(
         compile=lambda c: SlowGrammar(compiled(c), before_fill) if c == SLOW else compiled(c),
         close=parts.grammars.close,
+        stats=parts.grammars.stats,
     )
     return Engine.from_parts(replace(parts, grammars=grammars))  # type: ignore[arg-type]
 
