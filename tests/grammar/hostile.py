@@ -11,9 +11,9 @@ import json
 import random
 import resource
 import sys
-from pathlib import Path
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
