@@ -9,12 +9,15 @@ from __future__ import annotations
 import bisect
 import functools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import add, and_, itemgetter, or_
+from typing import Any, TypeVar
 
 from sgrt.grammar import charset, limits
 from sgrt.grammar.charset import Charset
+
+T = TypeVar("T", bound=Hashable)
 
 _EVERYTHING: Charset = ((0, charset.MAX_CODE_POINT),)
 
@@ -74,6 +77,50 @@ class Automaton:
                     todo += [(target, text + chr(code)) for code in codes]
         return sorted(found) if len(found) <= most else None
 
+    def num_texts(self, low: int, high: int | None, most: int) -> int:
+        """How many texts of ``low`` to ``high`` characters are accepted, or a number above
+        ``most``.
+
+        Raises:
+            GrammarBudgetExceeded: ``low`` is too large to count that far.
+        """
+        _check_states(low)
+        live = live_states(self)
+        sizes = [sum(high - low + 1 for low, high in chars) for chars in _chars(self)]
+        moves = [
+            [(t, size) for t, size in zip(r, sizes, strict=True) if t in live] for r in self.table
+        ]
+        level = dict.fromkeys({0} & live, 1)
+        found = length = 0
+        while level and found <= most and (high is None or length <= high):
+            limits.check_patience()
+            if length >= low:
+                found += sum(count for state, count in level.items() if self.accepting[state])
+            below: dict[int, int] = {}
+            for state, count in level.items():
+                for target, size in moves[state]:
+                    below[target] = min(below.get(target, 0) + count * size, most + 1)
+            level = below
+            length += 1
+        return found
+
+    def meets(self, other: Automaton) -> bool:
+        """Whether some text is accepted by both. Cheap where they differ early on."""
+        columns = set(_common_runs(self, other)[1])
+        live, others = live_states(self), live_states(other)
+        found = {(0, 0)} if 0 in live and 0 in others else set()
+        todo = list(found)
+        for i, j in todo:
+            if self.accepting[i] and other.accepting[j]:
+                return True
+            for left, right in columns:
+                pair = self.table[i][left], other.table[j][right]
+                if pair not in found and pair[0] in live and pair[1] in others:
+                    found.add(pair)
+                    todo.append(pair)
+            limits.check_patience()
+        return False
+
     def __invert__(self) -> Automaton:
         accepting = tuple(not accepts for accepts in self.accepting)
         return Automaton(self.starts, self.classes, self.table, accepting)
@@ -86,7 +133,54 @@ class Automaton:
 
 
 def _product(a: Automaton, b: Automaton, *, is_and: bool) -> Automaton:
-    """What both accept, or one of them. A pair of states is one number."""
+    """What both accept, or one of them."""
+    join = and_ if is_and else or_
+    starts, classes, table, pairs = _joint(a, b, _settled(a, b, accepts=not is_and))
+    accepting = [join(a.accepting[i], b.accepting[j]) for i, j in pairs]
+    return _minimal(starts, classes, table, accepting)
+
+
+def cells(
+    languages: Iterable[tuple[Automaton, T]], join: Callable[[T, T], T], start: T
+) -> dict[T, Automaton]:
+    """All texts, split by what holds for them.
+
+    Args:
+        languages: each with what holds for the texts in it.
+        join: what two of them come to.
+        start: what holds for every text.
+
+    Returns:
+        the texts by what holds for them; none of the languages is empty.
+
+    Raises:
+        GrammarBudgetExceeded: it needs too many states.
+    """
+    whole = NOTHING
+    names = [start]
+    for language, name in languages:
+        starts, classes, table, pairs = _joint(whole, language, {})
+        held = [(before, join(before, name)) for before in names]
+        number: dict[T, int] = {}
+        outputs = [
+            number.setdefault(held[whole.accepting[i]][language.accepting[j]], len(number))
+            for i, j in pairs
+        ]
+        names = list(number)
+        whole = _minimal(starts, classes, table, outputs)
+    return {
+        name: _minimal(whole.starts, whole.classes, whole.table, [o == i for o in whole.accepting])
+        for i, name in enumerate(names)
+    }
+
+
+def _joint(
+    a: Automaton, b: Automaton, settled: dict[int, int]
+) -> tuple[list[int], tuple[int, ...], list[list[int]], list[tuple[int, int]]]:
+    """Both at once: runs, their classes, the table, and which states of the two each state is.
+
+    A pair of states is one number; `settled` names those that another one stands for.
+    """
     starts, pairs = _common_runs(a, b)
     columns: dict[tuple[int, int], int] = {}
     classes = tuple(columns.setdefault(pair, len(columns)) for pair in pairs)
@@ -94,7 +188,6 @@ def _product(a: Automaton, b: Automaton, *, is_and: bool) -> Automaton:
     width = len(b.table)
     of_a = [[row[c] * width for c in left] for row in a.table]
     of_b = [[row[c] for c in right] for row in b.table]
-    settled = _settled(a, b, accepts=not is_and)
     found = {settled.get(0, 0): 0}
     todo = list(found)
     table = []
@@ -109,9 +202,7 @@ def _product(a: Automaton, b: Automaton, *, is_and: bool) -> Automaton:
                 todo.append(target)
         table.append([found[target] for target in row])
         _check_states(len(todo))
-    join = and_ if is_and else or_
-    accepting = [join(a.accepting[p // width], b.accepting[p % width]) for p in todo]
-    return _minimal(starts, classes, table, accepting)
+    return starts, classes, table, [divmod(pair, width) for pair in todo]
 
 
 def _common_runs(a: Automaton, b: Automaton) -> tuple[list[int], list[tuple[int, int]]]:
@@ -149,10 +240,13 @@ def _check_states(count: int, limit: int = limits.MAX_AUTOMATON_STATES) -> None:
 def _minimal(
     starts: Iterable[int],
     classes: Iterable[int],
-    table: list[list[int]],
-    accepting: list[bool],
+    table: Sequence[Sequence[int]],
+    accepting: Sequence[Any],
 ) -> Automaton:
-    """Merge states that accept the same texts, then characters that are never told apart."""
+    """Merge states that accept the same texts, then characters that are never told apart.
+
+    Instead of whether a state accepts, `accepting` may have a number of whatever is said there.
+    """
     group = _merged_states(table, accepting)
     first: dict[int, int] = {}
     for state, name in enumerate(group):
@@ -174,13 +268,16 @@ def _minimal(
     )
 
 
-def _merged_states(table: list[list[int]], accepting: list[bool]) -> list[int]:
+def _merged_states(table: Sequence[Sequence[int]], accepting: Sequence[int]) -> list[int]:
     """A name for each state; states of one name accept the same texts (Moore's refinement)."""
-    group = [int(accepts) for accepts in accepting]
-    members = [[s for s, g in enumerate(group) if g == name] for name in (0, 1)]
+    names: dict[tuple[int, ...], int] = {}
+    group = [names.setdefault(d, len(names)) for d in _distances(table, accepting)]
+    members: list[list[int]] = [[] for _ in names]
+    for state, name in enumerate(group):
+        members[name].append(state)
     targets = [itemgetter(*row, row[0]) for row in table]  # twice, so that it is never one alone
     todo = [m for m in members if len(m) > 1]
-    num_groups = 2
+    num_groups = len(members)
     while todo:
         limits.check_patience()
         split = []
@@ -201,6 +298,28 @@ def _merged_states(table: list[list[int]], accepting: list[bool]) -> list[int]:
         if not has_changed:
             break
     return group
+
+
+def _distances(table: Sequence[Sequence[int]], accepting: Sequence[int]) -> list[tuple[int, ...]]:
+    """How many characters each state is away from each thing that is said: the same for states
+    to be merged. In long chains (counted characters) this tells apart what refinement would one
+    by one."""
+    sources: list[set[int]] = [set() for _ in table]
+    for state, row in enumerate(table):
+        for target in row:
+            sources[target].add(state)
+    found = []
+    for said in dict.fromkeys(accepting):
+        level = {state for state, says in enumerate(accepting) if says == said}
+        distance = [-1] * len(table)
+        length = 0
+        while level:
+            for state in level:
+                distance[state] = length
+            level = {s for t in level for s in sources[t] if distance[s] < 0}
+            length += 1
+        found.append(distance)
+    return list(zip(*found, strict=True))
 
 
 def _chars(a: Automaton) -> list[Charset]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from sgrt.errors import UnsupportedSchema
 from sgrt.grammar import limits
 
 Node = dict[str, Any]
@@ -15,28 +14,37 @@ class Graph:
 
     A *tree* is the root or the target of a `$ref`; its schemas nest in one another, and lead to
     other trees by reference.
+
+    Args:
+        targets: what each schema that is only a `$ref` leads to, by identity.
     """
 
-    def __init__(self, root: Node) -> None:
+    def __init__(self, root: Node, targets: dict[int, Node]) -> None:
         self.root = root
         self.nodes: list[Node] = []
-        self.targets: dict[int, Node | bool] = {}
-        self._trees: dict[int, tuple[int, list[Node]]] = {}
-        """Height and nodes of each tree, by identity of its root."""
+        """All schemas but references."""
+        self._targets = targets
+        self._heights: dict[int, int] = {}
+        self._edges: dict[int, set[int]] = {}
+        """Height of each tree and the trees it refers to, by identity of their roots."""
 
     def add_tree(self, root: Node) -> None:
         """Take in the root or the target of a `$ref`, and the schemas in it."""
-        tree = [(root, 1)]
-        for node, depth in tree:
-            tree += [(child, depth + 1) for child in children(node)]
-        nodes = [node for node, _ in tree]
-        self.nodes += nodes
-        self._trees[id(root)] = tree[-1][1], nodes
-
-    def refer(self, node: Node, target: Node | bool) -> None:
-        self.targets[id(node)] = target
-
-    # nesting
+        edges: set[int] = set()
+        level, height = [root], 0
+        while level:
+            height += 1
+            below: list[Node] = []
+            for node in level:
+                target = self._targets.get(id(node))
+                if target is not None:
+                    edges.add(id(target))
+                else:
+                    self.nodes.append(node)
+                    below += children(node)
+            level = below
+        self._heights[id(root)] = height
+        self._edges[id(root)] = edges
 
     def check_depth(self) -> None:
         """Bound the nesting with every reference followed.
@@ -44,49 +52,13 @@ class Graph:
         Schemas that refer to each other in a circle count as nested in one another, all of them:
         an engine may walk them in any order.
         """
-        edges = {
-            tree: {id(t) for n in nodes if isinstance(t := self.targets.get(id(n)), dict)}
-            for tree, (_, nodes) in self._trees.items()
-        }
         total: dict[int, int] = {}
-        for component in components(edges):
-            own = sum(self._trees[tree][0] for tree in component)
-            below = [total[t] for tree in component for t in edges[tree] if t not in component]
+        for component in components(self._edges):
+            own = sum(self._heights[tree] for tree in component)
+            below = (total[t] for tree in component for t in self._edges[tree] - component)
             deepest = own + max(below, default=0)
             limits.check_limit("nested schemas", deepest, limits.MAX_SCHEMA_DEPTH)
             total.update(dict.fromkeys(component, deepest))
-
-    # keywords that meet in one value
-
-    def check_same_value(self) -> None:
-        """Refuse schemas that lead back to themselves for one value; bound what meets in one.
-
-        The engine intersects the patterns of one string, which takes it exponential time.
-        """
-        nodes = {id(node): node for node in self.nodes}
-        edges = {
-            key: {id(o) for o in (*self._all(node), *node.get("anyOf", ())) if isinstance(o, dict)}
-            for key, node in nodes.items()
-            if key in self.targets or "allOf" in node or "anyOf" in node
-        }
-        num_patterns: dict[int, int] = {}
-        for component in components(edges):
-            key = next(iter(component))
-            if len(component) > 1 or key in edges.get(key, ()):
-                reason = "leads back to itself without a value in between"
-                raise UnsupportedSchema(reason, keyword="$ref")
-            node = nodes.get(key, {})
-            met = int("pattern" in node)
-            met += sum(num_patterns.get(id(other), 0) for other in self._all(node))
-            met += max(
-                (num_patterns.get(id(other), 0) for other in node.get("anyOf", ())), default=0
-            )
-            limits.check_limit("patterns on one string", met, limits.MAX_PATTERNS)
-            num_patterns[key] = met
-
-    def _all(self, node: Node) -> list[Any]:
-        """Schemas that must hold beside this one for the same value."""
-        return [*node.get("allOf", ()), self.targets.get(id(node))]
 
     # emptiness
 
@@ -99,34 +71,46 @@ class Graph:
         Returns:
             Whether some value may satisfy the root.
         """
-        alive: set[int] = set()
+        alive = {id(node) for node in self.nodes if node.keys().isdisjoint(_CONDITIONS)}
+        left = [node for node in reversed(self.nodes) if id(node) not in alive]
         grew = True
         while grew:
-            before = len(alive)
-            for node in reversed(self.nodes):
-                if id(node) not in alive and self._is_alive(node, alive):
+            dead = []
+            for node in left:
+                if self._is_alive(node, alive):
                     alive.add(id(node))
-            grew = len(alive) > before
-        if len(alive) < len(self.nodes):
+                else:
+                    dead.append(node)
+            grew, left = len(dead) < len(left), dead
+        if left:
+            alive |= {ref for ref, target in self._targets.items() if id(target) in alive}
             for node in self.nodes:
                 _replace(node, alive)
         return id(self.root) in alive
 
     def _is_alive(self, node: Node, alive: set[int]) -> bool:
-        def ok(child: Any) -> bool:
-            return child is True or id(child) in alive
+        targets = self._targets
 
-        if id(node) in self.targets and not ok(self.targets[id(node)]):
+        def ok(child: Any) -> bool:
+            return child is True or id(targets.get(id(child), child)) in alive
+
+        if node.get("enum") == []:
             return False
         if not all(ok(c) for c in node.get("allOf", ())):
-            return False
-        if node.get("enum") == []:
             return False
         if "anyOf" in node and not any(ok(c) for c in node["anyOf"]):
             return False
         types = node.get("type")
         names = types if isinstance(types, list) else [types]
         return any(all(ok(part) for part in _needed(node, name)) for name in names)
+
+
+_CONDITIONS = frozenset(("allOf", "anyOf", "enum", "minItems", "required"))
+"""What a schema has to have for there to be no value of it."""
+_ONE = ("items", "additionalProperties")
+_MANY = ("prefixItems", "allOf", "anyOf")
+_NAMED = ("properties", "patternProperties")
+_INSIDE = frozenset((*_ONE, *_MANY, *_NAMED))
 
 
 def _needed(node: Node, type_name: str | None) -> list[Any]:
@@ -140,29 +124,30 @@ def _needed(node: Node, type_name: str | None) -> list[Any]:
     return []
 
 
-def children(node: Node) -> list[Any]:
+def children(node: Node) -> list[Node]:
     """Sub-schemas of a normal schema, the definitions left out."""
-    children: list[Any] = [node.get("items"), node.get("additionalProperties")]
-    for keyword in ("properties", "patternProperties"):
-        children += node.get(keyword, {}).values()
-    for keyword in ("prefixItems", "allOf", "anyOf"):
-        children += node.get(keyword, ())
-    return [child for child in children if isinstance(child, dict)]
+    found: list[Any] = []
+    for keyword in _INSIDE & node.keys():
+        value = node[keyword]
+        if keyword in _ONE:
+            found.append(value)
+        else:
+            found += value if keyword in _MANY else value.values()
+    return [child for child in found if isinstance(child, dict)]
 
 
 def _replace(node: Node, alive: set[int]) -> None:
     def keep(child: Any) -> Any:
         return False if isinstance(child, dict) and id(child) not in alive else child
 
-    for keyword in ("items", "additionalProperties"):
-        if keyword in node:
-            node[keyword] = keep(node[keyword])
-    for keyword in ("properties", "patternProperties", "$defs"):
-        if keyword in node:
-            node[keyword] = {name: keep(child) for name, child in node[keyword].items()}
-    for keyword in ("prefixItems", "allOf", "anyOf"):
-        if keyword in node:
-            node[keyword] = [keep(child) for child in node[keyword]]
+    for keyword in _INSIDE & node.keys():
+        value = node[keyword]
+        if keyword in _ONE:
+            node[keyword] = keep(value)
+        elif keyword in _MANY:
+            node[keyword] = [keep(child) for child in value]
+        else:
+            node[keyword] = {name: keep(child) for name, child in value.items()}
 
 
 def components(edges: dict[int, set[int]]) -> list[set[int]]:

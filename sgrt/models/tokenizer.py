@@ -95,7 +95,9 @@ class Tokenizer:
 
         Cost: about 1 µs per token.
         """
-        return self.encode_parts((Text(text, special),), after_id=after_id)
+        if special:
+            return self.encode_parts((Text(text, special),), after_id=after_id)
+        return self._encode_plain(text, self._place(after_id)) if text else []
 
     def encode_parts(self, parts: Sequence[Text], *, after_id: int | None = None) -> list[int]:
         """Token ids of parts as one text.
@@ -130,9 +132,10 @@ class Tokenizer:
 
     def _encode_plain(self, text: str, place: Place) -> list[int]:
         try:
-            return list(self._source.encoders[place].encode(text, add_special_tokens=False).ids)
+            ids: list[int] = self._source.encoders[place].encode(text, add_special_tokens=False).ids
         except (TypeError, UnicodeEncodeError) as error:
             raise RequestError(f"text {_around_surrogate(text)} is not valid Unicode") from error
+        return ids
 
     def _pieces(self, parts: Sequence[Text]) -> list[str | AddedToken]:
         """Special tokens and the plain stretches between them."""

@@ -135,3 +135,41 @@ def test_texts_of_an_automaton_are_listed_or_too_many() -> None:
     )
     assert _compile("^a*$").texts(1000) is None and _compile("^.$").texts(1000) is None
     assert automaton.NOTHING.texts(0) == []
+
+
+_LANGUAGES = ("a*", "b", "(?:a|b){2,3}", "[a-c]*c", "(?:ab)+")
+
+
+def test_cells_of_any_languages_hold_each_text_once_and_as_said() -> None:
+    languages = [automaton.compile(pattern) for pattern in _LANGUAGES]
+    named = [(language, frozenset((i,))) for i, language in enumerate(languages)]
+    cells = automaton.cells(named, lambda one, other: one | other, frozenset[int]())
+    for text in map(
+        "".join, itertools.chain(*(itertools.product("abcd", repeat=n) for n in range(5)))
+    ):
+        held = frozenset(i for i, language in enumerate(languages) if language.matches(text))
+        assert [name for name, cell in cells.items() if cell.matches(text)] == [held]
+    assert not any(cell.is_empty() for cell in cells.values())
+
+
+@pytest.mark.parametrize("one", _LANGUAGES)
+@pytest.mark.parametrize("other", _LANGUAGES)
+def test_languages_meet_where_their_intersection_is_not_empty(one: str, other: str) -> None:
+    a, b = automaton.compile(one), automaton.compile(other)
+    assert a.meets(b) == (not (a & b).is_empty())
+
+
+@pytest.mark.parametrize("pattern", [*_LANGUAGES, "a{5}", "(?:a{4})*", "[ab]{0,3}"])
+@pytest.mark.parametrize(("low", "high"), [(0, None), (0, 3), (2, 4), (5, None), (3, 2)])
+def test_texts_of_some_lengths_are_counted_as_they_are_listed(
+    pattern: str, low: int, high: int | None
+) -> None:
+    language = automaton.compile(pattern)
+    listed = [
+        text
+        for n in range(low, 6 if high is None else high + 1)
+        for text in map("".join, itertools.product("abc", repeat=n))
+        if language.matches(text)
+    ]
+    count = language.num_texts(low, high, 10)
+    assert count == len(listed) if count <= 10 else len(listed) > 10 or high is None

@@ -153,6 +153,8 @@ _LOGIC: list[tuple[dict[str, Any], list[str], list[str]]] = [
     ({"type": "object", "propertyNames": {"pattern": "^a", "maxLength": 2}}, ["{}", '{"ab":1}'], ['{"b":1}', '{"abc":1}']),
     ({"type": "object", "propertyNames": {"not": {"const": "a"}}}, ['{"b":1}'], ['{"a":1}']),
     ({"type": "object", "patternProperties": {"^a": {"type": "integer"}, "b$": {"minimum": 3}}}, ['{"a":1}', '{"ab":3}', '{"b":""}'], ['{"ab":1}', '{"ab":""}']),
+    ({"allOf": [{"properties": {"ab": {}}, "additionalProperties": {"type": "integer"}}, {"patternProperties": {"^a.$": {"minLength": 1}}}]}, ['{"ab":"x","ac":1}'], ['{"ab":"","ac":1}', '{"ac":"x"}']),
+    ({"patternProperties": {"^a.$": {"type": "integer"}, "^b.$": {"type": "null"}}, "additionalProperties": False, "properties": {"b": True, "ax": {"minimum": 2}}}, ['{"b":"","ax":2,"ay":1,"bx":null}'], ['{"ax":1}', '{"ay":null}', '{"c":1}']),
     ({"type": "object", "patternProperties": {"^a.$": {"type": "integer"}}, "additionalProperties": {"type": "null"}, "properties": {"b": {}}}, ['{"ax":1}', '{"b":1}', '{"c":null}'], ['{"ax":null}', '{"c":1}']),
     ({"type": "object", "minProperties": 2, "required": ["a"]}, ['{"a":1,"b":1}'], ['{"a":1}', "{}"]),
     ({"type": "object", "properties": {"a": {}, "b": {}}, "minProperties": 1}, ['{"a":1}', '{"b":1}', '{"c":1}', '{"a":1,"c":2}'], ["{}"]),

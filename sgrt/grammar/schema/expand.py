@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -142,8 +143,8 @@ class Expander:
                 return all(self._holds(value, part) for part in parts)
             case Or(parts):
                 return any(self._holds(value, part) for part in parts)
-            case OneOf(values):
-                return _is_among(value, values)
+            case OneOf():
+                return json_text.equality_key(value) in formula.keys
             case NoneOf(values):
                 return not _is_among(value, values)
             case Bound(_, sign, bound, exclusive):
@@ -263,12 +264,10 @@ def _contradicts_itself(clause: Clause) -> bool:
             case Has(_, name, present):
                 if presence.setdefault(name, present) != present:
                     return True
-            case OneOf(listed):
-                keys = frozenset(map(json_text.equality_key, listed))
-                own = keys if own is None else own & keys
-            case Property(_, name, OneOf(listed)):
-                keys = frozenset(map(json_text.equality_key, listed))
-                values[name] = values.get(name, keys) & keys
+            case OneOf():
+                own = atom.keys if own is None else own & atom.keys
+            case Property(_, name, OneOf() as listed):
+                values[name] = values.get(name, listed.keys) & listed.keys
             case Property(_, name, Or(())):
                 values[name] = frozenset()
     nothing = (name for name, keys in values.items() if not keys)
@@ -278,18 +277,24 @@ def _contradicts_itself(clause: Clause) -> bool:
 def _kept(clauses: Iterable[Clause]) -> list[Clause]:
     """Clauses without those that say the same as another one and more.
 
-    Cost: quadratic.
+    A weaker clause is looked up by its rarest assertion only.
     """
     found: dict[frozenset[Formula], Clause] = {}
     for clause in clauses:
         found.setdefault(frozenset(clause), clause)
-    if len(found) > limits.MAX_CLAUSES_COMPARED:
+    if len(found) < 2 or len(found) > limits.MAX_CLAUSES_COMPARED:
         return list(found.values())
-    weakest: set[frozenset[Formula]] = set()
+    if frozenset() in found:
+        return [()]
+    count = Counter(atom for whole in found for atom in whole)
+    weakest: dict[Formula, list[frozenset[Formula]]] = {}
+    dropped = set()
     for whole in sorted(found, key=len):
-        if not any(weaker <= whole for weaker in weakest):
-            weakest.add(whole)
-    return [clause for whole, clause in found.items() if whole in weakest]
+        if any(weaker <= whole for atom in whole for weaker in weakest.get(atom, ())):
+            dropped.add(whole)
+        else:
+            weakest.setdefault(min(whole, key=count.__getitem__), []).append(whole)
+    return [clause for whole, clause in found.items() if whole not in dropped]
 
 
 def check_clauses(count: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 from sgrt.errors import UnsupportedSchema
@@ -88,6 +89,11 @@ class OneOf(Formula):
     """The value is one of these."""
 
     values: tuple[Any, ...]
+
+    @cached_property
+    def keys(self) -> frozenset[str]:
+        """The values as `json_text.equality_key` tells them apart."""
+        return frozenset(map(json_text.equality_key, self.values))
 
 
 @dataclass(frozen=True, eq=False)

@@ -77,7 +77,8 @@ def listed(clause: Iterable[Formula]) -> tuple[list[int], range | None]:
     stop = start + most * step
     is_whole = low is not None and high is not None and high < stop
     candidates = range(start, stop if high is None else min(stop, high + 1), step)
-    left = [n for n in sorted(candidates, key=abs) if not any(_divides(s, n) for s in without)]
+    periods = [s.numerator for s in without]  # integers are multiples of n/d where they are of n
+    left = [n for n in sorted(candidates, key=abs) if all(n % p for p in periods)]
     found = [n for n in left if n not in holes]
     kept = sorted(found[: limits.MAX_LISTED_NUMBERS])
     if not left and reduce(_common_multiple, without, Fraction(step)) <= most * step:
@@ -87,10 +88,6 @@ def listed(clause: Iterable[Formula]) -> tuple[list[int], range | None]:
     if is_whole and len(kept) == len(found):
         return kept, None
     return kept, range(kept[0], kept[-1] + 1)
-
-
-def _divides(step: Fraction, number: int) -> bool:
-    return (number / step).denominator == 1
 
 
 def _integer_bounds(clause: Iterable[Formula]) -> tuple[int | None, int | None]:

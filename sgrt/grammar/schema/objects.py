@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property, lru_cache, reduce
 from operator import or_
 from typing import Any
@@ -35,8 +35,6 @@ from sgrt.grammar.schema.formula import (
 )
 from sgrt.grammar.schema.strings import lengths
 
-Cell = tuple[Automaton, Formula]
-"""Keys, and what their values satisfy."""
 Unnamed = tuple[dict[str, Formula], Formula]
 """What the values of keys that are not named satisfy: by pattern, and all the others."""
 
@@ -127,18 +125,29 @@ class Object:
 
     def _by_rules(self) -> Unnamed:
         rules = [r for r in self._rules if r.keys.others or r.keys.patterns or r.keys.failing]
-        pairs = {pair for rule in rules for pair in rule.keys.patterns}
+        pairs = tuple(dict.fromkeys(pair for rule in rules for pair in rule.keys.patterns))
         rest = both(r.value for r in rules if r.keys.others)
-        if any(rule.keys.failing for rule in rules) or len(pairs) > 1:
+        if not pairs and not any(rule.keys.failing for rule in rules):
+            return {}, rest
+        if any(rule.keys.failing for rule in rules) or not self._is_plain(rules, pairs):
             return self._cells(rules)
-        for narrow, widest in pairs:
-            covers = both(r.value for r in rules if r.keys.others != bool(r.keys.patterns))
-            if narrow == widest or rest == TRUE:
-                return {widest: covers}, rest
-            if rest == FALSE:  # also for keys that only some reader finds
-                return {narrow: covers}, rest
-            return self._cells(rules)
-        return {}, rest
+        if rest == TRUE or all(narrow == widest for narrow, widest in pairs):
+            return {pair[1]: _value_of(pair, rules) for pair in pairs}, rest
+        if rest == FALSE:  # also for keys that only some reader finds
+            return {pair[0]: _value_of(pair, rules) for pair in pairs}, rest
+        return self._cells(rules)
+
+    def _is_plain(self, rules: list[Properties], pairs: tuple[tuple[str, str], ...]) -> bool:
+        """Whether the patterns can stand as they are: no key matches two of them, and what is said
+        of the keys of one is said of the named ones among them too (the engine holds them to it).
+        """
+        if not _are_disjoint(pairs):
+            return False
+        said_of_unnamed = [r for r in rules if r.keys.others]
+        applied = [
+            w for n, w in pairs if any((n, w) not in r.keys.patterns for r in said_of_unnamed)
+        ]
+        return not any(automaton.compile(w).matches(n) for w in applied for n in self.properties)
 
     def _cells(self, rules: list[Properties]) -> Unnamed:
         """All keys split into disjoint sets, one for each formula. Clauses of one schema mostly
@@ -152,19 +161,14 @@ class Object:
     def _split(self, rules: list[Properties]) -> Unnamed:
         """The set that takes most to write is not written: it is what the others leave."""
         pairs = tuple(pair for rule in rules for pair in rule.keys.patterns)
-        cells = _clear_keys(pairs)
-        for rule in rules:
-            keys = self._language(rule.keys)
-            split = []
-            for language, formula in cells:
-                split.append((language & keys, both((formula, rule.value))))
-                split.append((language & ~keys, formula))
-            cells = _merge(split)
-            limits.check_limit("sets of keys", len(cells), limits.MAX_KEY_SETS)
-        unnamed = ~automaton.of_texts(self.properties)
-        cells = [cell for cell in cells if not (cell[0] & unnamed).is_empty()]
-        known = list(dict.fromkeys(text for pair in pairs for text in pair))
-        written = [(self._written(keys, known), formula) for keys, formula in cells]
+        languages: list[tuple[Automaton, Formula | None]] = [(_doubtful_keys(pairs), FALSE)]
+        languages += ((self._language(rule.keys), rule.value) for rule in rules)
+        languages.append((automaton.of_texts(self.properties), None))
+        found = automaton.cells(languages, _and_also, TRUE)
+        cells = [(keys, formula) for formula, keys in found.items() if formula is not None]
+        limits.check_limit("sets of keys", len(cells), limits.MAX_KEY_SETS)
+        known = dict.fromkeys(text for pair in pairs for text in pair)
+        written = [(_written(keys, known), formula) for keys, formula in cells]
         if not written:
             return {}, FALSE
         written.sort(key=lambda pair: len(pair[0]) if pair[0] is not None else math.inf)
@@ -176,35 +180,13 @@ class Object:
             patterns[pattern or ""] = formula
         return patterns, rest
 
-    def _written(self, keys: Automaton, known: list[str]) -> str | None:
-        """A pattern for keys; None where it gets too long.
-
-        The engine holds a named key to the patterns it matches as well: they leave it out.
-        """
-        if not any(keys.matches(name) for name in self.properties):
-            for pattern in known:
-                if keys.is_same(automaton.compile(pattern)):
-                    return pattern
-        try:
-            return automaton.to_pattern(keys & ~automaton.of_texts(self.properties))
-        except GrammarBudgetExceeded:
-            return None
-
     def _language(self, keys: Keys) -> Automaton:
         """All keys that some reader counts into a set; named ones do not matter."""
         if keys.failing is not None:
-            clauses = self._expander.clauses(keys.failing, "string")
-            return ~reduce(or_, map(self._texts, clauses), automaton.NOTHING)
+            return ~strings.language(self._expander.under(keys.failing, "string"))
         patterns = (narrow if keys.others else widest for narrow, widest in keys.patterns)
         listed = reduce(or_, map(automaton.compile, patterns), automaton.NOTHING)
         return ~listed if keys.others else listed
-
-    def _texts(self, clause: Clause) -> Automaton:
-        listed = next((a.values for a in clause if isinstance(a, OneOf)), None)
-        if listed is None:
-            return strings.language(clause)
-        holds = self._expander.holds
-        return automaton.of_texts(v for v in listed if all(holds(v, a) for a in clause))
 
     # as a schema
 
@@ -255,17 +237,28 @@ _LINE_ENDS = r"[^\x{A}\x{D}\x{2028}\x{2029}]*"
 _PRINTABLE = r"[\x{20}-\x{7E}]*"
 
 
+def _value_of(pair: tuple[str, str], rules: list[Properties]) -> Formula:
+    """What the values of the keys that match a pattern satisfy."""
+    return both(r.value for r in rules if r.keys.others != (pair in r.keys.patterns))
+
+
 @lru_cache(maxsize=64)
-def _clear_keys(pairs: tuple[tuple[str, str], ...]) -> list[Cell]:
-    """The keys to split: where readers of the patterns disagree, only those without the cause.
+def _are_disjoint(pairs: tuple[tuple[str, str], ...]) -> bool:
+    """Whether no key matches two of the patterns, whoever reads them."""
+    found = [automaton.compile(widest) for _, widest in pairs] if len(pairs) > 1 else []
+    return not any(a.meets(b) for a, b in itertools.combinations(found, 2))
+
+
+@lru_cache(maxsize=64)
+def _doubtful_keys(pairs: tuple[tuple[str, str], ...]) -> Automaton:
+    """Keys not to be written: where readers of the patterns disagree, those with the cause.
 
     Telling the doubtful keys apart one by one makes patterns too large for the engine.
     """
-    everything = automaton.of_length(0, None)
-    for clear in (everything, automaton.compile(_LINE_ENDS), automaton.compile(_PRINTABLE)):
+    for clear in (automaton.of_length(0, None), *map(automaton.compile, (_LINE_ENDS, _PRINTABLE))):
         if all(_agree(clear, *pair) for pair in pairs):
-            return _merge([(clear, TRUE), (~clear, FALSE)])
-    return [(everything, TRUE)]
+            return ~clear
+    return automaton.NOTHING
 
 
 def _agree(keys: Automaton, narrow: str, widest: str) -> bool:
@@ -273,14 +266,23 @@ def _agree(keys: Automaton, narrow: str, widest: str) -> bool:
     return (keys & doubtful).is_empty()
 
 
-def _merge(cells: list[Cell]) -> list[Cell]:
-    """One cell for each formula, none empty."""
-    by_formula: dict[Formula, Automaton] = {}
-    for language, formula in cells:
-        if not language.is_empty():
-            known = by_formula.get(formula)
-            by_formula[formula] = language if known is None else known | language
-    return [(language, formula) for formula, language in by_formula.items()]
+def _and_also(one: Formula | None, other: Formula | None) -> Formula | None:
+    """Both hold for the values of a key; None where it has a name and is not asked for."""
+    return None if one is None or other is None else both((one, other))
+
+
+def _written(keys: Automaton, known: Iterable[str]) -> str | None:
+    """A pattern for keys, one that is known if it can be; None where it gets too long.
+
+    The engine holds a named key to the patterns it matches as well: they leave it out.
+    """
+    for pattern in known:
+        if keys.is_same(automaton.compile(pattern)):
+            return pattern
+    try:
+        return automaton.to_pattern(keys)
+    except GrammarBudgetExceeded:
+        return None
 
 
 _MAX_BESIDE = 6

@@ -2,90 +2,120 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import lru_cache, reduce
 from operator import and_, or_
 from typing import Any
 
 from sgrt.errors import GrammarBudgetExceeded
-from sgrt.grammar import automaton, regex
+from sgrt.grammar import automaton, limits, regex
 from sgrt.grammar.automaton import Automaton
-from sgrt.grammar.schema.formula import Formula, Matches, NoneOf, Size
+from sgrt.grammar.schema.formula import And, Formula, Matches, NoneOf, OneOf, Or, Size
 
 _MAX_LISTED = 1_000
 """Texts that are listed instead of described by several patterns."""
 
 
-def shape(clause: Iterable[Formula]) -> dict[str, Any] | None:
-    """A schema (without `type`) for a clause, None where no text is left.
+def shape(formula: Formula) -> dict[str, Any] | None:
+    """A schema (without `type`) for a formula about strings, None where no text is left.
 
     Where patterns meet or are excluded, they are made one here: the engine has no complement, and
-    little patience to find out whether an intersection is empty.
-    """
-    clause = list(clause)
-    low, high = lengths(clause)
-    if high is not None and low > high:
-        return None
-    patterns = dict.fromkeys(
-        atom.pattern for atom in clause if isinstance(atom, Matches) and atom.positive
-    )
-    excluded = _excluded(clause)
-    if not excluded and len(patterns) < 2:
-        return _described(low, high, list(patterns))
-    try:
-        allowed = _allowed(low, high, patterns)
-        excluded = [texts for texts in excluded if not (texts & allowed).is_empty()]
-        whole = reduce(and_, (~texts for texts in excluded), allowed)
-    except GrammarBudgetExceeded:
-        whole = None
-    if whole is not None:
-        listed = whole.texts(_MAX_LISTED)
-        if listed is not None:
-            return {"enum": listed} if listed else None
-    return _shortest(low, high, list(patterns), excluded, whole)
-
-
-def joined(clauses: Sequence[Iterable[Formula]]) -> dict[str, Any] | None:
-    """One schema (without `type`) for many clauses; None where no text is left.
+    little patience to find out whether an intersection is empty. Lengths that bound it all are
+    left to the engine: they would multiply the states.
 
     Raises:
         GrammarBudgetExceeded: it needs too many states, or gets too long.
     """
-    whole = reduce(or_, map(language, clauses))
-    listed = whole.texts(_MAX_LISTED)
-    if listed is not None:
-        return {"enum": listed} if listed else None
-    return _described(0, None, [automaton.to_pattern(whole)])
-
-
-def _allowed(low: int, high: int | None, patterns: Iterable[str]) -> Automaton:
-    parts = [automaton.compile(pattern) for pattern in patterns]
-    if low or high is not None or not parts:
-        parts.append(automaton.of_length(low, high))
-    return reduce(and_, sorted(parts, key=lambda part: len(part.table)))
-
-
-def _shortest(
-    low: int,
-    high: int | None,
-    patterns: list[str],
-    excluded: list[Automaton],
-    whole: Automaton | None,
-) -> dict[str, Any]:
-    """One pattern for the whole, or all patterns and one for what is not excluded."""
+    parts = formula.parts if isinstance(formula, And) else (formula,)
+    low, high = lengths(parts)
+    if high is not None and low > high:
+        return None
+    parts = tuple(part for part in parts if not isinstance(part, Size))
+    if not parts:
+        return _described(low, high, [])
+    if len(parts) == 1 and isinstance(parts[0], Matches) and parts[0].positive:
+        return _described(low, high, [parts[0].pattern])
+    texts = None
+    with suppress(GrammarBudgetExceeded):
+        texts = _all(map(language, parts))
+        if texts.num_texts(low, high, _MAX_LISTED) <= _MAX_LISTED:
+            listed = (texts & _of_length(low, high)).texts(_MAX_LISTED)
+            return {"enum": listed} if listed else None
     ways = []
-    if whole is not None:
+    if texts is not None:
         with suppress(GrammarBudgetExceeded):
-            ways.append(_described(0, None, [automaton.to_pattern(whole)]))
+            ways.append(_described(low, high, [automaton.to_pattern(texts)]))
     try:
-        left = [automaton.to_pattern(~reduce(or_, excluded))] if excluded else []
-        ways.append(_described(low, high, patterns + left))
+        ways.append(_described(low, high, _one_by_one(parts)))
     except GrammarBudgetExceeded:
         if not ways:
             raise
     return min(ways, key=lambda way: len(str(way)))
+
+
+def _one_by_one(parts: Iterable[Formula]) -> list[str]:
+    """A pattern for each part, and one for all that is excluded."""
+    patterns = []
+    excluded = []
+    for part in parts:
+        if isinstance(part, NoneOf) or (isinstance(part, Matches) and not part.positive):
+            excluded.append(language(part))
+        else:
+            patterns.append(_written(part))
+    return patterns + ([automaton.to_pattern(_all(excluded))] if excluded else [])
+
+
+def _written(formula: Formula) -> str:
+    if isinstance(formula, Or) and formula.parts:
+        return f"(?:{'|'.join(map(_written, formula.parts))})"
+    if isinstance(formula, Matches) and formula.positive:
+        return formula.pattern
+    return automaton.to_pattern(language(formula))
+
+
+def num_open(formula: Formula) -> int:
+    """Clauses that a formula would come to without those that list their texts."""
+    match formula:
+        case And(parts):
+            return math.prod(map(num_open, parts))
+        case Or(parts):
+            return sum(map(num_open, parts))
+    return int(not isinstance(formula, OneOf))
+
+
+def language(formula: Formula) -> Automaton:
+    """The texts of a formula about strings.
+
+    Raises:
+        GrammarBudgetExceeded: it needs too many states.
+    """
+    match formula:
+        case And(parts):
+            found = [language(part) for part in parts if not isinstance(part, Size)]
+            return _all([*found, _of_length(*lengths(parts))])
+        case Or(parts):
+            return reduce(or_, map(language, parts), automaton.NOTHING)
+        case OneOf(values):
+            return automaton.of_texts(values)
+        case NoneOf(values):
+            return ~automaton.of_texts(values)
+        case Matches(_, pattern, widest, positive):
+            return automaton.compile(pattern) if positive else ~automaton.compile(widest or pattern)
+        case Size():
+            return _of_length(*lengths([formula]))
+    raise TypeError(f"{formula!r} is not about strings")
+
+
+def _of_length(low: int, high: int | None) -> Automaton:
+    is_empty = high is not None and low > high
+    return automaton.NOTHING if is_empty else automaton.of_length(low, high)
+
+
+def _all(languages: Iterable[Automaton]) -> Automaton:
+    return reduce(and_, sorted(languages, key=lambda a: len(a.table)))
 
 
 def _described(low: int, high: int | None, patterns: list[str]) -> dict[str, Any]:
@@ -94,6 +124,7 @@ def _described(low: int, high: int | None, patterns: list[str]) -> dict[str, Any
         shape["minLength"] = low
     if high is not None:
         shape["maxLength"] = high
+    limits.check_limit("patterns on one string", len(patterns), limits.MAX_PATTERNS)
     written = [{"pattern": f"^{pattern}$"} for pattern in patterns]
     if len(written) == 1:
         shape |= written[0]
@@ -108,32 +139,6 @@ def lengths(clause: Iterable[Formula]) -> tuple[int, int | None]:
     low = max((s.count for s in sizes if s.is_least), default=0)
     high = min((s.count for s in sizes if not s.is_least), default=None)
     return low, high
-
-
-def _excluded(clause: Iterable[Formula]) -> list[Automaton]:
-    """What some reader takes each of the negated assertions to forbid."""
-    parts = []
-    for atom in clause:
-        if isinstance(atom, NoneOf):
-            parts.append(automaton.of_texts(atom.values))
-        elif isinstance(atom, Matches) and not atom.positive:
-            parts.append(automaton.compile(atom.widest or atom.pattern))
-    return parts
-
-
-def language(clause: Iterable[Formula]) -> Automaton:
-    """The texts that a clause without `OneOf` allows.
-
-    Raises:
-        GrammarBudgetExceeded: it needs too many states.
-    """
-    clause = list(clause)
-    low, high = lengths(clause)
-    if high is not None and low > high:
-        return automaton.NOTHING
-    patterns = [a.pattern for a in clause if isinstance(a, Matches) and a.positive]
-    allowed = _allowed(low, high, patterns)
-    return reduce(and_, (~texts for texts in _excluded(clause)), allowed)
 
 
 _LONG_REPEAT = re.compile(r"(?<!\\x)\{\d*,?\d{2,}\}")

@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from sgrt.errors import ConstraintError, GrammarBudgetExceeded, UnsupportedSchema
+from sgrt.errors import ConstraintError, UnsupportedSchema
 from sgrt.grammar import json_text, limits, productive
 from sgrt.grammar.schema import arrays, numbers, objects, strings
 from sgrt.grammar.schema.expand import Clause, Expander, check_clauses
 from sgrt.grammar.schema.formula import (
     FALSE,
     KINDS,
+    STRING,
     TRUE,
     And,
     Contains,
@@ -21,6 +22,7 @@ from sgrt.grammar.schema.formula import (
     OneOf,
     SomeProperty,
     Unique,
+    both,
 )
 from sgrt.grammar.schema.reader import Reader
 
@@ -86,6 +88,9 @@ class Writer:
     def _write_place(self, formula: Formula) -> Node:
         clauses: dict[str, list[Clause]] = {}
         possible = self._expander.kinds(formula)
+        strings_at_once = self._strings_at_once(formula) if "string" in possible else None
+        if strings_at_once is not None:
+            possible -= STRING
         for kind in filter(possible.__contains__, KINDS):
             try:
                 clauses[kind] = self._expander.clauses(formula, kind)
@@ -109,7 +114,8 @@ class Writer:
             if () not in clauses[kind]
         }
         parts += self._numbers(clauses, open_clauses)
-        parts += self._strings(open_clauses.get("string", []))
+        parts += strings_at_once or ()
+        parts += self._strings(open_clauses.get("string", ()))
         for kind, write in (
             ("array", self._array),
             ("object", self._object),
@@ -181,14 +187,21 @@ class Writer:
         why = "numbers that are not integers are not generated where integers are not allowed"
         self._reader.note("", "type", "subset", why)
 
-    def _strings(self, clauses: list[Clause]) -> list[Node]:
+    def _strings_at_once(self, formula: Formula) -> list[Node] | None:
+        """One schema for many alternatives about strings; None where they are few, or too much
+        for one."""
+        with suppress(ConstraintError):  # of one alternative: it is refused where that is written
+            formula = self._expander.under(formula, "string")
+            if strings.num_open(formula) > _MANY_STRINGS:
+                shape = strings.shape(formula)
+                return [] if shape is None else [{"type": "string", **shape}]
+        return None
+
+    def _strings(self, clauses: Iterable[Clause]) -> list[Node]:
         shapes = []
-        if len(clauses) > _MANY_STRINGS:
-            with suppress(GrammarBudgetExceeded):
-                shapes, clauses = [strings.joined(clauses)], []
         for clause in clauses:
             try:
-                shapes.append(strings.shape(clause))
+                shapes.append(strings.shape(both(clause)))
             except ConstraintError as error:
                 self._refuse(error)
         return [{"type": "string", **shape} for shape in shapes if shape is not None]
@@ -257,13 +270,10 @@ class Writer:
 
 def _check(root: Node, definitions: dict[str, Node], targets: list[tuple[Node, Node]]) -> None:
     """Bound the nesting, and prune what nothing satisfies."""
-    graph = productive.Graph(root)
+    graph = productive.Graph(root, {id(ref): target for ref, target in targets})
     for start in (root, *definitions.values()):
         graph.add_tree(start)
-    for ref, target in targets:
-        graph.refer(ref, target)
     graph.check_depth()
-    graph.check_same_value()
     if not graph.prune():
         raise UnsupportedSchema(
             "no value satisfies this schema",
