@@ -553,6 +553,7 @@ def _determinise(nfa: _Builder, start: int, end: int, max_states: int) -> Automa
     numbers = {first: 0}
     closed: dict[frozenset[int], int] = {}
     sets = [first]
+    num_met = 0
     table = []
     for states in sets:
         targets: list[set[int]] = [set() for _ in range(width)]
@@ -564,6 +565,7 @@ def _determinise(nfa: _Builder, start: int, end: int, max_states: int) -> Automa
         for target in map(frozenset, targets):
             if target not in closed:
                 closure = _closure(nfa.empty, target)
+                num_met += len(closure)
                 if closure not in numbers:
                     numbers[closure] = len(sets)
                     sets.append(closure)
@@ -571,6 +573,7 @@ def _determinise(nfa: _Builder, start: int, end: int, max_states: int) -> Automa
             row.append(closed[target])
         table.append(row)
         _check_states(len(sets), max_states)
+        limits.check_limit("states met by states of an automaton", num_met, 100 * max_states)
     return _minimal(starts, classes, table, [end in s for s in sets])
 
 
