@@ -182,6 +182,63 @@ def events_of(text: str) -> list[Any]:
     return events
 
 
+def longer(path: str, body: dict[str, Any], tokens: int, **more: Any) -> dict[str, Any]:
+    """A body that asks for exactly so many tokens."""
+    if path == "/generate":
+        params = {**body["sampling_params"], "max_new_tokens": tokens, "ignore_eos": True}
+        return {**body, "sampling_params": params, **more}
+    name = "max_output_tokens" if path == "/v1/responses" else "max_tokens"
+    return {**body, name: tokens, "ignore_eos": True, **more}
+
+
+def text_of(path: str, events: list[Any]) -> str:
+    """What a stream's pieces say in all."""
+    if path == "/v1/responses":
+        return "".join(e["delta"] for e in events if e.get("type") == "response.output_text.delta")
+    if path == "/generate":
+        return str(next(e["text"] for e in reversed(events) if "text" in e and e != "[DONE]"))
+    choices = [c for e in events if e != "[DONE]" for c in e.get("choices", ())]
+    if path == "/v1/completions":
+        return "".join(c["text"] for c in choices)
+    return "".join(c["delta"].get("content") or "" for c in choices)
+
+
+def whole_text(path: str, answer: dict[str, Any]) -> str:
+    if path == "/v1/responses":
+        return str(answer["output"][0]["content"][0]["text"])
+    if path == "/generate":
+        return str(answer["text"])
+    choice = answer["choices"][0]
+    return str(choice["text"] if path == "/v1/completions" else choice["message"]["content"])
+
+
+def num_ends(path: str, events: list[Any]) -> int:
+    """Terminal events."""
+    if path == "/v1/responses":
+        ends = ("response.completed", "response.incomplete", "response.failed", "error")
+        return sum(e.get("type") in ends or ("error" in e and "type" not in e) for e in events)
+    rest = [e for e in events if e != "[DONE]"]
+    if path == "/generate":
+        return sum("error" in e or bool(e["meta_info"]["finish_reason"]) for e in rest)
+    return sum("error" in e or any(c["finish_reason"] for c in e["choices"]) for e in rest)
+
+
+def body_of(path: str, prompt: str, tokens: int, **more: Any) -> dict[str, Any]:
+    """A greedy request for so many tokens; other fields go where the interface has them."""
+    if path == "/generate":
+        stream = more.pop("stream", False)
+        params = {"temperature": 0, "max_new_tokens": tokens, **more}
+        if isinstance(params.get("json_schema"), dict):
+            params["json_schema"] = json.dumps(params["json_schema"])
+        return {"text": prompt, "sampling_params": params, "stream": stream}
+    if path == "/v1/responses":
+        return {"input": prompt, "temperature": 0, "max_output_tokens": tokens, **more}
+    asked = {"temperature": 0, "max_tokens": tokens, **more}
+    if path == "/v1/completions":
+        return {"prompt": prompt, **asked}
+    return {"messages": [{"role": "user", "content": prompt}], **asked}
+
+
 def request_bytes(path: str, body: Any, *headers: str) -> bytes:
     """A request as it goes over the wire."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()

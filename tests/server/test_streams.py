@@ -20,53 +20,16 @@ from tests.server.support import (
     Server,
     error_of,
     events_of,
+    longer,
+    num_ends,
     read_all,
     request_bytes,
     reset,
     serving,
+    text_of,
     wait_until,
+    whole_text,
 )
-
-
-def longer(path: str, body: dict[str, Any], tokens: int, **more: Any) -> dict[str, Any]:
-    """A body that asks for exactly so many tokens."""
-    if path == "/generate":
-        params = {**body["sampling_params"], "max_new_tokens": tokens, "ignore_eos": True}
-        return {**body, "sampling_params": params, **more}
-    name = "max_output_tokens" if path == "/v1/responses" else "max_tokens"
-    return {**body, name: tokens, "ignore_eos": True, **more}
-
-
-def text_of(path: str, events: list[Any]) -> str:
-    """What a stream's pieces say in all."""
-    if path == "/v1/responses":
-        return "".join(e["delta"] for e in events if e["type"] == "response.output_text.delta")
-    if path == "/generate":
-        return str(events[-2]["text"])
-    choices = [c for e in events if e != "[DONE]" for c in e["choices"]]
-    if path == "/v1/completions":
-        return "".join(c["text"] for c in choices)
-    return "".join(c["delta"].get("content") or "" for c in choices)
-
-
-def whole_text(path: str, answer: dict[str, Any]) -> str:
-    if path == "/v1/responses":
-        return str(answer["output"][0]["content"][0]["text"])
-    if path == "/generate":
-        return str(answer["text"])
-    choice = answer["choices"][0]
-    return str(choice["text"] if path == "/v1/completions" else choice["message"]["content"])
-
-
-def num_ends(path: str, events: list[Any]) -> int:
-    """Terminal events."""
-    if path == "/v1/responses":
-        ends = ("response.completed", "response.incomplete", "response.failed", "error")
-        return sum(e["type"] in ends for e in events)
-    rest = [e for e in events if e != "[DONE]"]
-    if path == "/generate":
-        return sum("error" in e or bool(e["meta_info"]["finish_reason"]) for e in rest)
-    return sum("error" in e or any(c["finish_reason"] for c in e["choices"]) for e in rest)
 
 
 @pytest.mark.parametrize(("path", "body"), STREAMS)
