@@ -68,17 +68,15 @@ class Follower:
         """Events in the order they came, as many at once as are there. Raises its error."""
         taken = 0
         while True:
+            self._changed.clear()  # first: what comes after the reading sets it again
             done = self.handle.done()
             fresh = self.handle.events_from(taken)
-            taken += len(fresh)
             if fresh:
+                taken += len(fresh)
                 yield fresh
-            elif done:
+            if done:
                 break
-            else:
-                self._changed.clear()
-                if not self.handle.done() and not self.handle.events_from(taken):
-                    await self._changed.wait()
+            await self._changed.wait()
         self._result()
 
     async def result(self) -> GenerateResult:
