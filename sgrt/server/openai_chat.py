@@ -25,6 +25,7 @@ from sgrt.server.wire import (
     check_limit,
     num_choices,
     sampling_params,
+    stop_patterns,
 )
 
 
@@ -141,6 +142,7 @@ def read_chat(wire: ChatRequest, call: Call) -> Chat:
             prompt=prompt,
             params=params,
             constraint=held.constraint if held else None,
+            stop_regex=stop_patterns(wire, service.config),
             n=num_choices(wire, service.config),
             prompt_at="messages",
             constraint_at=held.at if held else None,

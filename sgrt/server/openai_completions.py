@@ -23,6 +23,7 @@ from sgrt.server.wire import (
     check_limit,
     num_choices,
     sampling_params,
+    stop_patterns,
 )
 
 MAX_PROMPTS = 1024
@@ -106,6 +107,7 @@ def _read(wire: CompletionRequest, call: Call) -> Completion:
             prompt=prompt,
             params=params,
             constraint=asked.constraint if asked else None,
+            stop_regex=stop_patterns(wire, service.config),
             n=n,
             prompt_at="prompt" if len(prompts) == 1 else f"prompt[{i}]",
             constraint_at=asked.at if asked else None,
@@ -134,6 +136,12 @@ def _check_fixed(wire: CompletionRequest, n: int) -> None:
     if wire.skip_special_tokens is False:
         raise bad_request(
             "skip_special_tokens=false: texts have no special tokens here", "skip_special_tokens"
+        )
+    if wire.stop_regex and wire.include_stop_str_in_output:
+        raise bad_request(
+            "include_stop_str_in_output: a match of stop_regex is not kept",
+            "include_stop_str_in_output",
+            "unsupported",
         )
     if wire.stream_options is not None and not wire.stream:
         raise bad_request("stream_options needs stream=true", "stream_options")

@@ -25,6 +25,7 @@ class Sampling(msgspec.Struct, kw_only=True):
     logit_bias: dict[str, float] | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
+    stop_regex: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
     max_tokens: int | None = None
     min_tokens: int | None = None
@@ -147,6 +148,18 @@ def num_choices(wire: Sampling, config: ServerConfig) -> int:
         raise bad_request(f"n={n}: must be an integer >= 1", "n")
     check_limit("n", n, config.max_n)
     return n
+
+
+def stop_patterns(wire: Sampling, config: ServerConfig) -> tuple[str, ...]:
+    """``stop_regex``: patterns, the first match of one of which ends the text.
+
+    Raises:
+        ApiError: more than the server's limit.
+    """
+    given = wire.stop_regex
+    patterns = (given,) if isinstance(given, str) else tuple(given or ())
+    check_limit("stop_regex", len(patterns), config.max_stops)
+    return patterns
 
 
 def check_limit(param: str, value: int, limit: int) -> None:
