@@ -67,12 +67,18 @@ class Labels(Constrained, kw_only=True):
 
 
 class StreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Args: include_usage: end with a chunk that holds the usage; continuous_usage_stats: put it
-    into every chunk."""
+    """Args: include_usage: end with a chunk that holds the usage; continuous_usage_stats: every
+    other chunk holds its choice's own, too."""
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
     include_obfuscation: bool | None = None
+
+
+def wants_usage(options: StreamOptions | None) -> tuple[bool, bool]:
+    """Whether a stream ends with the usage, and whether every chunk holds some (vLLM: if so)."""
+    at_end = options is not None and bool(options.include_usage)
+    return at_end, at_end and options is not None and bool(options.continuous_usage_stats)
 
 
 def check_labels(wire: Labels) -> None:
