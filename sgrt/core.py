@@ -207,11 +207,14 @@ class Generate:
 
     Args:
         deadline_s: seconds from submission after which it fails with `DeadlineExceeded`.
+        stop_regex: patterns; the text ends before the first match that is complete
+            (`sgrt.grammar.stopping`). The embedded engine knows them, other backends refuse them.
     """
 
     params: SamplingParams = field(default_factory=SamplingParams)
     constraint: Constraint | None = None
     deadline_s: float | None = None
+    stop_regex: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_deadline(self.deadline_s)

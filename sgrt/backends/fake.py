@@ -50,6 +50,7 @@ from sgrt.errors import (
     DeadlineExceeded,
     EngineClosed,
     GrammarSyntaxError,
+    InvalidSamplingParams,
     RequestError,
 )
 
@@ -454,6 +455,9 @@ class ScriptedSession:
         prompt, answer = self._text, None
         usage = self._take_prompt()
         try:
+            if item.stop_regex:
+                rule = "only the embedded engine knows these"
+                raise InvalidSamplingParams("stop_regex", item.stop_regex, rule)
             self._backend.check(prompt)
             if item.constraint is not None:
                 self._backend.compile(item.constraint)

@@ -42,6 +42,7 @@ from sgrt.errors import (
     ConstraintError,
     DeadlineExceeded,
     EngineClosed,
+    InvalidSamplingParams,
     RequestError,
 )
 
@@ -330,6 +331,9 @@ class RemoteSession(ABC):
 
     async def _generate(self, item: Generate, push: Push, begun: float) -> GenerateResult:
         params = self._seeded(item.params)
+        if item.stop_regex:
+            rule = "only the embedded engine knows these"
+            raise InvalidSamplingParams("stop_regex", item.stop_regex, rule)
         self.check(params, item.constraint)
         if params.max_tokens == 0:
             return finished("", (), "length", Usage(), item.constraint)

@@ -40,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--errors", metavar="FILE", help="rows that failed (default: OUTPUT with .errors in it)"
     )
-    parser.add_argument("--concurrency", type=int, help="rows under way at a time (default: 128)")
+    parser.add_argument(
+        "--concurrency", type=int, metavar="N", help="rows under way at a time (default: 128)"
+    )
     parser.add_argument("--force", action="store_true", help="begin anew, whatever is there")
     parser.add_argument(
         "--retry-errors", action="store_true", help="try failures that were not the rows' own again"
@@ -78,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         return _run(args, flags.engine_config(given), server, concurrency)
     except JournalBroken as error:
-        print(f"sgrt: error: {error}", file=sys.stderr)
+        print(f"sgrt: error: {error.message} ({error.hint})", file=sys.stderr)
         return DISK_FULL
     except OSError as error:
         raise RequestError(f"cannot write {output}: {error.strerror or error}") from error

@@ -29,10 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--system", metavar="TEXT", help="instruction that the conversation begins with"
     )
     parser.add_argument("--schema", metavar="FILE", help="JSON Schema that each answer satisfies")
-    parser.add_argument("--max-tokens", type=int, default=512, help="of an answer (default: 512)")
-    parser.add_argument("--temperature", type=float, help="0 always takes the likeliest token")
     parser.add_argument(
-        "--seed", type=int, dest="answer_seed", help="the same answers to the same questions"
+        "--max-tokens", type=int, default=512, metavar="N", help="of an answer (default: 512)"
+    )
+    parser.add_argument(
+        "--temperature", type=float, metavar="X", help="0 always takes the likeliest token"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        dest="answer_seed",
+        metavar="N",
+        help="the same answers to the same questions",
     )
     flags.add_flags(parser, "engine", EngineConfig, flags.ENGINE)
 

@@ -69,7 +69,11 @@ def add_model(parser: argparse.ArgumentParser, *, positional: bool = True) -> No
         text = "name, directory or GGUF file (default: embedded)"
         parser.add_argument("model", nargs="?", help=text)
     parser.add_argument(
-        "--model", "--model-path", dest="model_flag", help="name, directory or GGUF file"
+        "--model",
+        "--model-path",
+        dest="model_flag",
+        metavar="MODEL",
+        help="name, directory or GGUF file",
     )
 
 
@@ -87,8 +91,19 @@ def add_flags(
             dest=flag.field,
             default=argparse.SUPPRESS,
             help=flag.text + shown,
+            **_metavar(flag),
             **flag.options,
         )
+
+
+def _metavar(flag: Flag) -> dict[str, Any]:
+    """What stands for the value in the help; nothing where there is none, or a choice."""
+    action = flag.options.get("action")
+    if action in ("store_true", "store_false") or "choices" in flag.options:
+        return {}
+    kind = flag.options.get("type", str)
+    known = {int: "N", float: "SECONDS"}.get(kind)
+    return {"metavar": known or flag.names[0].rpartition("-")[2].upper()}
 
 
 def given(args: argparse.Namespace, flags: Sequence[Flag]) -> dict[str, Any]:

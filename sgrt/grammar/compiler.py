@@ -7,13 +7,15 @@ import math
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from sgrt.core import Choices, Constraint, Regex
+from sgrt.core import Choices, Constraint, JsonSchema, Regex
 from sgrt.errors import ConstraintError, GrammarBudgetExceeded
-from sgrt.grammar import limits, regex
+from sgrt.grammar import blame, limits, regex
 from sgrt.grammar.audit import audit_choices, audit_size
 from sgrt.grammar.engines import tables
 from sgrt.grammar.engines.llguidance_ import LLGrammar
@@ -176,7 +178,7 @@ class GrammarCompiler:
     def _build(self, constraint: Constraint) -> Grammar:
         if isinstance(constraint, (Choices, Regex)):
             return build(constraint, self.vocabulary)
-        return LLGrammar(self.vocabulary, self._source(constraint))
+        return LLGrammar(self.vocabulary, self._source(constraint), _blame(constraint))
 
     def _source(self, constraint: Constraint) -> str:
         why = risk(constraint)
@@ -227,7 +229,11 @@ def build(constraint: Constraint, vocabulary: Vocabulary) -> Grammar:
         table = _try_table(constraint, vocabulary)
         if table is not None:
             return table
-    return LLGrammar(vocabulary, source_of(constraint))
+    return LLGrammar(vocabulary, source_of(constraint), _blame(constraint))
+
+
+def _blame(constraint: Constraint) -> Callable[[bytes], str | None] | None:
+    return partial(blame.keyword, constraint) if isinstance(constraint, JsonSchema) else None
 
 
 def _try_table(constraint: Regex, vocabulary: Vocabulary) -> Grammar | None:

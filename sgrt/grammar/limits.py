@@ -38,6 +38,10 @@ MAX_WRITTEN_REGEX_BYTES = 64 * 1024
 MAX_REGEX_DEPTH = 64
 MAX_REGEX_SIZE = 100_000
 """Characters of a regex with its counted repeats written out."""
+MAX_STOP_CHARS = 1_000
+"""Of a pattern that ends a text."""
+MAX_STOP_STATES = 256
+"""Each may have to be followed for every character of the text."""
 MAX_AUTOMATON_STATES = 4_000
 """Of a pattern that is complemented or compared; most are below 50. Four times as many before
 it is deterministic."""

@@ -43,7 +43,7 @@ class Batch:
         self._begin_item = begin
         self._done = done or {}
         self._left = iter([i for i in range(num_items) if i not in self._done])
-        self._num_items = num_items
+        self.num_items = num_items
         self._limit = limit
         self._lock = threading.Lock()
         self._running: dict[int, ProgramState | None] = {}
@@ -56,7 +56,7 @@ class Batch:
         """Start as many items as may run at a time."""
         for item in self._done.items():
             self._count(item)
-        if self._num_items == 0:
+        if self.num_items == 0:
             self._end()
         hub.in_turn(partial(self._begin_some, self._limit))
 
@@ -92,7 +92,7 @@ class Batch:
         self.finished.append(item)
         with self._lock:
             self._num_ended += 1
-            is_last = self._num_ended == self._num_items
+            is_last = self._num_ended == self.num_items
         if is_last:
             self._end()
 

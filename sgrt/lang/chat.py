@@ -17,6 +17,8 @@ the template, only through its rule for their edges: where it strips white space
 from __future__ import annotations
 
 import datetime
+import re
+import sys
 import threading
 import weakref
 from collections.abc import Sequence
@@ -27,7 +29,8 @@ from sgrt.errors import ProgramError, RequestError
 from sgrt.lang.where import here
 
 ROLES = ("system", "user", "assistant")
-_PROBE = "Zq{}qZ"
+_PROBE, _PROBES = "Zq{}qZ", re.compile("(Zq[0-9]+qZ)")
+_MAX_KNOWN = 1 << 18  # roles in all layouts that are kept
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Spelling:
     def __init__(self, template: ChatTemplate) -> None:
         self._template = template
         self._known: dict[tuple[object, ...], Layout] = {}
+        self._num_known = 0
 
     def layout(self, roles: tuple[str, ...]) -> Layout:
         """Raises RequestError where the template refuses or loses a content."""
@@ -74,8 +78,10 @@ class Spelling:
         return self._known[key].gaps[-1]
 
     def _remember(self, key: tuple[object, ...], layout: Layout) -> None:
-        if len(self._known) >= 4096:
+        self._num_known += len(layout.gaps)
+        if self._num_known > _MAX_KNOWN:
             self._known.clear()
+            self._num_known = len(layout.gaps)
         self._known[key] = layout
 
     def _layout(self, roles: tuple[str, ...]) -> Layout:
@@ -92,15 +98,14 @@ class Spelling:
 
 
 def _split(text: str, probes: Sequence[str], roles: Sequence[str]) -> tuple[str, ...]:
-    gaps: list[str] = []
-    for probe, role in zip(probes, roles, strict=True):
-        before, found, text = text.partition(probe)
-        if not found or probe in text:
-            raise RequestError(
-                f"the chat template does not write the {role} message once, in its place"
-            )
-        gaps.append(before)
-    return (*gaps, text)
+    pieces = _PROBES.split(text)
+    found = pieces[1::2]
+    if found != list(probes):
+        wrong = [role for probe, role in zip(probes, roles, strict=True) if found.count(probe) != 1]
+        raise RequestError(
+            f"the chat template does not write the {[*wrong, *roles][0]} message once, in its place"
+        )
+    return tuple(map(sys.intern, pieces[::2]))  # long conversations repeat few gaps
 
 
 def _strips(gaps: Sequence[str], padded: Sequence[str]) -> tuple[tuple[bool, bool], ...]:

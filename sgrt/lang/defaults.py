@@ -9,6 +9,7 @@ from typing import Any
 
 from sgrt.core import Backend
 from sgrt.errors import MissingPackage, RequestError
+from sgrt.lang.run import current
 
 _lock = threading.Lock()
 _default: Backend | None = None
@@ -43,11 +44,14 @@ _wrap: Callable[[Backend], Backend] | None = None
 
 def backend_of_run(backend: Backend | None) -> Backend:
     """Where a run goes: the backend that it names, or the default one; listened to by a recording
-    that is under way.
+    that is under way. Where no default was set, a run inside another goes where that one does.
 
     Raises:
         TypeError: it is no backend.
     """
+    running = current.get()
+    if backend is None and _default is None and running is not None:
+        return running.backend
     where = default_backend() if backend is None else checked(backend)
     return where if _wrap is None else _wrap(where)
 
@@ -76,6 +80,8 @@ def checked(backend: object) -> Backend:
     Raises:
         TypeError: it opens no sessions.
     """
+    if isinstance(backend, type):
+        raise TypeError(f"a backend must be an object, not the class {backend.__name__}")
     if callable(getattr(backend, "open", None)):
         return backend  # type: ignore[return-value]
     raise TypeError(f"a backend must be a sgrt.core.Backend, not {backend!r:.80}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sgrt.errors import RequestError
@@ -54,6 +54,19 @@ def check_function(func: Callable[..., Any]) -> None:
     for name in OPTIONS:
         if name in parameters:
             raise TypeError(f"{func.__qualname__}: the parameter name {name!r} belongs to run()")
+
+
+def batch(items: Iterable[Any]) -> list[Arguments]:
+    """The arguments of each item.
+
+    Raises:
+        TypeError: it is no sequence of arguments.
+    """
+    if isinstance(items, (str, bytes)) or hasattr(items, "keys"):
+        kind = type(items).__name__
+        hint = '; give its to_dict("records")' if hasattr(items, "to_dict") else ""
+        raise TypeError(f"a batch must be a list of arguments, not a {kind}{hint}")
+    return [item(each) for each in items]
 
 
 def item(item: object) -> Arguments:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from sgrt.core import Constraint, Text
 from sgrt.lang.choices import ChoicesMethod, sequence_probability
@@ -26,6 +26,12 @@ class Expr:
 
     def __radd__(self, other: object) -> Concat:
         return concat(other, self) if isinstance(other, str) else NotImplemented
+
+    def __format__(self, spec: str) -> str:
+        """Refused: it would become text that nobody means."""
+        raise TypeError(
+            f'{self!r:.80} cannot stand in an f-string; write "text" + gen(...), or s += twice'
+        )
 
 
 Node = Text | Expr
@@ -73,6 +79,11 @@ class Role(Expr):
 
     role: str
     body: Node
+
+    def __enter__(self) -> NoReturn:
+        raise TypeError(f"a message is opened on the state: with s.{self.role}(): …")
+
+    def __exit__(self, *exc: object) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import functools
 import inspect
 import logging
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import Context
 from dataclasses import fields, replace
 from functools import partial
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 SAMPLING = tuple(f.name for f in fields(SamplingParams))
 
-Batchable = Sequence[Mapping[str, Any] | tuple[Any, ...] | list[Any]]
+Batchable = Iterable[Mapping[str, Any] | tuple[Any, ...] | list[Any]]
 
 
 class Program:
@@ -254,10 +254,10 @@ class Program:
         """
         made = self._batch(batch, backend, num_threads, sampling, deadline_s, resume, defaults)
         if generator_style:
-            return made.in_order(progress(self._name, len(batch)) if progress_bar else None)
+            return made.in_order(progress(self._name, made.num_items) if progress_bar else None)
         if not progress_bar:
             return made.results()
-        with progress(self._name, len(batch)) as report:
+        with progress(self._name, made.num_items) as report:
             return made.results(report)
 
     def stream_batch(
@@ -291,7 +291,7 @@ class Program:
         """`run_batch` for coroutines; cancelling the task cancels the rest."""
         made = self._batch(batch, backend, num_threads, sampling, deadline_s, resume, defaults)
         states = {index: state async for index, state in made.afollow()}
-        return [states[index] for index in range(len(batch))]
+        return [states[index] for index in range(made.num_items)]
 
     def astream_batch(
         self,
@@ -379,7 +379,7 @@ class Program:
         _, defaults, seed = self._divide(options, sampling, batch=True)
         check_deadline(deadline_s)
         where = backend_of_run(backend)
-        items = [given.item(item) for item in batch]
+        items = given.batch(batch)
         send_current()
         context = waiting_context()
         is_warm = not (

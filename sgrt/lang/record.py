@@ -223,7 +223,8 @@ class _RecordedSession:
 
 
 def _generation(item: Generate) -> dict[str, Any]:
-    return {"params": _params(item.params), "constraint": _named(item.constraint)}
+    told = {"params": _params(item.params), "constraint": _named(item.constraint)}
+    return {**told, "stop_regex": list(item.stop_regex)} if item.stop_regex else told
 
 
 def _scoring(options: Sequence[str], unconditional: bool) -> dict[str, Any]:

@@ -7,15 +7,17 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from sgrt.grammar.stopping import StopPattern, Watch
+
 
 @dataclass(frozen=True, slots=True)
 class StopMatch:
-    """A stop string that appeared.
+    """A stop string or a match of a stop pattern that appeared.
 
     Args:
-        stop: the string.
+        stop: the string or pattern.
         num_tokens: tokens that end at or before its first byte.
-        rest: text between those tokens and the stop string.
+        rest: text between those tokens and it.
     """
 
     stop: str
@@ -27,18 +29,25 @@ class Detokenizer:
     """Text of one generation, released as soon as nothing later can change it.
 
     Held back are the bytes of an unfinished UTF-8 character and any tail that may be the
-    beginning of a stop string. Bytes that are no UTF-8 become U+FFFD exactly as
+    beginning of a stop string, or of a match of a stop pattern. Bytes that are no UTF-8 become U+FFFD exactly as
     ``bytes.decode("utf-8", "replace")`` makes them, however the bytes are split into tokens.
 
     Args:
         token_bytes: bytes that a token adds to the text.
         stops: stop strings.
+        patterns: stop patterns.
     """
 
-    def __init__(self, token_bytes: Callable[[int], bytes], stops: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        token_bytes: Callable[[int], bytes],
+        stops: Sequence[str] = (),
+        patterns: Sequence[StopPattern] = (),
+    ) -> None:
         self._token_bytes = token_bytes
         self._stops = [(s, s.encode()) for s in stops]
         self._longest = max((len(b) for _, b in self._stops), default=0)
+        self._watch = Watch(patterns) if patterns else None
         self._bytes = bytearray()
         self._token_ends: list[int] = []
         self._num_shown = 0  # bytes given to the decoder
@@ -61,11 +70,15 @@ class Detokenizer:
         for token_id in token_ids:
             self._bytes += self._token_bytes(token_id)
             self._token_ends.append(len(self._bytes))
-        if not self._stops:
+        if not self._stops and self._watch is None:
             return self._release(len(self._bytes))
         at, stop = self._find_stop(max(0, start - self._longest + 1))
+        if self._watch is not None:
+            self._watch.read(bytes(self._bytes[start:]))
+            if self._watch.match is not None and (stop is None or self._watch.match[0] < at):
+                at, stop = self._watch.match
         if stop is None:
-            return self._release(len(self._bytes) - self._num_undecided())
+            return self._release(self._decided())
         delta = self._release(at, final=True)
         self.match = StopMatch(stop, *self._tokens_before(at))
         return delta
@@ -92,6 +105,11 @@ class Detokenizer:
             return -1, None
         at, _, stop = min(found)
         return at, stop
+
+    def _decided(self) -> int:
+        """Bytes that nothing later can make part of a stop."""
+        decided = len(self._bytes) - self._num_undecided()
+        return decided if self._watch is None else min(decided, self._watch.undecided_from)
 
     def _num_undecided(self) -> int:
         """Length of the longest tail that begins some stop string."""

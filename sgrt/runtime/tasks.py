@@ -27,6 +27,7 @@ from sgrt.core import (
     Usage,
 )
 from sgrt.errors import ConstraintError, InvalidSamplingParams, RequestError, SgrtError
+from sgrt.grammar import stopping
 from sgrt.grammar.closing import Closing
 from sgrt.grammar.matcher import Grammar
 from sgrt.runtime.detokenizer import Detokenizer
@@ -105,7 +106,8 @@ class GenerateTask:
         # An unmasked log-probability needs the head, so those tokens cannot be skipped.
         unmasked = params.logprobs is not None and params.logprobs_mode == "unmasked"
         self._forced_runs = forced_runs and not unmasked
-        self._detokenizer = Detokenizer(vocabulary.token_bytes, params.stop)
+        patterns = [stopping.compile(source) for source in request.stop_regex]
+        self._detokenizer = Detokenizer(vocabulary.token_bytes, params.stop, patterns)
         eos = frozenset() if params.ignore_eos else vocabulary.eos_ids
         self._end_ids = eos | frozenset(params.stop_token_ids)
         self._logprobs: list[TokenLogprob] = []

@@ -19,11 +19,12 @@ from sgrt.server.http import Answer, Call, EventStream, encode, sse
 from sgrt.server.service import Job, Service
 from sgrt.server.tokens import final_text
 from sgrt.server.wanted import wanted
-from sgrt.server.wire import Constrained, check_limit, num_choices, sampling_params
+from sgrt.server.wire import Constrained, check_limit, num_choices, sampling_params, stop_patterns
 
 MAX_PROMPTS = 1024
 _SPELLING = {
     **{field.name: f"sampling_params.{field.name}" for field in fields(SamplingParams)},
+    "stop_regex": "sampling_params.stop_regex",
     "max_tokens": "sampling_params.max_new_tokens",
     "min_tokens": "sampling_params.min_new_tokens",
     "logprobs": "top_logprobs_num",
@@ -36,7 +37,6 @@ class NativeSampling(Constrained, kw_only=True, forbid_unknown_fields=True):
 
     max_new_tokens: int | None = None
     min_new_tokens: int | None = None
-    stop_regex: str | list[str] | None = None
     sampling_seed: int | None = None
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
@@ -239,6 +239,7 @@ def _prompt(
             logprobs=top if logprobs else None,
         ),
         constraint=asked.constraint if asked else None,
+        stop_regex=stop_patterns(params, service.config),
         n=num_choices(params, service.config),
         prompt_at=at,
         constraint_at=f"sampling_params.{asked.at}" if asked else None,
@@ -254,8 +255,9 @@ def _prompt(
 
 def _check_sampling(params: NativeSampling) -> None:
     at = "sampling_params"
-    if params.stop_regex:
-        raise bad_request(f"{at}.stop_regex is not supported", f"{at}.stop_regex", "unsupported")
+    if params.stop_regex and params.no_stop_trim:
+        place = f"{at}.no_stop_trim"
+        raise bad_request(f"{place}: a match of stop_regex is not kept", place, "unsupported")
     if params.skip_special_tokens is False:
         raise bad_request(
             f"{at}.skip_special_tokens=false: texts have no special tokens here",

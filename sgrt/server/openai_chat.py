@@ -16,7 +16,7 @@ from sgrt.server.messages import chat_prompt, read_messages
 from sgrt.server.service import Job, Service
 from sgrt.server.tokens import chat_logprob
 from sgrt.server.tools import CallReader, Piece, ToolUse, read_tools
-from sgrt.server.usage import usage
+from sgrt.server.usage import num_written, usage, usage_so_far
 from sgrt.server.wanted import wanted
 from sgrt.server.wire import (
     Labels,
@@ -25,6 +25,8 @@ from sgrt.server.wire import (
     check_limit,
     num_choices,
     sampling_params,
+    stop_patterns,
+    wants_usage,
 )
 
 
@@ -135,12 +137,13 @@ def read_chat(wire: ChatRequest, call: Call) -> Chat:
     )
     if use.active and use.stop:
         params = params.override(stop=(*params.stop, *use.stop))
-    stream = wire.stream_options
+    at_end, continuous = wants_usage(wire.stream_options)
     return Chat(
         Job(
             prompt=prompt,
             params=params,
             constraint=held.constraint if held else None,
+            stop_regex=stop_patterns(wire, service.config),
             n=num_choices(wire, service.config),
             prompt_at="messages",
             constraint_at=held.at if held else None,
@@ -151,8 +154,8 @@ def read_chat(wire: ChatRequest, call: Call) -> Chat:
         use,
         model,
         stream=bool(wire.stream),
-        usage=stream is not None and bool(stream.include_usage),
-        continuous_usage=stream is not None and bool(stream.continuous_usage_stats),
+        usage=at_end,
+        continuous_usage=continuous,
         id=f"chatcmpl-{call.request_id}",
     )
 
@@ -248,7 +251,8 @@ async def stream_chat(call: Call, chat: Chat) -> AsyncIterator[bytes]:
     """The chunks of a chat completion."""
     service = call.service
     async with service.admitted(), service.running(chat.job, call.request_id) as followers:
-        writers = [_Writer(service, chat, i) for i in range(len(followers))]
+        num_prompt = len(await service.token_ids(chat.job)) if chat.continuous_usage else 0
+        writers = [_Writer(service, chat, i, num_prompt) for i in range(len(followers))]
         for writer in writers:
             yield writer.first()
         async for index, events in merged(followers):
@@ -267,8 +271,9 @@ async def stream_chat(call: Call, chat: Chat) -> AsyncIterator[bytes]:
 class _Writer:
     """Chunks of one choice. What does not change is encoded once."""
 
-    def __init__(self, service: Service, chat: Chat, index: int) -> None:
+    def __init__(self, service: Service, chat: Chat, index: int, num_prompt: int) -> None:
         self._service = service
+        self._num_prompt = num_prompt
         self._chat = chat
         self._index = index
         self._reader = CallReader() if chat.use.active else None
@@ -318,6 +323,7 @@ class _Writer:
     def last(self, result: GenerateResult) -> bytes:
         """The chunk with the reason of the end."""
         self.ended = True
+        self._num_tokens = num_written(result)
         frames = []
         if self._reader is not None:
             rest = self._reader.feed(_cut_end(self._chat, result)) + self._reader.finish()
@@ -353,5 +359,5 @@ class _Writer:
             choice["matched_stop"] = stop
         chunk = {**self.head, "choices": [choice]}
         if self._chat.continuous_usage:
-            chunk["usage"] = {"completion_tokens": self._num_tokens}
+            chunk["usage"] = usage_so_far(self._num_prompt, self._num_tokens)
         return sse(encode(chunk))

@@ -14,7 +14,7 @@ from sgrt.server.follow import Follower, merged
 from sgrt.server.http import Answer, Call, EventStream, encode, sse
 from sgrt.server.service import Job, Service
 from sgrt.server.tokens import ending, final_text, floored, shown
-from sgrt.server.usage import usage
+from sgrt.server.usage import num_written, usage, usage_so_far
 from sgrt.server.wanted import wanted
 from sgrt.server.wire import (
     Labels,
@@ -23,6 +23,8 @@ from sgrt.server.wire import (
     check_limit,
     num_choices,
     sampling_params,
+    stop_patterns,
+    wants_usage,
 )
 
 MAX_PROMPTS = 1024
@@ -57,6 +59,7 @@ class Completion:
     keep_stop: bool
     stream: bool
     usage: bool
+    continuous_usage: bool
     id: str
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -106,6 +109,7 @@ def _read(wire: CompletionRequest, call: Call) -> Completion:
             prompt=prompt,
             params=params,
             constraint=asked.constraint if asked else None,
+            stop_regex=stop_patterns(wire, service.config),
             n=n,
             prompt_at="prompt" if len(prompts) == 1 else f"prompt[{i}]",
             constraint_at=asked.at if asked else None,
@@ -115,13 +119,15 @@ def _read(wire: CompletionRequest, call: Call) -> Completion:
         )
         for i, prompt in enumerate(prompts)
     )
+    at_end, continuous = wants_usage(wire.stream_options)
     return Completion(
         jobs,
         service.model_named(wire.model),
         echo=bool(wire.echo),
         keep_stop=bool(wire.include_stop_str_in_output),
         stream=bool(wire.stream),
-        usage=wire.stream_options is not None and bool(wire.stream_options.include_usage),
+        usage=at_end,
+        continuous_usage=continuous,
         id=f"cmpl-{call.request_id}",
     )
 
@@ -134,6 +140,12 @@ def _check_fixed(wire: CompletionRequest, n: int) -> None:
     if wire.skip_special_tokens is False:
         raise bad_request(
             "skip_special_tokens=false: texts have no special tokens here", "skip_special_tokens"
+        )
+    if wire.stop_regex and wire.include_stop_str_in_output:
+        raise bad_request(
+            "include_stop_str_in_output: a match of stop_regex is not kept",
+            "include_stop_str_in_output",
+            "unsupported",
         )
     if wire.stream_options is not None and not wire.stream:
         raise bad_request("stream_options needs stream=true", "stream_options")
@@ -244,50 +256,78 @@ async def _stream(call: Call, request: Completion) -> AsyncIterator[bytes]:
     async with service.admitted(), AsyncExitStack() as stack:
         groups = await _start(call, request, stack)
         followers = [f for group in groups for f in group]
+        writers = await _writers(service, request, groups)
         if request.echo:
-            for p, group in enumerate(groups):
-                echo = await _echo(service, request.jobs[p], request)
-                for j in range(len(group)):
-                    yield _frame(request, sum(map(len, groups[:p])) + j, echo.text)
-        offsets = [0] * len(followers)
+            for writer in writers:
+                yield writer.frame((await _echo(service, writer.job, request)).text)
         async for index, events in merged(followers):
-            frame, offsets[index] = _events_frame(service, request, index, events, offsets[index])
-            if frame:
+            if frame := writers[index].events(events):
                 yield frame
         results = [[await f.result() for f in group] for group in groups]
-        for index, result in enumerate(r for group in results for r in group):
-            rest = ending(result, keep_stop=request.keep_stop)
-            yield _frame(request, index, rest, reason=result.finish_reason, stop=result.stop_match)
+        flat = [result for group in results for result in group]
+        for writer, result in zip(writers, flat, strict=True):
+            yield writer.last(result)
     if request.usage:
         yield sse(encode({**request.head, "choices": [], "usage": usage(*results)}))
 
 
-def _events_frame(
-    service: Service, request: Completion, index: int, events: Sequence[TokenEvent], offset: int
-) -> tuple[bytes, int]:
-    text = "".join(event.text for event in events)
-    tokens = [token for event in events for token in event.logprobs]
-    if not text and not tokens:
-        return b"", offset
-    logprobs = _logprobs(service, tokens, offset) if tokens else None
-    return _frame(request, index, text, logprobs), offset + len(text)
+async def _writers(
+    service: Service, request: Completion, groups: list[list[Follower]]
+) -> list[_Writer]:
+    writers: list[_Writer] = []
+    for job, group in zip(request.jobs, groups, strict=True):
+        num_prompt = len(await service.token_ids(job)) if request.continuous_usage else 0
+        for _ in group:
+            writers.append(_Writer(service, request, job, len(writers), num_prompt))
+    return writers
 
 
-def _frame(
-    request: Completion,
-    index: int,
-    text: str,
-    logprobs: dict[str, Any] | None = None,
-    *,
-    reason: str | None = None,
-    stop: str | int | None = None,
-) -> bytes:
-    choice: dict[str, Any] = {
-        "index": index,
-        "text": text,
-        "logprobs": logprobs,
-        "finish_reason": reason,
-    }
-    if stop is not None:
-        choice["matched_stop"] = stop
-    return sse(encode({**request.head, "choices": [choice]}))
+@dataclass
+class _Writer:
+    """Chunks of one choice."""
+
+    service: Service
+    request: Completion
+    job: Job
+    index: int
+    num_prompt: int
+    num_tokens: int = 0
+    offset: int = 0
+
+    def events(self, events: Sequence[TokenEvent]) -> bytes:
+        """The chunk for some events; b"" where there is nothing to show yet."""
+        text = "".join(event.text for event in events)
+        tokens = [token for event in events for token in event.logprobs]
+        self.num_tokens += sum(len(event.token_ids) for event in events)
+        if not text and not tokens:
+            return b""
+        logprobs = _logprobs(self.service, tokens, self.offset) if tokens else None
+        self.offset += len(text)
+        return self.frame(text, logprobs)
+
+    def last(self, result: GenerateResult) -> bytes:
+        """The chunk with the reason of the end."""
+        self.num_tokens = num_written(result)
+        rest = ending(result, keep_stop=self.request.keep_stop)
+        return self.frame(rest, reason=result.finish_reason, stop=result.stop_match)
+
+    def frame(
+        self,
+        text: str,
+        logprobs: dict[str, Any] | None = None,
+        *,
+        reason: str | None = None,
+        stop: str | int | None = None,
+    ) -> bytes:
+        choice: dict[str, Any] = {
+            "index": self.index,
+            "text": text,
+            "logprobs": logprobs,
+            "finish_reason": reason,
+        }
+        if stop is not None:
+            choice["matched_stop"] = stop
+        chunk: dict[str, Any] = {**self.request.head, "choices": [choice]}
+        if self.request.continuous_usage:
+            chunk["usage"] = usage_so_far(self.num_prompt, self.num_tokens)
+        return sse(encode(chunk))

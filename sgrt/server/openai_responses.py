@@ -18,7 +18,7 @@ from sgrt.server.service import Job, Service
 from sgrt.server.tokens import chat_logprob, ending
 from sgrt.server.tools import CallReader, Piece, ToolUse, read_tools
 from sgrt.server.wanted import wanted
-from sgrt.server.wire import Constrained, Sampling, check_limit, sampling_params
+from sgrt.server.wire import Constrained, Sampling, check_limit, sampling_params, stop_patterns
 
 
 class ResponsesRequest(Sampling, kw_only=True, forbid_unknown_fields=True):
@@ -139,6 +139,7 @@ def _read(wire: ResponsesRequest, call: Call) -> Response:
         prompt=prompt,
         params=params,
         constraint=held.constraint if held else None,
+        stop_regex=stop_patterns(wire, service.config),
         prompt_at="input",
         constraint_at=held.at if held else None,
         spelling=_SPELLING,

@@ -29,6 +29,7 @@ from sgrt.core import (
     TokenLogprob,
 )
 from sgrt.errors import PromptTooLong, SgrtError
+from sgrt.grammar import stopping
 from sgrt.server.failures import ApiError, Spelling, bad_request, from_error, overloaded
 from sgrt.server.follow import Follower, Waker
 from sgrt.server.metrics import Metrics
@@ -63,6 +64,7 @@ class Job:
 
     Args:
         prompt: runs of text, or token ids.
+        stop_regex: patterns that end the text (`core.Generate`).
         n: how many continuations.
         prompt_at, constraint_at: where in the body they came from.
         spelling: what the interface calls the sampling parameters.
@@ -73,6 +75,7 @@ class Job:
     prompt: tuple[Text, ...] | Sequence[int]
     params: SamplingParams
     constraint: Constraint | None = None
+    stop_regex: tuple[str, ...] = ()
     n: int = 1
     prompt_at: str = "prompt"
     constraint_at: str | None = None
@@ -173,7 +176,7 @@ class Service:
         if self._waker is None:
             self._waker = Waker(asyncio.get_running_loop())
         began = time.perf_counter()
-        heavy = job.constraint is not None or _length(job.prompt) > _LONG_TEXT
+        heavy = job.constraint or job.stop_regex or _length(job.prompt) > _LONG_TEXT
         handles = await self._submit_aside(job) if heavy else self._submit(job)
         told = partial(from_error, param=job.prompt_at, spelling=job.spelling)
         followers = [Follower(h, self._waker, self.metrics.timer(h, began), told) for h in handles]
@@ -208,7 +211,14 @@ class Service:
         if job.timeout_s is not None:
             timeout_s = min(timeout_s, job.timeout_s)
         with refusing(job.prompt_at, job.spelling):
-            request = Generate(params=job.params, constraint=job.constraint, deadline_s=timeout_s)
+            for pattern in job.stop_regex:  # before there is a session to give back
+                stopping.compile(pattern)
+            request = Generate(
+                params=job.params,
+                constraint=job.constraint,
+                deadline_s=timeout_s,
+                stop_regex=job.stop_regex,
+            )
             session = self.engine.open(
                 seed=job.params.seed, priority=job.priority, namespace=job.namespace
             )

@@ -25,6 +25,7 @@ class Sampling(msgspec.Struct, kw_only=True):
     logit_bias: dict[str, float] | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
+    stop_regex: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
     max_tokens: int | None = None
     min_tokens: int | None = None
@@ -66,12 +67,18 @@ class Labels(Constrained, kw_only=True):
 
 
 class StreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Args: include_usage: end with a chunk that holds the usage; continuous_usage_stats: put it
-    into every chunk."""
+    """Args: include_usage: end with a chunk that holds the usage; continuous_usage_stats: every
+    other chunk holds its choice's own, too."""
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
     include_obfuscation: bool | None = None
+
+
+def wants_usage(options: StreamOptions | None) -> tuple[bool, bool]:
+    """Whether a stream ends with the usage, and whether every chunk holds some (vLLM: if so)."""
+    at_end = options is not None and bool(options.include_usage)
+    return at_end, at_end and options is not None and bool(options.continuous_usage_stats)
 
 
 def check_labels(wire: Labels) -> None:
@@ -147,6 +154,18 @@ def num_choices(wire: Sampling, config: ServerConfig) -> int:
         raise bad_request(f"n={n}: must be an integer >= 1", "n")
     check_limit("n", n, config.max_n)
     return n
+
+
+def stop_patterns(wire: Sampling, config: ServerConfig) -> tuple[str, ...]:
+    """``stop_regex``: patterns, the first match of one of which ends the text.
+
+    Raises:
+        ApiError: more than the server's limit.
+    """
+    given = wire.stop_regex
+    patterns = (given,) if isinstance(given, str) else tuple(given or ())
+    check_limit("stop_regex", len(patterns), config.max_stops)
+    return patterns
 
 
 def check_limit(param: str, value: int, limit: int) -> None:

@@ -227,6 +227,36 @@ def test_message_that_is_longer_than_asked_for_is_refused(start: Start) -> None:
         _ = state["name"]
 
 
+@pytest.mark.parametrize("stop", ["\n", "!"])
+@pytest.mark.parametrize("max_tokens", [1, 2, 30, 64, 90])
+def test_answer_that_begins_its_message_is_that_of_a_request_of_its_own(
+    start: Start, max_tokens: int, stop: str
+) -> None:
+    _, backend = start(Model("Who?Ada\nLovelace, of London! Ask" + " more" * 30), chat=True)
+
+    def body(s: Any) -> None:
+        s += sgrt.user("Who?")
+        s += sgrt.assistant(sgrt.gen("who", stop=stop, max_tokens=max_tokens))
+
+    programs = [sgrt.function(body), sgrt.function(body, num_api_spec_tokens=40)]
+    plain, ahead = (program.run(backend=backend) for program in programs)
+    assert plain["who"] == ahead["who"]
+    told = [state.get_meta_info("who")["finish_reason"]["type"] for state in (plain, ahead)]
+    assert told[0] == told[1]
+
+
+def test_server_that_continues_messages_needs_no_guess(start: Start) -> None:
+    server, backend = start(Model("Name: Ada\n"), chat=True)
+    backend.continue_final_message = True
+
+    @sgrt.function(num_api_spec_tokens=64)
+    def program(s):
+        s += sgrt.user("Who?") + sgrt.assistant("Name:" + sgrt.gen("name", stop="\n"))
+
+    assert program.run(backend=backend)["name"] == " Ada"
+    assert server.asked[0].body["continue_final_message"] is True
+
+
 @pytest.mark.parametrize("value", [0, -1, True, "64", 1.5])
 def test_no_number_of_tokens_is_refused(value: Any) -> None:
     with pytest.raises(sgrt.RequestError, match="num_api_spec_tokens="):

@@ -21,6 +21,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.clients import page
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 _HEAD = re.compile(r"^# /// script\n(.*?)^# ///$", re.DOTALL | re.MULTILINE)
@@ -109,14 +111,25 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
 
 
 def run_client(client: Client, python: Path, url: str, key: str, timeout_s: float) -> str:
-    """Run one script; what to say of it in the table, "ok" first where it passed."""
+    """Run one script, and the client's block of docs/serve.md; what to say of them in the table,
+    "ok" first where they passed."""
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "OPENAI_API_KEY")}
     env |= {"SGRT_URL": url, "SGRT_KEY": key, "PYTHONUNBUFFERED": "1"}
-    try:
-        done = subprocess.run([python, client.path], env=env, timeout=timeout_s, check=False)
-    except subprocess.TimeoutExpired:
-        return f"FAILED: not done in {timeout_s:g} s"
-    return "ok" if done.returncode == 0 else f"FAILED: exit status {done.returncode}"
+    commands = {"script": [python, client.path]}
+    if (block := page.blocks().get(client.name)) is not None:
+        env |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+        if client.alone:  # its script knows how to import a package that lacks others
+            env["PYTHONPATH"] = str(HERE)
+            block = f"import {client.path.stem}\n{block}"
+        commands["page"] = [python, "-c", block.replace(page.ADDRESS, url)]
+    for what, command in commands.items():
+        try:
+            done = subprocess.run(command, env=env, timeout=timeout_s, check=False)
+        except subprocess.TimeoutExpired:
+            return f"FAILED: {what} not done in {timeout_s:g} s"
+        if done.returncode != 0:
+            return f"FAILED: {what} ended with {done.returncode}"
+    return "ok"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -252,7 +252,7 @@ def test_explain_is_none_exactly_where_a_token_is_taken(constraint: Constraint, 
     vocabulary, rng = compiler(name).vocabulary, random.Random(5)
     matcher = grammar(constraint, name).matcher()
     for _ in range(8):
-        for token_id in range(0, len(vocabulary), 7):
+        for token_id in rng.sample(range(len(vocabulary)), 6):
             taken = matcher.fork()
             try:
                 taken.accept([token_id])

@@ -499,3 +499,64 @@ def test_cache_holds_what_calls_begin_with_until_it_is_closed():
 
     with program.cache(scripted("x")):
         assert program.run("q", backend=scripted("x"))["answer"] == "x"
+
+
+# ---------------------------------------------------------------- habits from elsewhere
+
+
+def test_expression_in_an_fstring_is_refused():
+    for expr in (sgl.gen("x"), sgl.select("x", ["a"]), "a" + sgl.gen("x"), sgl.user("x")):
+        with pytest.raises(TypeError, match="cannot stand in an f-string"):
+            f"name: {expr}"
+    assert "name='x'" in f"{sgl.gen('x')!r}"
+
+
+def test_role_as_a_context_manager_says_whose_it_is():
+    with pytest.raises(TypeError, match=r"with s\.user\(\)"), sgl.user("x"):
+        pass
+
+
+def test_class_as_a_backend_is_refused():
+    with pytest.raises(TypeError, match="not the class ScriptedBackend"):
+        city.run(backend=sgl.ScriptedBackend)
+    with pytest.raises(TypeError, match="not the class OpenAI"):
+        sgl.set_default_backend(sgl.OpenAI)
+
+
+@pytest.mark.parametrize("batch", ["ab", {"x": 1}])
+def test_batch_that_is_one_item_is_refused(batch):
+    with pytest.raises(TypeError, match="a batch must be a list of arguments, not a"):
+        city.run_batch(batch, backend=scripted())
+
+
+async def test_batch_may_be_any_iterable(capsys):
+    @sgl.function
+    def program(s, x):
+        s += x + sgl.gen("y")
+
+    backend = sgl.ScriptedBackend(lambda *_: "!")
+    expected = ["a!", "b!"]
+    states = program.run_batch(({"x": x} for x in "ab"), backend=backend, progress_bar=True)
+    assert [state.text() for state in states] == expected
+    states = await program.arun_batch(iter([["a"], ("b",)]), backend=backend)
+    assert [state.text() for state in states] == expected
+    assert "2/2" in capsys.readouterr().err
+
+
+def test_run_inside_a_run_goes_to_the_same_backend_where_no_default_is_set():
+    @sgl.function
+    def inner(s):
+        s += "?" + sgl.gen("x")
+
+    @sgl.function
+    def outer(s):
+        return inner()["x"], [state["x"] for state in inner.run_batch([(), ()])]
+
+    mine, default = sgl.ScriptedBackend({"?": "mine"}), sgl.ScriptedBackend({"?": "default"})
+    for program in (outer, outer.compile()):
+        assert program.run(backend=mine).value == ("mine", ["mine"] * 2)
+    sgl.set_default_backend(default)
+    try:
+        assert outer.run(backend=mine).value == ("default", ["default"] * 2)
+    finally:
+        sgl.set_default_backend(None)

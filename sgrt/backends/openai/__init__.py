@@ -137,10 +137,13 @@ class OpenAI(RemoteBackend):
         return ChatSession(self, seed) if self.is_chat_model else CompletionSession(self, seed)
 
     def open_ahead(self, num_tokens: int, *, seed: int | None = None) -> RemoteSession:
-        """A new session that guesses ahead; see `core.GuessesAhead` and `openai.ahead`."""
+        """A new session that guesses ahead; see `core.GuessesAhead` and `openai.ahead`. A chat
+        server that goes on with messages that have begun needs no guess."""
         from sgrt.backends.openai.ahead import ChatAhead, CompletionAhead
 
         self.check_open()
+        if self.is_chat_model and self.continue_final_message:
+            return self.open(seed=seed)
         if self.is_chat_model:
             return ChatAhead(self, seed, num_tokens)
         return CompletionAhead(self, seed, num_tokens)

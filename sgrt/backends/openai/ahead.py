@@ -209,6 +209,9 @@ class ChatAhead(ChatSession):
         if cut is None:
             guess, usage = await self._ask(params, begun, asked)
             cut = guess.cut(params)
+        if cut is None and not begun:
+            result = await super().continue_text(params, constraint, push)
+            return replace(result, usage=usage + result.usage)
         if cut is None or guess is None:
             raise RequestError(
                 f"whether {params.max_tokens} tokens are enough cannot be told from an answer of"

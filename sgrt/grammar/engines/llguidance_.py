@@ -7,7 +7,7 @@ Architecture invariant: only schemas that `json_schema.normalise` and patterns t
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -68,13 +68,22 @@ def json_part(normal_schema: str, layout: Layout) -> str:
 class LLGrammar:
     """A compiled grammar; hands out matchers as copies of one that stands at the start.
 
+    Args:
+        blame: names what forbids the last byte of a text.
+
     Raises:
         UnsupportedSchema: nothing satisfies it, or the engine does not know how to enforce it.
         GrammarBudgetExceeded: it needs more than the engine's limits.
     """
 
-    def __init__(self, vocabulary: Vocabulary, source: str) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        source: str,
+        blame: Callable[[bytes], str | None] | None = None,
+    ) -> None:
         self.vocabulary = vocabulary
+        self.blame = blame
         self._source = source
         self._start = llguidance.LLMatcher(vocabulary.engine, source, log_level=0, limits=_LIMITS)
         if self._start.is_error():
@@ -85,6 +94,13 @@ class LLGrammar:
             matcher.fill(mask)
         if not (mask.any() or matcher.is_complete):
             raise UnsupportedSchema("no text satisfies this constraint")
+
+    @staticmethod
+    def allows_bytes(source: str, text: bytes) -> bool:
+        """Whether a text may begin like this."""
+        tokenizer = bytewise.byte_vocabulary().engine
+        engine = llguidance.LLMatcher(tokenizer, source, log_level=0, limits=_LIMITS)
+        return not engine.is_error() and int(engine.validate_tokens(list(text))) == len(text)
 
     def matcher(self) -> LLMatcher:
         return LLMatcher(self, self._start.deep_copy())
@@ -301,7 +317,9 @@ class LLMatcher:
         allowed = bytewise.allowed_bytes(engine)
         why = bytewise.why_not(token, num_ok, allowed, engine.is_accepting())
         text = vocabulary.bytes_of(self._token_ids) + token[:num_ok]
-        return f"{self._where(text)}: {why}"
+        blame = self._grammar.blame if allowed else None
+        blamed = blame(text + token[num_ok : num_ok + 1]) if blame else None
+        return f"{self._where(text)}: {why}" + (f"; forbidden by {blamed}" if blamed else "")
 
     def _where(self, text: bytes) -> str:
         if self._grammar.places is not None:

@@ -284,8 +284,9 @@ def _is_character(text: bytes) -> bool:
     return len(text) >= (1 if lead < 0xC0 else 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4)
 
 
-def where(text: bytes) -> str:
-    """Where the end of an unfinished JSON text stands, for people: a JSON pointer.
+def path_of(text: bytes) -> tuple[list[str | int], bool]:
+    """Where the end of an unfinished JSON text stands: keys and indices from the root on, and
+    whether a key of that place is next or being written.
 
     Args:
         text: JSON as far as it is written, nothing wrong in it.
@@ -312,6 +313,11 @@ def where(text: bytes) -> str:
             last = path[-1]
             path[-1] = last + 1 if isinstance(last, int) else None
     in_object = bool(path) and path[-1] is None
-    parts = path[:-1] if in_object else path
-    pointer = "".join("/" + str(p).replace("~", "~0").replace("/", "~1") for p in parts)
+    return [part for part in path if part is not None], in_object
+
+
+def where(text: bytes) -> str:
+    """`path_of` for people: a JSON pointer."""
+    path, in_object = path_of(text)
+    pointer = "".join("/" + str(p).replace("~", "~0").replace("/", "~1") for p in path)
     return f"{'in a key of' if in_object else 'in the value at'} {pointer or 'the root'}"
