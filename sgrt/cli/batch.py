@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"sgrt: error: {error.message} ({error.hint})", file=sys.stderr)
         return DISK_FULL
     except OSError as error:
-        raise RequestError(f"cannot write {output}: {error.strerror or error}") from error
+        raise RequestError(f"{error.filename or output}: {error.strerror or error}") from error
 
 
 def _run(
@@ -109,9 +109,11 @@ def _run(
     ledger = Ledger(output, errors, manifest, ids, force=args.force, retry=args.retry_errors)
     with contextlib.closing(ledger):
         status = 0
-        if not ledger.is_finished:
+        if len(ledger.done) < len(ids):
             with _progress(len(ids), ledger, quiet=args.quiet) as progress:
                 status = _work(config, server, rows.rows, ledger, concurrency, progress)
+        elif not ledger.is_finished:
+            ledger.finish()
         _tell(len(ids), ledger, output, errors)
         return status or int(bool(ledger.failed.ids))
 

@@ -119,6 +119,18 @@ def type_of(value: Any) -> str:
     return "string" if isinstance(value, str) else "array" if isinstance(value, list) else "object"
 
 
+def num_parts(value: Any) -> int:
+    """Items and members in a value, at any depth."""
+    todo = [value] if isinstance(value, (dict, list)) else []
+    found = 0
+    while todo:
+        inside = todo.pop()
+        found += len(inside)
+        items = inside.values() if isinstance(inside, dict) else inside
+        todo += (item for item in items if isinstance(item, (dict, list)))
+    return found
+
+
 def unwritable(value: Any) -> str | None:
     """Why this value cannot be generated exactly, or None where it can."""
     todo = [value]

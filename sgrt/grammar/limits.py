@@ -19,6 +19,10 @@ MAX_OPTIONAL_COUNTED = 8
 MAX_COUNTED_KEYS = 64
 """Keys that a pattern matches, where they are counted or searched one by one."""
 MAX_ENUM_VALUES = 10_000
+MAX_VALUE_CHARS = 100_000
+"""Of one value of an `enum` or `const`, as JSON."""
+MAX_VALUE_PARTS = 5_000
+"""Items and members in one such value: each step costs the engine time for all of them."""
 MAX_REF_CHAIN = 64
 MAX_SCHEMA_DEPTH = 512
 """Schemas nested in one another with every `$ref` followed: engines recurse natively here."""

@@ -42,7 +42,8 @@ class Batches:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        (folder / "m.gguf").write_bytes(b"GGUF")
+        self.model = folder / "m.gguf"
+        self.model.write_bytes(b"GGUF")
         self._errors = (folder / "stderr").open("w")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.cli.forked_batches"],
@@ -60,8 +61,7 @@ class Batches:
     def begin(self, *argv: str) -> int:
         """Returns the process id."""
         assert self._process.stdin is not None
-        model = str(self._folder / "m.gguf")
-        argv = (*argv, "--model", model, "--served-model-name", "m")
+        argv = (*argv, "--model", str(self.model), "--served-model-name", "m")
         self._process.stdin.write(json.dumps(argv) + "\n")
         self._process.stdin.flush()
         return self._read()
@@ -164,6 +164,20 @@ def test_an_interrupt_keeps_what_was_answered_and_says_how_to_go_on(
     assert process.stderr.count("the same command goes on") == 2
     assert process.run(str(rows), "-o", str(out), "--concurrency", "16") == 1
     assert "rows answered" in process.stderr
+
+
+def test_an_end_that_was_interrupted_is_ended_without_the_model(
+    process: Batches, tmp_path: Path
+) -> None:
+    rows, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    write_rows(rows, 4)
+    assert process.run(str(rows), "-o", str(out)) == 0
+    whole = out.read_bytes()
+    out.rename(tmp_path / "out.jsonl.part")
+    unreadable = ["--model", str(process.model), "--served-model-name", "m"]
+    for _ in range(2):  # and then it has ended
+        assert main(["batch", str(rows), "-o", str(out), *unreadable]) == 0
+        assert out.read_bytes() == whole
 
 
 @pytest.mark.parametrize(

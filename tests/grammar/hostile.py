@@ -221,6 +221,7 @@ def texts_of_schemas() -> dict[str, str]:
         "brackets": "[" * 100_000 + "]" * 100_000, "two": "{} {}", "NaN": '{"minimum":NaN}', "key twice": '{"type":"null","type":"string"}',
         "BOM": "\ufeff{}", "surrogate": '{"const":"\ud800"}', "escaped surrogate": '{"const":"\\ud800"}', "noise": _NOISE,
         "digits": '{"minimum":' + "9" * 5_000 + "}", "exponent": '{"minimum":1e999999}', "huge": '{"const":"' + _LONG * 5 + '"}',
+        "long": '{"const":"' + _LONG + '"}', "long enough": '{"const":"' + _LONG[:100_000] + '"}', "long list": json.dumps({"const": [1] * 48_000}), "list": json.dumps({"const": list(range(4_990))}),
         "comment": '{"type":"null"} // x', "python": "{'type': 'null'}",
     }  # fmt: skip
 

@@ -11,12 +11,12 @@ from typing import Any, Literal
 import pydantic
 import pytest
 import random_schemas
-from grammar_support import accepts, byte_vocabulary, compiler, grammar, walk
+from grammar_support import accepts, allowed_ids, byte_vocabulary, compiler, grammar, walk
 
 from sgrt import schemas
 from sgrt.core import JsonSchema
 from sgrt.errors import ConstraintError, GrammarBudgetExceeded, UnsupportedSchema
-from sgrt.grammar import json_schema, json_text
+from sgrt.grammar import json_schema, json_text, limits
 from sgrt.lang import types
 
 KEYWORDS_OF_THE_DRAFT = """
@@ -419,6 +419,17 @@ def test_schema_large_but_legal_compiles_before_it_costs_much() -> None:
     ]:  # fmt: skip
         grammar(schema_of(node))
     assert time.process_time() - start < 20
+
+
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_schema_with_as_many_optional_properties_as_allowed_is_served(is_closed: bool) -> None:
+    count = limits.MAX_OPTIONAL_PROPERTIES
+    node = {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(count)}}
+    matcher = grammar(schema_of({**node, "additionalProperties": not is_closed})).matcher()
+    for text in ('{"', "p1", '":"a"', ',"p7', '0":""', f',"p{count - 1}":"b"'):
+        assert allowed_ids(matcher, byte_vocabulary())
+        matcher.accept(list(text.encode()))
+    assert ord("}") in allowed_ids(matcher, byte_vocabulary())
 
 
 @pytest.mark.parametrize("low", [0, 1, 2, 3])
