@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sgrt.core import JsonSchema
 from sgrt.errors import ConstraintError
-from sgrt.grammar import automaton, charset, limits, regex, regular
+from sgrt.grammar import automaton, charset, limits, regex, regular, unparse
 from sgrt.grammar.rules import Alt, Chars, Node, Rep, Seq
 
 _WHITE = charset.of(" \t\n\r")
@@ -102,7 +102,7 @@ def _white(pattern: object) -> str | None:
             hint="white space that has to stand somewhere is what separators='fixed' is for",
         )
     filled = found & automaton.of_length(1, None)
-    return None if filled.is_empty() else automaton.to_pattern(filled)
+    return None if filled.is_empty() else unparse.to_pattern(filled)
 
 
 def _longest(node: Node, pattern: str) -> int:

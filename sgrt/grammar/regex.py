@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from sgrt.errors import GrammarSyntaxError
-from sgrt.grammar import automaton, charset, limits
+from sgrt.grammar import automaton, charset, limits, unparse
 from sgrt.grammar.charset import Charset
 
 ANYTHING = "(?s:.)*"
@@ -139,7 +139,7 @@ class _Parser:
         if self.dialect.wide and "$" in self.pattern:
             text += _NEWLINE
         if any(begin in text for begin in _LOOK_AHEAD):
-            return automaton.to_pattern(automaton.compile(text))
+            return unparse.to_pattern(automaton.compile(text))
         return text
 
     # characters

@@ -44,6 +44,8 @@ SLOW = frozenset(
     (
         "choices 20000", "choices long", "choices prefixes", "doubling 12",
         "ebnf: optional", "lark: alternatives", "lark: long", "lark: priority",
+        "json: list", "json: long enough", "schema: enum long", "schema: if then else 12",
+        "schema: items 5000 by ref", "schema: patterns 30 meet",
         "lark: repeat", "regex: count", "regex: counts meet", "regex: dots",
         "regex: long", "regex: nested counts", "schema inside", "schema: allOf of anyOf objects",
         "schema: anyOf 256", "schema: anyOf pairs 20", "schema: dependentRequired 900", "schema: enum 10000",

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from sgrt.errors import GrammarBudgetExceeded, GrammarSyntaxError
-from sgrt.grammar import automaton, charset, formats, regex
+from sgrt.grammar import automaton, charset, formats, regex, unparse
 from sgrt.grammar.automaton import Automaton
 
 PATTERNS = [
@@ -32,7 +32,7 @@ def test_automaton_of_a_pattern_matches_what_re_finds(pattern: str) -> None:
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_automaton_complement_written_back_is_the_complement(pattern: str) -> None:
     compiled = _compile(pattern)
-    again = automaton.compile(automaton.to_pattern(~compiled))
+    again = automaton.compile(unparse.to_pattern(~compiled))
     assert all(compiled.matches(t) != again.matches(t) for t in [*TEXTS, "é", "😀", "\n"])
     assert (compiled & again).is_empty()
 
@@ -92,7 +92,7 @@ def test_automaton_of_a_format_matches_what_its_regex_does(name: str) -> None:
 @pytest.mark.parametrize("pattern", ["(a|b)*a(a|b){30}", "(?:a{1000}){30}", "a.{12}b"])
 def test_automaton_too_large_is_refused(pattern: str) -> None:
     with pytest.raises(GrammarBudgetExceeded):
-        automaton.to_pattern(~_compile(pattern))
+        unparse.to_pattern(~_compile(pattern))
 
 
 LOOK_AHEADS = [

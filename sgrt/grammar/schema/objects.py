@@ -10,7 +10,7 @@ from operator import or_
 from typing import Any
 
 from sgrt.errors import GrammarBudgetExceeded, UnsupportedSchema
-from sgrt.grammar import automaton, json_text, limits
+from sgrt.grammar import automaton, json_text, limits, unparse
 from sgrt.grammar.automaton import Automaton
 from sgrt.grammar.schema import strings
 from sgrt.grammar.schema.arrays import Child
@@ -280,7 +280,7 @@ def _written(keys: Automaton, known: Iterable[str]) -> str | None:
         if keys.is_same(automaton.compile(pattern)):
             return pattern
     try:
-        return automaton.to_pattern(keys)
+        return unparse.to_pattern(keys)
     except GrammarBudgetExceeded:
         return None
 

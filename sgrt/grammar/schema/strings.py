@@ -11,7 +11,7 @@ from operator import and_, or_
 from typing import Any
 
 from sgrt.errors import GrammarBudgetExceeded
-from sgrt.grammar import automaton, limits, regex
+from sgrt.grammar import automaton, limits, regex, unparse
 from sgrt.grammar.automaton import Automaton
 from sgrt.grammar.schema.formula import And, Formula, Matches, NoneOf, OneOf, Or, Size
 
@@ -47,7 +47,7 @@ def shape(formula: Formula) -> dict[str, Any] | None:
     ways = []
     if texts is not None:
         with suppress(GrammarBudgetExceeded):
-            ways.append(_described(low, high, [automaton.to_pattern(texts)]))
+            ways.append(_described(low, high, [unparse.to_pattern(texts)]))
     try:
         ways.append(_described(low, high, _one_by_one(parts)))
     except GrammarBudgetExceeded:
@@ -65,7 +65,7 @@ def _one_by_one(parts: Iterable[Formula]) -> list[str]:
             excluded.append(language(part))
         else:
             patterns.append(_written(part))
-    return patterns + ([automaton.to_pattern(_all(excluded))] if excluded else [])
+    return patterns + ([unparse.to_pattern(_all(excluded))] if excluded else [])
 
 
 def _written(formula: Formula) -> str:
@@ -73,7 +73,7 @@ def _written(formula: Formula) -> str:
         return f"(?:{'|'.join(map(_written, formula.parts))})"
     if isinstance(formula, Matches) and formula.positive:
         return formula.pattern
-    return automaton.to_pattern(language(formula))
+    return unparse.to_pattern(language(formula))
 
 
 def num_open(formula: Formula) -> int:
@@ -152,7 +152,7 @@ def shortened(pattern: str) -> str:
     with suppress(GrammarBudgetExceeded):
         found = automaton.compile(pattern)
         if len(found.table) <= _FEW_STATES:
-            return automaton.to_pattern(found)
+            return unparse.to_pattern(found)
     return pattern
 
 
