@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -145,6 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(f"there is no {', '.join(sorted(unknown))}")
     chosen = [c for c in clients if not args.names or c.name in args.names]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # takes the server with it
     args.cache.mkdir(parents=True, exist_ok=True)
     pythons = [make_environment(client, args.cache) for client in chosen]
     key = "EMPTY"  # the one that SGLang's kits send
