@@ -64,7 +64,7 @@ class Batch:
         service: with an engine attached; it may be given more requests than ``concurrency``.
         rows: all of the job; those that the ledger has are skipped.
         seed: of rows that give none.
-        concurrency: rows under way at a time; what a kill wastes at most.
+        concurrency: rows under way at a time; a kill wastes them and those of the last second.
         progress: called after each commit with how many rows were answered and how many failed.
     """
 
@@ -100,15 +100,14 @@ class Batch:
         todo = iter(self._todo)
         writing = asyncio.create_task(self._write_all())
         workers = [asyncio.create_task(self._work(todo)) for _ in range(self._concurrency)]
-        working = asyncio.gather(*workers)
+        working = asyncio.gather(*workers, return_exceptions=True)
         stopping = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait((working, writing, stopping), return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in (stopping, *workers):
                 task.cancel()
-            ended = await asyncio.gather(*workers, stopping, return_exceptions=True)
-            working.exception() if working.done() and not working.cancelled() else None
+            ended = await working
             self._told.put_nowait(None)
             await writing
         for error in ended:
