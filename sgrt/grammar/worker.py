@@ -297,6 +297,8 @@ def main() -> None:
     setup = json.loads(sys.stdin.readline() or "null")
     if setup is None:
         return
+    if hasattr(os, "nice"):
+        os.nice(10)  # who waits for a costly constraint waits; the model's steps do not
     vocabulary = _vocabulary(setup)
     assert vocabulary.engine is not None  # made now, so that no constraint pays for it
     _limit_memory(setup["memory"])
