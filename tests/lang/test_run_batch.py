@@ -222,14 +222,6 @@ def test_progress_bar_counts_items_and_failures(capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.fixture
-def interruptible():
-    """Ctrl-C interrupts, though a shell that starts tests in the background has it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def test_interrupt_cancels_what_is_under_way(interruptible):
     started = []
 

@@ -93,7 +93,7 @@ def test_a_schema_holds_each_answer(talk: Talk, tmp_path: Path) -> None:
 
 
 def test_an_interrupt_stops_the_answer_and_not_the_program(
-    talk: Talk, prompts: Any, parts: Any
+    talk: Talk, prompts: Any, parts: Any, interruptible: None
 ) -> None:
     def interrupt(batch: Any) -> None:
         if parts.runner.num_forwards == 4:
