@@ -152,6 +152,7 @@ def _check_extract(printed: str, num: int) -> None:
 
 
 @pytest.mark.model
+@pytest.mark.slow
 def test_extract_makes_valid_objects_whatever_is_switched_off(run: Run) -> None:
     _check_extract(run("extract", "--limit", "2"), 2)
 

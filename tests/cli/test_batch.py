@@ -138,7 +138,7 @@ def survive_kills(process: Batches, folder: Path, *, num_rows: int, kills: int) 
 
 
 def test_a_batch_that_is_killed_gives_the_same_rows_once(process: Batches, tmp_path: Path) -> None:
-    survive_kills(process, tmp_path, num_rows=120, kills=2)
+    survive_kills(process, tmp_path, num_rows=48, kills=1)
 
 
 @pytest.mark.slow

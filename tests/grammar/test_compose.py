@@ -225,7 +225,6 @@ def test_composition_with_schemas_is_exact(
         (AnyText(until=("axb",), excludes=("x",)), "which is excluded"),
         (SequenceOf((TAG, "x")), "free text and other text can both begin: with 'x'"),
         (SequenceOf((RepeatOf("a", -1),)), "at_least=-1"),
-        (RepeatOf("a", True), "at_least=True"),
         (RepeatOf("a", 2, 1), "at_least=2 exceeds at_most=1"),
         (SequenceOf((3,)), "int cannot be part"),  # type: ignore[arg-type]
         (OneOf(()), "no text"),

@@ -115,7 +115,7 @@ def expected(smollm2: Path, ids: list[list[int]]) -> list[torch.Tensor]:
         return [reference(torch.tensor([i])).logits[0] for i in ids]
 
 
-@pytest.fixture(scope="module", params=["torch", "native"])
+@pytest.fixture(scope="module", params=[pytest.param("torch", marks=pytest.mark.slow), "native"])
 def exact(request: pytest.FixtureRequest, model: LoadedModel) -> Any:
     if request.param == "torch":
         return TorchDecoder(model.spec, model.weights)

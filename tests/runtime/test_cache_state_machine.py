@@ -330,7 +330,7 @@ def test_tree_and_pool_any_callers_equal_brute_force(page_size: int, retain: boo
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=240 if retain else 94,  # 1,002 cases in all
+            max_examples=100 if retain else 40,
             stateful_step_count=20,
             derandomize=True,
             deadline=None,

@@ -125,7 +125,7 @@ def test_failure_before_the_stream_has_a_status(
 
 
 def test_deadline_ends_the_request() -> None:
-    with serving(request_timeout_s=0.1) as server:
+    with serving(request_timeout_s=0.4) as server:
         server.step_s = 0.01
         for path, body in STREAMS:
             asked = longer(path, body, 200)
