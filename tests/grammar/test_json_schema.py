@@ -490,3 +490,18 @@ def test_schema_list_of_items_is_refused_where_the_draft_has_none() -> None:
     node["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     with pytest.raises(UnsupportedSchema, match="prefixItems"):
         grammar(JsonSchema(json.dumps(node)))
+
+
+def test_schema_id_beside_a_ref_of_draft_7_names_nothing() -> None:
+    schema = {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "$id": "http://localhost/base/",
+        "definitions": {
+            "other": {"$id": "http://localhost/elsewhere/foo.json", "type": "string"},
+            "meant": {"$id": "foo.json", "type": "number"},
+        },
+        "allOf": [{"$id": "http://localhost/elsewhere/", "$ref": "foo.json"}],
+    }
+    compiled = grammar(schema_of(schema))
+    assert accepts(compiled, "1")
+    assert not accepts(compiled, '"a"')

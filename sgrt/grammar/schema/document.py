@@ -57,6 +57,7 @@ class Document:
         self._schemas: dict[tuple[Location, Bindings], Schema] = {}
         draft = root.get("$schema") if isinstance(root, dict) else None
         self._has_ids = not re.search(r"draft-0[34]", str(draft))  # draft 4's is another keyword
+        self._ref_is_alone = re.search(r"draft-0[3-7]", str(draft)) is not None
         self._index(root)
         self.root = self._enter(self._resources[""], ())
 
@@ -77,13 +78,19 @@ class Document:
                     todo.append((child, Location(pointer, self._resource_of(child, at.resource))))
 
     def _resource_of(self, node: Any, base: str) -> str:
-        name = node.get("$id") if isinstance(node, dict) and self._has_ids else None
+        name = self._id_of(node)
         if not isinstance(name, str) or name.startswith("#"):
             return base
         return _join(base, name).rstrip("#")
 
+    def _id_of(self, node: Any) -> Any:
+        """Its `$id`; up to draft 7 one beside a `$ref` means nothing."""
+        if not isinstance(node, dict) or not self._has_ids:
+            return None
+        return None if self._ref_is_alone and "$ref" in node else node.get("$id")
+
     def _register(self, node: dict[str, Any], at: Location) -> None:
-        name = node.get("$id") if self._has_ids else None
+        name = self._id_of(node)
         if isinstance(name, str) and name.startswith("#"):  # draft 7's anchors
             self._name(self._anchors, (at.resource, name[1:]), at, "$id")
         elif isinstance(name, str):
