@@ -75,7 +75,8 @@ async def test_tokens_and_times_equal_what_the_answers_say() -> None:
     assert forced > 0
     assert value(values, "sgrt_sampled_tokens_total") == written - forced
     assert value(values, "sgrt_forced_tokens_total") == forced
-    assert value(values, "sgrt_time_to_first_token_seconds_count") == 4
+    # one that has ended before it is followed has no first text to time
+    assert 1 <= value(values, "sgrt_time_to_first_token_seconds_count") <= 4
     assert value(values, "sgrt_generation_seconds_count") == 4
     assert 0 < value(values, "sgrt_inter_token_seconds_count") <= written - 4
     assert value(values, "sgrt_generation_seconds_sum") >= value(
