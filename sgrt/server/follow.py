@@ -10,6 +10,7 @@ from contextlib import suppress
 from sgrt.core import GenerateResult, Generation, TokenEvent
 from sgrt.errors import RequestError, SgrtError
 from sgrt.server.failures import ApiError
+from sgrt.server.metrics import Timer
 
 
 class Waker:
@@ -40,7 +41,7 @@ class Follower:
     """One generation, as the event loop sees it.
 
     Args:
-        tick: called in the engine's thread at each event and at the end.
+        timer: told of each event and of the end.
         told: what an error becomes that says the request is wrong.
     """
 
@@ -48,7 +49,7 @@ class Follower:
         self,
         handle: Generation,
         waker: Waker,
-        tick: Callable[[], None],
+        timer: Timer,
         told: Callable[[RequestError], Exception],
     ) -> None:
         self.handle = handle
@@ -57,10 +58,10 @@ class Follower:
         changed = self._changed
 
         def change() -> None:
-            tick()
+            timer.changed()
             waker.wake(changed)
 
-        self._detach = handle.on_change(change)
+        self._detach = handle.on_change(change), handle.on_end(timer.ended)
         if handle.done():
             self._changed.set()
 
@@ -95,7 +96,8 @@ class Follower:
 
     def close(self) -> None:
         """Cancel what has not ended."""
-        self._detach()
+        for detach in self._detach:
+            detach()
         self.handle.cancel()
 
 

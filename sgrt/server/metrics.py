@@ -6,6 +6,7 @@ requests run are times: one bisection per token, on the engine's thread.
 
 from __future__ import annotations
 
+import threading
 import time
 from bisect import bisect_left
 from collections import Counter
@@ -31,7 +32,7 @@ _SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60
 
 
 class Histogram:
-    """Observations by size. One thread at a time may observe; any may read.
+    """Observations by size, from any thread.
 
     Args:
         bounds: upper ends of the buckets, rising, in seconds.
@@ -41,11 +42,13 @@ class Histogram:
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
+        self._lock = threading.Lock()
 
     def observe(self, value: float) -> None:
         """Count one value."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
+        with self._lock:
+            self._counts[bisect_left(self._bounds, value)] += 1
+            self._sum += value
 
     def buckets(self) -> list[tuple[str, float]]:
         """Bounds with how many were not above, as Prometheus counts them."""
@@ -60,6 +63,49 @@ class Histogram:
     def sum(self) -> float:
         """Of all values."""
         return self._sum
+
+
+class Timer:
+    """Times of one generation: each is counted once, however late somebody begins to follow it.
+
+    A generation that fails counts nowhere, and one without tokens has no first.
+    """
+
+    __slots__ = ("_began", "_first", "_gaps", "_handle", "_last", "_whole")
+
+    def __init__(
+        self,
+        handle: Generation,
+        began: float,
+        first: Histogram,
+        gaps: Histogram,
+        whole: Histogram,
+    ) -> None:
+        self._handle = handle
+        self._began = began
+        self._last: float | None = None
+        self._first, self._gaps, self._whole = first, gaps, whole
+
+    def changed(self) -> None:
+        """After each event, on the engine's thread; the call at the end counts nothing."""
+        if not self._handle.done():
+            self._token(time.perf_counter())
+
+    def ended(self) -> None:
+        """Once, at the end; at once where that was before anybody followed."""
+        if self._handle.error() is not None:
+            return
+        now = time.perf_counter()
+        if self._last is None and self._handle.events_from(0):
+            self._token(now)
+        self._whole.observe(now - self._began)
+
+    def _token(self, now: float) -> None:
+        if self._last is None:
+            self._first.observe(now - self._began)
+        else:
+            self._gaps.observe(now - self._last)
+        self._last = now
 
 
 class Metrics:
@@ -90,29 +136,13 @@ class Metrics:
             self._seconds[route] = Histogram(_SLOW)
         self._seconds[route].observe(seconds)
 
-    def timer(self, handle: Generation, began: float) -> Callable[[], None]:
-        """What a generation calls, on the engine's thread, at each event and at its end.
+    def timer(self, handle: Generation, began: float) -> Timer:
+        """What times a generation.
 
         Args:
             began: when the request was understood, on `time.perf_counter`.
         """
-        last = 0.0
-
-        def tick() -> None:
-            nonlocal last
-            now = time.perf_counter()
-            if handle.error() is not None:
-                return
-            ended = handle.done()
-            if not last and handle.events_from(0):
-                self._first.observe(now - began)
-            elif not ended:
-                self._gaps.observe(now - last)
-            if ended:
-                self._whole.observe(now - began)
-            last = now
-
-        return tick
+        return Timer(handle, began, self._first, self._gaps, self._whole)
 
     # -- when somebody asks
 
@@ -243,8 +273,8 @@ _COUNTERS = {
     "sgrt_grammar_compile_seconds": ("grammar_s", "time compiling"),
 }
 _TIMES = {
-    "time_to_first_token_seconds": ("_first", "from a request understood to its first text"),
-    "inter_token_seconds": ("_gaps", "between the pieces of text of one generation"),
+    "time_to_first_token_seconds": ("_first", "from a request understood to its first token"),
+    "inter_token_seconds": ("_gaps", "between the tokens of one generation; a forced run is one"),
     "generation_seconds": ("_whole", "from a request understood to the end of a generation"),
 }
 _ALIAS_TIMES = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,7 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sgrt.backends.local import Engine
 from sgrt.config import ServerConfig
+from sgrt.core import GenerateResult, Generation, Handle, TokenEvent, Usage
 from sgrt.server.app import build_app
+from sgrt.server.follow import Follower, Waker
 from sgrt.server.metrics import Histogram
 from sgrt.server.run import _JsonLines
 from sgrt.server.service import Service
@@ -75,13 +78,37 @@ async def test_tokens_and_times_equal_what_the_answers_say() -> None:
     assert forced > 0
     assert value(values, "sgrt_sampled_tokens_total") == written - forced
     assert value(values, "sgrt_forced_tokens_total") == forced
-    # one that has ended before it is followed has no first text to time
-    assert 1 <= value(values, "sgrt_time_to_first_token_seconds_count") <= 4
+    assert value(values, "sgrt_time_to_first_token_seconds_count") == 4
     assert value(values, "sgrt_generation_seconds_count") == 4
-    assert 0 < value(values, "sgrt_inter_token_seconds_count") <= written - 4
+    assert value(values, "sgrt_inter_token_seconds_count") <= written - 4
     assert value(values, "sgrt_generation_seconds_sum") >= value(
         values, "sgrt_time_to_first_token_seconds_sum"
     )
+
+
+@pytest.mark.parametrize("followed_after", [0, 1, 2, 3])
+async def test_a_generation_is_timed_once_however_late_it_is_followed(followed_after: int) -> None:
+    metrics = Service(ServerConfig()).metrics
+    handle: Generation = Handle()
+    produce = [
+        lambda: handle.push(TokenEvent((1,), "")),
+        lambda: handle.push(TokenEvent((2,), "a")),
+        lambda: handle.finish(GenerateResult("a", (1, 2), "stop", Usage())),
+    ]
+    for step in produce[:followed_after]:
+        step()
+    timer = metrics.timer(handle, time.perf_counter() - 0.25)
+    follower = Follower(handle, Waker(asyncio.get_running_loop()), timer, Exception)
+    for step in produce[followed_after:]:
+        step()
+    assert (await follower.result()).text == "a"
+    times = list(text_string_to_metric_families(metrics.render("")[0].decode()))
+    counted = {s.name: s.value for f in times for s in f.samples}
+    assert counted["sgrt_time_to_first_token_seconds_count"] == 1
+    assert counted["sgrt_generation_seconds_count"] == 1
+    assert counted["sgrt_inter_token_seconds_count"] == (followed_after == 0)
+    assert counted["sgrt_inter_token_seconds_sum"] < 0.25
+    assert 0.25 <= counted["sgrt_time_to_first_token_seconds_sum"] < 60
 
 
 async def test_requests_are_counted_by_route_and_status_and_strangers_add_no_routes() -> None:
