@@ -182,6 +182,23 @@ def test_sampling_parameters_arrive_under_the_servers_names(start: Start) -> Non
     assert result.logprobs[0].top == ((ord("y"), -0.5), (65, -1.0))
 
 
+def test_forks_and_their_gens_have_seeds_of_their_own_and_the_same_in_every_run(
+    start: Start,
+) -> None:
+    server, endpoint = start(Sglang(deterministic=True))
+    runs = []
+    for _ in range(2):
+        session = endpoint.open(seed=5)
+        sessions = [*session.fork(2), *session.fork(1), session]
+        for at in sessions:
+            for handle in at.generate([Text("q"), Generate(), Text("r"), Generate()]):
+                handle.result(10)
+        bodies = server.bodies("/generate")[len(sessions) * 2 * len(runs) :]
+        runs.append([body["sampling_params"]["sampling_seed"] for body in bodies])
+    assert runs[0] == runs[1]
+    assert len(set(runs[0])) == 8
+
+
 def test_seed_is_refused_where_the_server_would_ignore_it(start: Start) -> None:
     _, endpoint = start(Sglang())
     params = SamplingParams(seed=1)

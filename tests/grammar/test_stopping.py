@@ -14,7 +14,19 @@ from sgrt.errors import InvalidSamplingParams
 from sgrt.grammar import stopping
 from sgrt.runtime.detokenizer import Detokenizer
 
-PATTERNS = ["ab", "a|bb", "ab*c", "[ab]c", "a.?b", "(ab)+c", "b{2,3}a", r"[bc]\s*$", "é", "[^a]c"]
+PATTERNS = [
+    "ab",
+    "a+b",
+    "a|bb",
+    "ab*c",
+    "[ab]c",
+    "a.?b",
+    "(ab)+c",
+    "b{2,3}a",
+    r"[bc]\s*$",
+    "é",
+    "[^a]c",
+]
 
 
 def _first_match(pattern: str, text: str) -> tuple[int, int] | None:
