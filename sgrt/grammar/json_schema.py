@@ -26,6 +26,8 @@ does). Draft 4's boolean `exclusiveMinimum` and `exclusiveMaximum` are understoo
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from sgrt.errors import ConstraintError, UnsupportedSchema
@@ -55,7 +57,7 @@ def normalise(text: str) -> str:
             that nothing satisfies.
         GrammarBudgetExceeded: larger than `sgrt.grammar.limits` allow.
     """
-    document = Document(_parse(text))
+    document = Document(_parse(text), share=True)
     reader = Reader(document)
     reader.read_all()
     for entry in reader.entries.values():
@@ -79,14 +81,29 @@ def report(text: str) -> list[Entry]:
         UnsupportedSchema: it is not JSON, or no schema.
         GrammarBudgetExceeded: too long or too deep to be read.
     """
-    document = Document(_parse(text))
+    document = Document(_parse(text), share=True)
     reader = Reader(document, collect=True)
     try:
         reader.read_all()
         Writer(reader, collect=True).write(satisfies(document.root))
     except ConstraintError as error:
         reader.note_error(error)
-    return sorted(reader.entries.values(), key=lambda e: (e.pointer, e.keyword or ""))
+    entries = [*reader.entries.values(), *_entries_of_repeated(document, reader)]
+    return sorted(entries, key=lambda e: (e.pointer, e.keyword or ""))
+
+
+def _entries_of_repeated(document: Document, reader: Reader) -> Iterator[Entry]:
+    """What is said of a schema holds wherever the same one stands, annotations apart."""
+    said: dict[str, list[Entry]] = {}
+    for entry in reader.entries.values():
+        said.setdefault(entry.pointer, []).append(entry)
+    for pointer, first, node in document.repeated():
+        own = node if isinstance(node, dict) else {}
+        for entry in said.get(first, ()):
+            if entry.keyword not in ANNOTATIONS:
+                yield replace(entry, pointer=pointer)
+        for keyword in ANNOTATIONS & own.keys():
+            yield Entry(pointer, keyword, "annotation")
 
 
 def _parse(text: str) -> Any:

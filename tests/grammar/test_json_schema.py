@@ -492,6 +492,16 @@ def test_schema_list_of_items_is_refused_where_the_draft_has_none() -> None:
         grammar(JsonSchema(json.dumps(node)))
 
 
+def test_schemas_written_alike_in_two_resources_keep_their_meanings() -> None:
+    def resource(name: str, kind: str) -> dict[str, Any]:
+        return {"$id": name, "$ref": "#/$defs/t", "$defs": {"t": {"type": kind}}}
+
+    names = {"a": resource("/a", "string"), "b": resource("/b", "integer")}
+    schema = schema_of({"prefixItems": list(names.values()), "type": "array", "minItems": 2})
+    assert accepts(grammar(schema), '["x",1]')
+    assert not accepts(grammar(schema), '["x","x"]')
+
+
 def test_schema_id_beside_a_ref_of_draft_7_names_nothing() -> None:
     schema = {
         "$schema": "http://json-schema.org/draft-07/schema#",

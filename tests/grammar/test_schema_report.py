@@ -53,6 +53,27 @@ def test_report_has_one_entry_for_each_reachable_keyword() -> None:
         assert keywords <= reported, (seed, keywords - reported)
 
 
+def test_report_of_schemas_that_say_the_same_tells_of_each_at_its_place() -> None:
+    for seed in range(40):
+        node = {k: v for k, v in random_schemas.schema(random.Random(seed)).items() if k != "$defs"}
+        again = {"title": "again", **node}
+        root = {"properties": {"a": node, "b": again, "c": {"not": {"anyOf": [node, again]}}}}
+        statuses = _statuses(root)
+        for place in ("/properties/b", "/properties/c/not/anyOf/0", "/properties/c/not/anyOf/1"):
+            alike = {
+                (key[0].removeprefix(place), key[1]): status
+                for key, status in statuses.items()
+                if f"{key[0]}/".startswith(f"{place}/") and key[1] != "title"
+            }
+            assert alike == {
+                (key[0].removeprefix("/properties/a"), key[1]): status
+                for key, status in statuses.items()
+                if f"{key[0]}/".startswith("/properties/a/")
+            }, (seed, place)
+        assert statuses["/properties/b", "title"] == "annotation"
+        assert ("/properties/a", "title") not in statuses
+
+
 def test_report_refuses_exactly_what_normalise_refuses() -> None:
     num_refused = 0
     for seed in range(300):

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 from urllib.parse import unquote, urljoin, urlsplit
 
 from sgrt.errors import UnsupportedSchema
+from sgrt.grammar.schema.contract import ANNOTATIONS
 
 _BASE = "https://schema.invalid/root"  # of a document without `$id`
 
 Bindings = tuple[tuple[str, "Location"], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
+class Location(NamedTuple):
     """A schema in the text: its JSON pointer and the URI of the resource it belongs to."""
 
     pointer: str
@@ -45,37 +46,52 @@ class Schema:
 class Document:
     """The schemas of one JSON text.
 
+    Args:
+        share: schemas of one resource that say the same are one, at the place that is asked for
+            first; see `repeated`. Real schemas repeat themselves a lot.
+
     Raises:
         UnsupportedSchema: two schemas with the same name.
     """
 
-    def __init__(self, root: Any) -> None:
+    def __init__(self, root: Any, *, share: bool = False) -> None:
         self._nodes: dict[Location, Any] = {}
         self._resources: dict[str, Location] = {}
         self._anchors: dict[tuple[str, str], Location] = {}
         self._dynamic: dict[str, dict[str, Location]] = {}
         self._schemas: dict[tuple[Location, Bindings], Schema] = {}
+        self._contents: dict[Location, int] = {}
+        self._first: dict[int, Location] = {}
+        self._repeated: dict[Location, Location] = {}
         draft = root.get("$schema") if isinstance(root, dict) else None
         self._has_ids = not re.search(r"draft-0[34]", str(draft))  # draft 4's is another keyword
         self._ref_is_alone = re.search(r"draft-0[3-7]", str(draft)) is not None
-        self._index(root)
+        schemas = self._index(root)
+        if share:
+            self._compare(schemas)
         self.root = self._enter(self._resources[""], ())
 
     # names
 
-    def _index(self, root: Any) -> None:
+    def _index(self, root: Any) -> list[_Indexed]:
+        """Find all schemas, those that hold others before them."""
         start = Location("", self._resource_of(root, _BASE))
         self._resources[""] = start
         self._resources[start.resource] = start
+        found: list[_Indexed] = []
         todo = [(root, start)]
         while todo:
             node, at = todo.pop()
             self._nodes[at] = node
+            below = {}
             if isinstance(node, dict):
                 self._register(node, at)
                 for path, child in _children(node):
                     pointer = at.pointer + "".join("/" + escape(part) for part in path)
-                    todo.append((child, Location(pointer, self._resource_of(child, at.resource))))
+                    below[path] = Location(pointer, self._resource_of(child, at.resource))
+                    todo.append((child, below[path]))
+            found.append((node, at, below))
+        return found
 
     def _resource_of(self, node: Any, base: str) -> str:
         name = self._id_of(node)
@@ -111,9 +127,49 @@ class Document:
                 keyword=keyword,
             )
 
+    # schemas that say the same
+
+    def _compare(self, schemas: list[_Indexed]) -> None:
+        """Number what schemas say, annotations left out; those that say the same alike."""
+        numbers: dict[Any, int] = {}
+        for node, at, below in reversed(schemas):
+            inside: dict[str, list[Any]] = {}
+            for path, child in below.items():
+                inside.setdefault(path[0], []).append((path, self._contents[child]))
+            said = node
+            if isinstance(node, dict):
+                kept = (pair for pair in node.items() if pair[0] not in ANNOTATIONS)
+                said = tuple((k, tuple(inside[k]) if k in inside else repr(v)) for k, v in kept)
+            key = at.resource, said if isinstance(node, dict) else repr(node)
+            self._contents[at] = numbers.setdefault(key, len(numbers))
+
+    def _shared(self, at: Location) -> Location:
+        """The place where what stands here is read."""
+        content = self._contents.get(at)
+        if content is None:
+            return at
+        first = self._first.setdefault(content, at)
+        if first != at:
+            self._repeated[at] = first
+        return first
+
+    def repeated(self) -> Iterator[tuple[str, str, Any]]:
+        """Places that were asked for and are read elsewhere: pointer, the pointer there, node."""
+        todo = list(self._repeated.items())
+        for at, first in todo:
+            node = self._nodes[at]
+            yield at.pointer, first.pointer, node
+            for path, child in _children(node) if isinstance(node, dict) else ():
+                if path[0] not in ANNOTATIONS:
+                    below = "".join("/" + escape(part) for part in path)
+                    resource = self._resource_of(child, at.resource)
+                    there = self._shared(Location(first.pointer + below, resource))
+                    todo.append((Location(at.pointer + below, resource), there))
+
     # schemas
 
     def _enter(self, at: Location, bindings: Bindings) -> Schema:
+        at = self._shared(at)
         known = {name for name, _ in bindings}
         own = self._dynamic.get(at.resource, {})
         bindings += tuple((name, to) for name, to in own.items() if name not in known)
@@ -183,6 +239,10 @@ class Document:
             schema.refuse(f"{ref!r:.80} leads nowhere", keyword)
         self._nodes.setdefault(at, node)
         return at
+
+
+_Indexed = tuple[Any, Location, dict[tuple[str, ...], Location]]
+"""A schema, where it is, and where those in it are."""
 
 
 def _join(base: str, ref: str) -> str:
