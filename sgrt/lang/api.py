@@ -68,8 +68,8 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-@_hinted
 @_remembered
+@_hinted
 def gen(
     name: str | None = None,
     max_tokens: int | None = None,

@@ -34,16 +34,22 @@ class Feed(Generic[T]):
     def append(self, item: T) -> None:
         """Add an item; readers that wait go on."""
         with self._lock:
-            self._items.append(item)
-            more, self._more = self._more, None
-        if more is not None:
-            more.finish(None)
+            self.append_held(item)
+
+    def append_held(self, item: T) -> None:
+        """`append` for who holds the lock."""
+        self._items.append(item)
+        if self._more is not None:
+            self._tell()
 
     def close(self) -> None:
         """No item follows."""
         with self._lock:
             self._closed = True
-            more, self._more = self._more, None
+            self._tell()
+
+    def _tell(self) -> None:
+        more, self._more = self._more, None
         if more is not None:
             more.finish(None)
 

@@ -29,7 +29,7 @@ from contextvars import Context, ContextVar
 from functools import partial
 from typing import Any
 
-from greenlet import getcurrent, greenlet
+from greenlet import GreenletExit, getcurrent, greenlet
 
 from sgrt.handles import Handle, check_may_wait, wait_with
 from sgrt.lang.background import Workers, continuations, run_safely
@@ -39,6 +39,7 @@ TICK_S = 0.02
 _STALL_TICKS = 3  # a hub that stands still for so many ticks is stuck in somebody's code
 _IDLE_TICKS = 50
 _MAX_HUBS = 8
+_MAX_IDLE = 256  # greenlets kept for later bodies: making one takes as long as a short body
 
 Body = Callable[[], None]
 
@@ -51,7 +52,7 @@ class _Parked:
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
         self.conduct = hub.conduct
-        self.greenlet: greenlet = getcurrent()
+        self.greenlet: _Worker = getcurrent()
         self.is_parked = False
         self.is_queued = False
 
@@ -59,13 +60,23 @@ class _Parked:
         if timeout is not None:
             continuations.after(timeout, self.wake)
         self.is_parked = True
-        self.hub.main.switch()
+        try:
+            self.hub.main.switch()
+        except GreenletExit:  # nobody can wake it any more
+            self.greenlet.is_dying = True
+            raise
         return True  # who waits looks whether it is true
 
     def wake(self) -> None:
         if not self.is_queued:  # two notes do no harm
             self.is_queued = True
             self.hub.queue.put(self)
+
+
+class _Worker(greenlet):  # type: ignore[misc]
+    """Runs bodies, one after the other; where one is parked, the worker is parked with it."""
+
+    is_dying = False
 
 
 class Hub:
@@ -80,6 +91,7 @@ class Hub:
         self.seen = -1  # num_switches, as the watch saw it last
         self.num_still = 0  # for how many ticks
         self._starts = starts
+        self._idle: list[_Worker] = []
         threading.Thread(target=self._loop, name="sgrt-hub", daemon=True).start()
 
     def _loop(self) -> None:
@@ -98,14 +110,25 @@ class Hub:
                 item.is_parked = False
                 self.conduct = item.conduct
                 item.greenlet.switch()
-        elif self._starts:
+        elif self._starts:  # else another hub was faster
+            worker = self._idle.pop() if self._idle else _Worker(self._work, self.main)
+            worker.switch()
+
+    def _work(self) -> None:
+        """What a worker does; it ends where it would be one too many."""
+        me = getcurrent()
+        while True:
             try:
                 body, self.conduct, context = self._starts.popleft()
-            except IndexError:  # another hub was faster
-                return
-            started = greenlet(partial(run_safely, body))
-            started.gr_context = context
-            started.switch()
+            except IndexError:
+                pass
+            else:
+                context.run(run_safely, body)
+                del body, context  # what they hold ends with them
+                if me.is_dying or len(self._idle) >= _MAX_IDLE:
+                    return
+            self._idle.append(me)
+            self.main.switch()
 
     def is_stuck(self) -> bool:
         """Whether it has been in the same piece of code for some ticks; asked at every tick."""
@@ -190,14 +213,16 @@ class Watch:
         os.register_at_fork(after_in_child=self._set_up)
 
     def _set_up(self) -> None:
-        self._is_awake = threading.Event()
+        self._is_awake = False
+        self._woken = threading.Event()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
     def wake(self) -> None:
         """There is something to look at."""
-        if not self._is_awake.is_set():
-            self._is_awake.set()
+        if not self._is_awake:
+            self._is_awake = True
+            self._woken.set()
             with self._lock:
                 if self._thread is None:
                     self._thread = threading.Thread(
@@ -208,7 +233,7 @@ class Watch:
     def _loop(self) -> None:
         num_idle = 0
         while True:
-            self._is_awake.wait()
+            self._woken.wait()
             begun = time.monotonic()
             time.sleep(TICK_S)
             self.ticks += 1
@@ -217,9 +242,10 @@ class Watch:
             num_idle = 0 if is_busy else num_idle + 1
             if num_idle > _IDLE_TICKS:
                 num_idle = 0
-                self._is_awake.clear()
+                self._woken.clear()
+                self._is_awake = False
                 if hubs.look(False) or self.unsent():  # it came between the look and the nap
-                    self._is_awake.set()
+                    self.wake()
 
 
 _OURS = Conduct(lambda: None)

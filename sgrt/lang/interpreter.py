@@ -58,7 +58,7 @@ class Claim:
         self._parent = parent
 
     def __del__(self) -> None:
-        if not self._lane.closed.done():
+        if not self._lane.is_closed:
             self._later(self._lane.give_up)
 
 
@@ -85,12 +85,16 @@ class Lane:
     After an error nothing more reaches the session; every later operation fails with it.
 
     Args:
-        lock: guards it; that of the run, which others take too.
+        lock: guards it; that of the run, which others take too. Who calls `start`, `submit` or
+            `end` holds it.
+
+    Attributes:
+        is_closed: the session has been given back, or never will be needed.
     """
 
     __slots__ = (
-        *("_beside", "_error", "_held", "_lock", "_queue", "_session", "_working", "children"),
-        "closed",
+        *("_beside", "_closed", "_error", "_held", "_lock", "_queue", "_session", "_working"),
+        *("children", "is_closed"),
     )
 
     def __init__(self, lock: AbstractContextManager[Any]) -> None:
@@ -102,24 +106,30 @@ class Lane:
         self._working: Sequence[Handle[Any]] = ()  # in order; ended ones may lead
         self._beside: Sequence[Handle[Any]] = ()
         self.children: Sequence[Lane] = ()
-        self.closed: Handle[None] = Handle(lock=lock)
+        self.is_closed = False
+        self._closed: Handle[None] | None = None  # as soon as somebody waits for it
 
     def start(self, session: Session) -> None:
         """Work on this session from now on."""
-        with self._lock:
-            self._session = session
-            if self._error is not None:
-                session.close()
-            self._go_on()
+        self._session = session
+        if self._error is not None:
+            session.close()
+        self._go_on()
 
     def submit(self, operation: Operation) -> None:
         """Queue an operation; it runs at once where nothing holds the lane."""
-        with self._lock:
-            if self._held:
-                self._queue = self._queue or deque()
-                self._queue.append(operation)
-            else:
-                self._step(operation)
+        if self._held:
+            self._queue = self._queue or deque()
+            self._queue.append(operation)
+        else:
+            self._step(operation)
+
+    def end(self) -> None:
+        """Nothing more will be submitted."""
+        if self._held:
+            self.submit(_FINISH)
+        else:
+            self.finish()
 
     def stop(self, error: BaseException) -> None:
         """Cancel what the backend still works on, and fail all that waits here."""
@@ -142,7 +152,18 @@ class Lane:
                 self._session.close()
                 self._session = None
             self._working = ()
-            self.closed.finish(None)
+            self.is_closed = True
+            if self._closed is not None:
+                self._closed.finish(None)
+
+    def closed(self) -> Handle[None]:
+        """What ends when the session has been given back."""
+        with self._lock:
+            if self._closed is None:
+                self._closed = Handle(lock=self._lock)
+                if self.is_closed:
+                    self._closed.finish(None)
+            return self._closed
 
     def watch_beside(self, handles: Sequence[Handle[Any]]) -> None:
         """Remember work of other sessions, which ends by itself unless `stop` comes first."""
@@ -150,8 +171,9 @@ class Lane:
 
     def watch(self, handles: Sequence[Handle[Any]]) -> None:
         """Remember work of the session, so that `finish` waits for it."""
-        left = [handle for handle in self._working if not handle.done()]
-        self._working = (*left, *handles)
+        if self._working:
+            handles = [*(handle for handle in self._working if not handle.done()), *handles]
+        self._working = handles
 
     def finish(self) -> None:
         """Close when the session's work and its children's has ended.
@@ -160,12 +182,13 @@ class Lane:
         ends before what was taken earlier, which is still good.
         """
         waiting = [handle for handle in self._working if not handle.done()]
-        waiting += [child.closed for child in self.children if not child.closed.done()]
+        waiting += [child.closed() for child in self.children if not child.is_closed]
         when_all_done(waiting, self.close)
 
     def join(self) -> None:
         """Wait until all is done that a finished lane has taken, beside the session too."""
-        outcome(self.closed)
+        if not self.is_closed:
+            outcome(self.closed())
         for handle in self._beside:
             outcome(handle)
         for child in self.children:
@@ -219,28 +242,36 @@ class Lane:
 
 @dataclass(slots=True)
 class Write(Operation):
-    """Text and generations with no decision between them, handed over as one segment."""
+    """Text and generations with no decision between them, handed over as one segment.
 
-    items: Sequence[Text | tuple[Generate, Generated]]
+    Args:
+        variables: that the generations of the segment are for, in order.
+    """
+
+    segment: list[Text | Generate]
+    variables: Sequence[Generated]
 
     def run(self, lane: Lane, session: Session) -> None:
-        last = max((i for i, x in enumerate(self.items) if not isinstance(x, Text)), default=-1)
-        segment = [x if isinstance(x, Text) else x[0] for x in self.items[: last + 1]]
-        if segment:
-            handles = session.generate(segment)
-            for handle, variable in zip(handles, self._variables(), strict=True):
+        rest = self._text_at_end()
+        if self.variables:
+            handles = session.generate(self.segment)
+            for handle, variable in zip(handles, self.variables, strict=True):
                 variable.attach((handle,))
             lane.watch(handles)
-        rest = [x for x in self.items[last + 1 :] if isinstance(x, Text)]
         if rest:
             session.extend(*rest)
 
-    def fail(self, lane: Lane, error: BaseException) -> None:
-        for variable in self._variables():
-            variable.fail(error)
+    def _text_at_end(self) -> list[Text]:
+        """Take it off: no generation follows it."""
+        rest: list[Text] = []
+        while self.segment and isinstance(text := self.segment[-1], Text):
+            rest.insert(0, text)
+            self.segment.pop()
+        return rest
 
-    def _variables(self) -> list[Generated]:
-        return [x[1] for x in self.items if not isinstance(x, Text)]
+    def fail(self, lane: Lane, error: BaseException) -> None:
+        for variable in self.variables:
+            variable.fail(error)
 
 
 @dataclass(slots=True)
@@ -317,3 +348,6 @@ class Finish(Operation):
 
     def fail(self, lane: Lane, error: BaseException) -> None:
         lane.finish()
+
+
+_FINISH = Finish()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from sgrt.core import GenerateResult, Handle, ScoreResult, Usage
 from sgrt.errors import Cancelled, ProgramError, WouldBlock
@@ -45,7 +45,9 @@ class Reader:
             ProgramError: no such variable, or it could not be produced; or an async program
                 must await it.
         """
-        variable = self._find(checked_name(name))
+        if type(name) is not str or not name:
+            name = checked_name(name)
+        variable = self._find(name)
         try:
             return self._read(variable)
         except WouldBlock as error:
@@ -276,9 +278,9 @@ class Reader:
     def _send(self) -> None:
         """Have the backend know of all that is about to be waited for."""
         mine, running = self._trace.run, current.get()
-        if self._outside() and not self._body.done():
+        if not self._inside and not self._body.done():
             mine.send_all_from_now_on()
-        else:
+        elif mine.noted:
             mine.send()
         if running is not None and running is not mine:
             running.send()
@@ -302,11 +304,12 @@ class Reader:
                     if first:
                         return part.variable
                     break
-        if name not in self._trace.variables:
+        variable = self._trace.variables.get(name)
+        if variable is None:
             if self._outside():
                 self._settle()
             raise self._unknown(name)
-        return self._trace.variables[name]
+        return variable
 
     def _source(self, name: str) -> Variable:
         """Wait for the variable of this name, or the one that it was made of."""
@@ -326,12 +329,14 @@ class Reader:
         )
 
     def _read(self, variable: Variable) -> Any:
-        if isinstance(variable, Derived):
+        if isinstance(variable, Produced):
+            if (failure := variable.failure()) is not None:
+                self._raise(variable, failure)
+        elif isinstance(variable, Derived):
             return variable.made_of(self._read(variable.source))
-        if isinstance(variable, Captured):
+        elif isinstance(variable, Captured):
             for text in variable.texts:
                 self._raise_failure(text if isinstance(text, Variable) else None)
-        self._raise_failure(variable)
         try:
             return variable.value()
         except ProgramError:
@@ -341,8 +346,11 @@ class Reader:
     def _raise_failure(self, variable: Variable | None) -> None:
         failure = None if variable is None else variable.failure()
         if variable is not None and failure is not None:
-            self._trace.broken = variable
-            raise self._failed(variable, failure) from self._cause(failure)
+            self._raise(variable, failure)
+
+    def _raise(self, variable: Variable, failure: BaseException) -> NoReturn:
+        self._trace.broken = variable
+        raise self._failed(variable, failure) from self._cause(failure)
 
     def _check_unbroken(self) -> None:
         """Refuse to go on with a session whose failure the program has been told."""

@@ -58,13 +58,14 @@ class Run:
     Attributes:
         lock: guards all traces and lanes of the run.
         num_ahead: tokens that a backend may guess ahead, where it does that.
+        noted: traces that keep generations back.
         is_eager: a reader follows while the body runs, so nothing is kept back.
         stopped_by: why its work was given up, or None.
     """
 
     __slots__ = (
-        *("__weakref__", "_noted", "_noted_at", "backend", "defaults", "is_eager", "lock"),
-        *("num_ahead", "program", "stopped_by"),
+        *("__weakref__", "_noted_at", "backend", "defaults", "is_eager", "lock"),
+        *("noted", "num_ahead", "program", "stopped_by"),
     )
 
     def __init__(
@@ -77,7 +78,7 @@ class Run:
         self.lock = threading.RLock()
         self.is_eager = False
         self.stopped_by: BaseException | None = None
-        self._noted: Sequence[Trace] = ()
+        self.noted: Sequence[Trace] = ()
         self._noted_at = 0
 
     def open(self, seed: int | None) -> Session:
@@ -91,18 +92,18 @@ class Run:
         if self.is_eager:
             trace.hand_over()
             return
-        if not self._noted:
+        if not self.noted:
             self._noted_at = watch.ticks
             _unsent.add(self)
             watch.wake()
-        self._noted = (*self._noted, trace)
+        self.noted = (*self.noted, trace)
 
     def send(self) -> None:
         """Hand over what is kept back."""
-        if not self._noted:
+        if not self.noted:
             return
         with self.lock:
-            noted, self._noted = self._noted, ()
+            noted, self.noted = self.noted, ()
             _unsent.discard(self)
             for trace in noted:
                 trace.hand_over()

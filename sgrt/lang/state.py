@@ -13,7 +13,7 @@ from sgrt.core import Text
 from sgrt.errors import Cancelled, InvalidSamplingParams, RequestError
 from sgrt.handles import no_waiting, waiting_context
 from sgrt.lang import hub, peer
-from sgrt.lang.ir import Node, Role, as_node
+from sgrt.lang.ir import Expr, Node, Role, as_node
 from sgrt.lang.reading import checked_name
 from sgrt.lang.run import current
 from sgrt.lang.streams import Streams
@@ -94,8 +94,10 @@ class ProgramState(Streams):
     # ------------------------------------------------------------ writing
 
     def __iadd__(self, other: object) -> ProgramState:
-        self._check_unbroken()
-        self._trace.append(as_node(other))
+        trace = self._trace
+        if trace.broken is not None:
+            self._check_unbroken()
+        trace.append(other if isinstance(other, Expr) else as_node(other))
         return self
 
     @overload

@@ -10,22 +10,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
 
 from sgrt.core import Backend, Generate, SamplingParams, Text
 from sgrt.errors import DeadlineExceeded, ProgramError
 from sgrt.lang import peer
 from sgrt.lang.chat import Chat, Piece, spelling_of
 from sgrt.lang.feed import Feed
-from sgrt.lang.interpreter import Claim, Decide, Finish, Lane, Operation, Sample, Split, Write
-from sgrt.lang.ir import Concat, Expr, Gen, Node, Reasoning, Role, RoleBegin, RoleEnd, Select
+from sgrt.lang.interpreter import Claim, Decide, Lane, Operation, Sample, Split, Write
+from sgrt.lang.ir import Concat, Gen, Node, Reasoning, Role, RoleBegin, RoleEnd, Select
 from sgrt.lang.run import Run
 from sgrt.lang.variables import Captured, Derived, Generated, Produced, Selected, Variable
 from sgrt.lang.where import here
 
 
-class Part(NamedTuple):
+@dataclass(slots=True)  # not frozen, which would take three times as long to make
+class Part:
     """A stretch of a program's text.
 
     Args:
@@ -50,8 +51,19 @@ class Trace:
     """
 
     __slots__ = (
-        *("_chat", "_claim", "_is_noted", "_is_open", "_num_selects", "_pending", "children"),
-        *("broken", "ended", "inherited", "lane", "own", "parts", "run", "seed", "variables"),
+        *("_chat", "_claim", "_is_noted", "_is_open", "_num_selects", "_pending", "_waiting"),
+        *(
+            "broken",
+            "children",
+            "ended",
+            "inherited",
+            "lane",
+            "own",
+            "parts",
+            "run",
+            "seed",
+            "variables",
+        ),
         *("__weakref__", "past_roles"),
     )
 
@@ -69,7 +81,8 @@ class Trace:
         self.broken: Variable | None = None  # whose failure the program has been told
         self._is_open = parent is not None
         self._chat: Chat | None = None
-        self._pending: list[Text | tuple[Generate, Generated]] = []
+        self._pending: list[Text | Generate] = []
+        self._waiting: list[Generated] = []  # for the generations among them
         self._is_noted = False
         self._num_selects = 0
         self.past_roles: tuple[str, ...] = ()  # of a run that ended in another process
@@ -104,12 +117,15 @@ class Trace:
             InvalidSamplingParams: a value of a gen is out of range.
         """
         with self.run.lock:
-            self._check_open()
+            if self.ended:
+                self._refuse()
             self._lower(node)
 
     def _check_open(self) -> None:
-        if not self.ended:
-            return
+        if self.ended:
+            self._refuse()
+
+    def _refuse(self) -> NoReturn:
         stopped_by = self.run.stopped_by
         why = "it has ended" if stopped_by is None else f"{type(stopped_by).__name__}: {stopped_by}"
         raise ProgramError(
@@ -117,27 +133,24 @@ class Trace:
         ) from stopped_by
 
     def _lower(self, node: Node) -> None:
-        match node:
-            case Text():
-                self._text(node)
-            case Concat():
-                for part in node.parts:
-                    self._lower(part)
-            case Gen():
-                self._gen(node)
-            case Select():
-                self._select(node)
-            case Role():
-                with self.role(node.role):
-                    self._lower(node.body)
-            case RoleBegin():
-                self.chat().open(node.role)
-            case RoleEnd():
-                self._pieces(self.chat().close(node.role))
-            case Reasoning():
-                self._reasoning(node)
-            case Expr():
-                raise TypeError(f"unknown expression {node!r:.80}")
+        lower = _LOWER.get(type(node))
+        if lower is None:
+            raise TypeError(f"unknown expression {node!r:.80}")
+        lower(self, node)
+
+    def _concat(self, node: Concat) -> None:
+        for part in node.parts:
+            self._lower(part)
+
+    def _role(self, node: Role) -> None:
+        with self.role(node.role):
+            self._lower(node.body)
+
+    def _role_begin(self, node: RoleBegin) -> None:
+        self.chat().open(node.role)
+
+    def _role_end(self, node: RoleEnd) -> None:
+        self._pieces(self.chat().close(node.role))
 
     def _reasoning(self, node: Reasoning) -> None:
         before = len(self.parts.now())
@@ -162,8 +175,8 @@ class Trace:
                 else split(value, place)
             )
 
-        self.declare(Derived(f"{name}_reasoning_content", variable, made_of(0)))
-        self.declare(Derived(name, variable, made_of(1)))
+        self._declare(Derived(f"{name}_reasoning_content", variable, made_of(0)))
+        self._declare(Derived(name, variable, made_of(1)))
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
@@ -180,7 +193,7 @@ class Trace:
                         part.variable if isinstance(part.variable, Produced) else part.text
                         for part in parts
                     )
-                    self.declare(Captured(name, texts))
+                    self._declare(Captured(name, texts))
 
     @contextmanager
     def role(self, role: str) -> Iterator[None]:
@@ -207,13 +220,13 @@ class Trace:
         if self._chat is not None and self._chat.current is not None:
             self._pieces(self._chat.write(text.text))
         else:
-            self.parts.append(Part(text.text))
+            self.parts.append_held(Part(text.text))
             self._pending.append(text)
 
     def _pieces(self, pieces: list[Piece]) -> None:
         for piece in pieces:
             if piece.text.text:
-                self.parts.append(
+                self.parts.append_held(
                     Part(piece.text.text, template=piece.text.special, message=piece.message)
                 )
                 self._pending.append(piece.text)
@@ -223,7 +236,8 @@ class Trace:
         variable = Generated(gen, self.program, here(), params=request.params)
         self._produce(variable)
         if gen.n == 1:
-            self._pending.append((request, variable))
+            self._pending.append(request)
+            self._waiting.append(variable)
             if not self._is_noted:
                 self._is_noted = True
                 self.run.note(self)
@@ -246,14 +260,20 @@ class Trace:
         if self._chat is not None and self._chat.current is not None:
             self._pieces(self._chat.generate())
             message = self._chat.current
-        self.declare(variable, message)
+        self._declare(variable, message)
 
-    def declare(self, variable: Variable, message: int | None = None) -> None:
+    def declare(self, variable: Variable) -> None:
         """Let the variable be found under its name; a later one of that name replaces it."""
-        if variable.name is not None:
-            self.variables[variable.name] = variable
-            self.own[variable.name] = variable
-        self.parts.append(Part(variable=variable, message=message))
+        with self.run.lock:
+            self._declare(variable)
+
+    def _declare(self, variable: Variable, message: int | None = None) -> None:
+        name = variable.name
+        if name is not None:
+            self.variables[name] = variable
+            if self.own is not self.variables:
+                self.own[name] = variable
+        self.parts.append_held(Part("", variable, False, message))
 
     def chat(self) -> Chat:
         """The conversation.
@@ -283,7 +303,8 @@ class Trace:
         """Give what is kept back to the lane."""
         self._is_noted = False
         if self._pending:
-            write, self._pending = Write(self._pending), []
+            write = Write(self._pending, self._waiting)
+            self._pending, self._waiting = [], []
             self._to_lane(write)
 
     def _submit(self, operation: Operation) -> None:
@@ -325,14 +346,15 @@ class Trace:
                 child.end()
             self.parts.close()
             if self._is_noted or self._is_open:
-                self._submit(Finish())
+                self.hand_over()
+                self.lane.end()
             else:  # it has said nothing that a backend need hear
                 self.lane.close()
 
     def expire(self, seconds: float) -> None:
         """The time that the run was allowed has passed; without effect where all has ended."""
         with self.run.lock:
-            if not self.lane.closed.done():
+            if not self.lane.is_closed:
                 self.run.stopped_by = DeadlineExceeded(seconds)
                 self.cancel(self.run.stopped_by)
 
@@ -353,6 +375,18 @@ class Trace:
             self.parts.close()
             self.lane.stop(error)
             self.hand_over()
+
+
+_LOWER: dict[type, Callable[[Trace, Any], None]] = {
+    Text: Trace._text,
+    Concat: Trace._concat,
+    Gen: Trace._gen,
+    Select: Trace._select,
+    Role: Trace._role,
+    RoleBegin: Trace._role_begin,
+    RoleEnd: Trace._role_end,
+    Reasoning: Trace._reasoning,
+}
 
 
 def split_seed(seed: int, *path: int | str) -> int:

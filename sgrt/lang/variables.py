@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import random
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -194,17 +195,23 @@ class Produced(Variable):
         raise NotImplementedError
 
 
+_NONE_YET = object()
+_taking = threading.Lock()  # guards what says that a backend has taken a generation
+
+
 class Generated(Produced):
     """The value of a `gen`."""
 
-    __slots__ = ("_gen", "_handles", "_is_good", "_params", "_values")
+    __slots__ = ("_gen", "_handles", "_is_good", "_params", "_refused", "_taken", "_value")
 
     def __init__(self, gen: Gen, program: str, location: str, *, params: SamplingParams) -> None:
         super().__init__(gen.name, program, location)
         self._gen = gen
         self._params = params
-        self._handles: Handle[tuple[Generation, ...]] = Handle()
-        self._values: list[Any] | None = None
+        self._handles: tuple[Generation, ...] | None = None  # as soon as the backend has taken it
+        self._refused: BaseException | None = None  # or it has not
+        self._taken: Handle[None] | None = None  # ends with either, if somebody waits
+        self._value: Any = _NONE_YET
         self._is_good = False  # known to have ended without an error
 
     @property
@@ -232,40 +239,72 @@ class Generated(Produced):
 
     def attach(self, handles: tuple[Generation, ...]) -> None:
         """The backend took it."""
-        self._handles.finish(handles)
+        with _taking:
+            self._handles = handles
+            taken = self._taken
+        if taken is not None:
+            taken.finish(None)
 
     def fail(self, error: BaseException) -> None:
-        self._handles.fail(error)
+        with _taking:
+            if self._handles is not None or self._refused is not None:
+                return
+            self._refused = error
+            taken = self._taken
+        if taken is not None:
+            taken.finish(None)
+
+    def _taking(self) -> Handle[None]:
+        """What ends when the backend has taken or refused it."""
+        with _taking:
+            if self._taken is None:
+                self._taken = Handle()
+                if self._handles is not None or self._refused is not None:
+                    self._taken.finish(None)
+            return self._taken
+
+    def handles(self) -> tuple[Generation, ...]:
+        """Wait until the backend has taken it; raises why it has not."""
+        if self._handles is None:
+            self._taking().result()
+            if self._handles is None:
+                assert self._refused is not None
+                raise self._refused
+        return self._handles
 
     def failure(self) -> BaseException | None:
         if self._is_good:
             return None
-        failure = outcome(self._handles)
-        if failure is None:
-            for handle in self._handles.result():
-                failure = failure or outcome(handle)
+        if self._handles is None:
+            self._taking().result()
+        failure = self._refused
+        for handle in self._handles or ():
+            failure = failure or outcome(handle)
         self._is_good = failure is None
         return failure
 
     async def settled(self) -> None:
-        await ended(self._handles)
-        for handle in self._handles.result() if self._handles.error() is None else ():
+        await self._taking().wait()
+        for handle in self._handles or ():
             await ended(handle)
 
     def results(self) -> tuple[GenerateResult, ...]:
         """Wait; what the backend gave."""
-        return tuple(handle.result() for handle in self._handles.result())
+        return tuple([handle.result() for handle in self.handles()])
 
     def text(self) -> str:
-        return self.results()[0].text
+        return self.handles()[0].result().text
 
     def usage(self) -> Usage:
         return sum((result.usage for result in self.results()), Usage())
 
     def value(self) -> Any:
-        if self._values is None:
-            self._values = [self._value_of(result) for result in self.results()]
-        return self._values if self._gen.n > 1 else self._values[0]
+        if self._value is _NONE_YET:
+            if self._gen.n > 1:
+                self._value = [self._value_of(result) for result in self.results()]
+            else:
+                self._value = self._value_of(self.handles()[0].result())
+        return self._value
 
     def _value_of(self, result: GenerateResult) -> Any:
         if not result.is_complete:
@@ -293,7 +332,7 @@ class Generated(Produced):
             ) from error
 
     def events(self) -> Iterator[StreamEvent]:
-        handle = self._handles.result()[0]
+        handle = self.handles()[0]
         seen = 0
         for event in handle.events():
             seen += len(event.text)
@@ -301,7 +340,8 @@ class Generated(Produced):
         yield from self._rest(handle, seen)
 
     async def aevents(self) -> AsyncIterator[StreamEvent]:
-        handle = (await self._handles.wait())[0]
+        await self._taking().wait()
+        handle = self.handles()[0]
         seen = 0
         async for event in handle.aevents():
             seen += len(event.text)

@@ -284,7 +284,7 @@ def test_cancel_ends_every_one_of_n(within):
         s += sgrt.gen("a", n=3)
 
     state = program.run(backend=sgrt.ScriptedBackend(["1"] * 3, latency=30))
-    handles = state._trace.variables["a"]._handles.result()
+    handles = state._trace.variables["a"].handles()
     state.cancel()
     for handle in handles:
         with pytest.raises(Cancelled):
