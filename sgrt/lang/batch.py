@@ -55,8 +55,9 @@ class Batch:
     def begin(self) -> None:
         """Start as many items as may run at a time."""
         for item in self._done.items():
-            self._count(item)
-        if self.num_items == 0:
+            self.finished.append(item)
+        self._num_ended = len(self._done)
+        if self._num_ended == self.num_items:
             self._end()
         hub.in_turn(partial(self._begin_some, self._limit))
 
@@ -73,7 +74,7 @@ class Batch:
             if index is None:
                 return False
             self._running[index] = None
-        state = self._begin_item(index, lambda state: self._ended(index, state))
+        state = self._begin_item(index, partial(self._ended, index))
         with self._lock:
             if index in self._running:
                 self._running[index] = state
@@ -83,18 +84,15 @@ class Batch:
         return True
 
     def _ended(self, index: int, state: ProgramState) -> None:
+        self.finished.append((index, state))
         with self._lock:
             del self._running[index]
-        self._count((index, state))
-        self._begin_next()
-
-    def _count(self, item: Item) -> None:
-        self.finished.append(item)
-        with self._lock:
             self._num_ended += 1
             is_last = self._num_ended == self.num_items
         if is_last:
             self._end()
+        else:
+            self._begin_next()
 
     def _end(self) -> None:
         self._at_end()

@@ -7,7 +7,6 @@ import functools
 import inspect
 import weakref
 from collections.abc import Callable
-from functools import partial
 from types import MethodType
 from typing import Any, get_type_hints
 
@@ -17,15 +16,15 @@ from sgrt.lang.state import ProgramState
 from sgrt.lang.trace import Trace
 from sgrt.lang.variables import outcome
 
-Start = Callable[[ProgramState], Any]
-"""A program's function with its arguments; wants the state."""
+Start = Callable[[], Any]
+"""A program's function with its state and arguments."""
 Then = Callable[[ProgramState], None]
 
 
 def complete(state: ProgramState, start: Start, then: Then | None) -> None:
     """Run a function; ``then`` is called when all that it asked for has ended, too."""
     try:
-        state._execute(partial(start, state))
+        state._execute(start)
         if then is not None:
             state._trace.lane.join()
     finally:
@@ -36,7 +35,7 @@ def complete(state: ProgramState, start: Start, then: Then | None) -> None:
 async def acomplete(state: ProgramState, start: Start, then: Then | None) -> None:
     """`complete` for async functions."""
     try:
-        await state._aexecute(partial(start, state))
+        await state._aexecute(start)
         if then is not None:
             await state.settled()
     except asyncio.CancelledError:

@@ -29,7 +29,7 @@ from contextvars import Context, ContextVar
 from functools import partial
 from typing import Any
 
-from greenlet import GreenletExit, getcurrent, greenlet
+from greenlet import getcurrent, greenlet
 
 from sgrt.handles import Handle, check_may_wait, wait_with
 from sgrt.lang.background import Workers, continuations, run_safely
@@ -52,7 +52,7 @@ class _Parked:
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
         self.conduct = hub.conduct
-        self.greenlet: _Worker = getcurrent()
+        self.greenlet: greenlet = getcurrent()
         self.is_parked = False
         self.is_queued = False
 
@@ -60,23 +60,13 @@ class _Parked:
         if timeout is not None:
             continuations.after(timeout, self.wake)
         self.is_parked = True
-        try:
-            self.hub.main.switch()
-        except GreenletExit:  # nobody can wake it any more
-            self.greenlet.is_dying = True
-            raise
+        self.hub.main.switch()
         return True  # who waits looks whether it is true
 
     def wake(self) -> None:
         if not self.is_queued:  # two notes do no harm
             self.is_queued = True
             self.hub.queue.put(self)
-
-
-class _Worker(greenlet):  # type: ignore[misc]
-    """Runs bodies, one after the other; where one is parked, the worker is parked with it."""
-
-    is_dying = False
 
 
 class Hub:
@@ -91,7 +81,7 @@ class Hub:
         self.seen = -1  # num_switches, as the watch saw it last
         self.num_still = 0  # for how many ticks
         self._starts = starts
-        self._idle: list[_Worker] = []
+        self._idle: list[greenlet] = []  # workers that wait for a body
         threading.Thread(target=self._loop, name="sgrt-hub", daemon=True).start()
 
     def _loop(self) -> None:
@@ -111,11 +101,11 @@ class Hub:
                 self.conduct = item.conduct
                 item.greenlet.switch()
         elif self._starts:  # else another hub was faster
-            worker = self._idle.pop() if self._idle else _Worker(self._work, self.main)
+            worker = self._idle.pop() if self._idle else greenlet(self._work, self.main)
             worker.switch()
 
     def _work(self) -> None:
-        """What a worker does; it ends where it would be one too many."""
+        """What a worker does: bodies, one after the other; one that is parked keeps its worker."""
         me = getcurrent()
         while True:
             try:
@@ -125,8 +115,8 @@ class Hub:
             else:
                 context.run(run_safely, body)
                 del body, context  # what they hold ends with them
-                if me.is_dying or len(self._idle) >= _MAX_IDLE:
-                    return
+            if len(self._idle) >= _MAX_IDLE:
+                return
             self._idle.append(me)
             self.main.switch()
 

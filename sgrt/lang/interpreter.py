@@ -249,7 +249,7 @@ class Write(Operation):
     """
 
     segment: list[Text | Generate]
-    variables: Sequence[Generated]
+    variables: list[Generated]
 
     def run(self, lane: Lane, session: Session) -> None:
         rest = self._text_at_end()

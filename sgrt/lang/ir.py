@@ -121,7 +121,7 @@ def as_node(value: object) -> Node:
         TypeError: anything else; numbers and None are not turned into text by guessing.
     """
     if isinstance(value, str):
-        return Text(str(value))
+        return Text(value if type(value) is str else str(value))
     if isinstance(value, Expr):
         return value
     raise TypeError(

@@ -134,7 +134,7 @@ class Program:
             self._launch(state, start, waiting_context())
             bodies.wait(state)
         else:
-            state._execute(partial(start, state))
+            state._execute(start)
         if (error := state._raised()) is not None:
             raise error
         return state
@@ -155,7 +155,7 @@ class Program:
         state, start = self._prepare(args, kwargs, backend, sampling, deadline_s)
         try:
             if self._is_async:
-                await state._aexecute(partial(start, state))
+                await state._aexecute(start)
             else:
                 self._launch(state, start, waiting_context())
                 await ended(state._body)
@@ -329,7 +329,7 @@ class Program:
             self._launch(state, start, waiting_context())
             bodies.wait(state)
         else:
-            state._execute(partial(start, state))
+            state._execute(start)
         raised = state._raised()
         if raised is not None and not isinstance(raised.__cause__, NotProduced):
             raise raised
@@ -397,7 +397,7 @@ class Program:
             own_seed = None if seed is None else split_seed(seed, index)
             state = self._new_state(where, defaults, own_seed, deadline_s)
             self._conduct.sees((*args, *kwargs.values()))
-            self._launch(state, lambda s: self._call(s, *args, **kwargs), context.copy(), then)
+            self._launch(state, partial(self._call, state, *args, **kwargs), context.copy(), then)
             return state
 
         limit = given.num_in_flight(num_threads)
@@ -465,15 +465,16 @@ class Program:
         where = backend_of_run(backend)
         self._conduct.sees((*args, *arguments.values()))
         state = self._new_state(where, defaults, seed, deadline_s)
-        return state, lambda s: self._call(s, *args, **arguments)
+        return state, partial(self._call, state, *args, **arguments)
 
     def _new_state(
         self, backend: Backend, defaults: Defaults, seed: int | None, deadline_s: float | None
     ) -> ProgramState:
-        trace = Trace(Run(self._name, backend, defaults, self._num_ahead), seed)
+        run = Run(self._name, backend, defaults, self._num_ahead)
+        trace = Trace(run, seed)
         if deadline_s is not None:
             continuations.after(deadline_s, partial(bodies.expire, weakref.ref(trace), deadline_s))
-        return ProgramState(trace, Handle(), inside=True)
+        return ProgramState(trace, Handle(lock=run.lock), inside=True)
 
     def _launch(
         self,

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-from sgrt.core import Backend, Generate, SamplingParams, Text
+from sgrt.core import Backend, SamplingParams, Text
 from sgrt.errors import DeadlineExceeded, ProgramError
 from sgrt.lang import peer
 from sgrt.lang.chat import Chat, Piece, spelling_of
@@ -51,7 +51,7 @@ class Trace:
     """
 
     __slots__ = (
-        *("_chat", "_claim", "_is_noted", "_is_open", "_num_selects", "_pending", "_waiting"),
+        *("_chat", "_claim", "_is_noted", "_is_open", "_num_selects", "_pending"),
         *(
             "broken",
             "children",
@@ -81,8 +81,7 @@ class Trace:
         self.broken: Variable | None = None  # whose failure the program has been told
         self._is_open = parent is not None
         self._chat: Chat | None = None
-        self._pending: list[Text | Generate] = []
-        self._waiting: list[Generated] = []  # for the generations among them
+        self._pending: Write | None = None  # what has not been handed over
         self._is_noted = False
         self._num_selects = 0
         self.past_roles: tuple[str, ...] = ()  # of a run that ended in another process
@@ -221,7 +220,7 @@ class Trace:
             self._pieces(self._chat.write(text.text))
         else:
             self.parts.append_held(Part(text.text))
-            self._pending.append(text)
+            self._write().segment.append(text)
 
     def _pieces(self, pieces: list[Piece]) -> None:
         for piece in pieces:
@@ -229,15 +228,16 @@ class Trace:
                 self.parts.append_held(
                     Part(piece.text.text, template=piece.text.special, message=piece.message)
                 )
-                self._pending.append(piece.text)
+                self._write().segment.append(piece.text)
 
     def _gen(self, gen: Gen) -> None:
         request = self.run.defaults.request(gen)
         variable = Generated(gen, self.program, here(), params=request.params)
         self._produce(variable)
         if gen.n == 1:
-            self._pending.append(request)
-            self._waiting.append(variable)
+            write = self._write()
+            write.segment.append(request)
+            write.variables.append(variable)
             if not self._is_noted:
                 self._is_noted = True
                 self.run.note(self)
@@ -299,12 +299,16 @@ class Trace:
 
     # handing over
 
+    def _write(self) -> Write:
+        if self._pending is None:
+            self._pending = Write([], [])
+        return self._pending
+
     def hand_over(self) -> None:
         """Give what is kept back to the lane."""
         self._is_noted = False
-        if self._pending:
-            write = Write(self._pending, self._waiting)
-            self._pending, self._waiting = [], []
+        write, self._pending = self._pending, None
+        if write is not None:
             self._to_lane(write)
 
     def _submit(self, operation: Operation) -> None:

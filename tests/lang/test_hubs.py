@@ -124,6 +124,25 @@ def test_hub_that_is_stuck_does_not_keep_others_from_beginning(within):
     within(state.sync)
 
 
+def test_bodies_one_after_the_other_see_nothing_of_each_others_context():
+    left = contextvars.ContextVar("left", default="nothing")
+
+    @sgrt.function
+    def program(s, i, waits):
+        seen = left.get()
+        left.set(f"by {i}")
+        s += str(i) + sgrt.gen("x")
+        if waits:
+            assert s["x"]
+            assert left.get() == f"by {i}"
+        return seen
+
+    items = [(i, i % 3 == 0) for i in range(700)]  # more than greenlets are kept
+    for _ in range(2):
+        states = program.run_batch(items, backend=backend(latency=0.01))
+        assert {state.value for state in states} == {"nothing"}
+
+
 def test_runs_inside_of_runs_share_the_thread(within):
     @sgrt.function
     def outer(s, i):
