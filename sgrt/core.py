@@ -469,6 +469,17 @@ class PrefixCache(Protocol):
         """Begin to compute a prefix, and keep it while there is room; does not wait."""
 
 
+@runtime_checkable
+class Explains(Protocol):
+    """A backend that knows why a constraint forbids a token."""
+
+    def why_not(
+        self, constraint: Constraint, token_ids: Sequence[int], token_id: int
+    ) -> str | None:
+        """Why a token may not follow others, all generated; None where it may, or where that is
+        not known. Cost: milliseconds, for people."""
+
+
 def wait_all(handles: Sequence[Handle[Any]], timeout: float | None = None) -> None:
     """Wait until all have ended, well or badly.
 

@@ -28,7 +28,7 @@ from sgrt.core import (
     TokenEvent,
     Usage,
 )
-from sgrt.errors import Cancelled, EngineClosed, RequestError, SgrtError
+from sgrt.errors import Cancelled, ConstraintError, EngineClosed, RequestError, SgrtError
 from sgrt.runtime import operations
 from sgrt.runtime.assemble import Parts, load_parts
 from sgrt.runtime.engine import Engine as Loop
@@ -126,6 +126,14 @@ class Engine:
         """Each token's own text, special tokens as they are spelled."""
         tokenizer = self._parts.tokenizer
         return [tokenizer.piece(i) for i in token_ids]
+
+    def why_not(self, constraint: Constraint, token_ids: Seq[int], token_id: int) -> str | None:
+        """See `core.Explains.why_not`."""
+        with suppress(ConstraintError):
+            matcher = self._parts.grammars.compile(constraint).matcher()
+            matcher.accept(token_ids)
+            return matcher.explain(token_id)
+        return None
 
     def stats(self) -> Mapping[str, float]:
         """Counters of `runtime.stats.Stats`, the scheduler's and the grammars', and the pages as

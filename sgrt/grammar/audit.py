@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from sgrt.core import Choices, Constraint, OneOf, RepeatOf, SequenceOf
-from sgrt.errors import ConstraintError
+from sgrt.errors import (
+    ConstraintError,
+    GrammarBudgetExceeded,
+    GrammarSyntaxError,
+    UnsupportedSchema,
+)
 from sgrt.grammar import limits
 
 
@@ -33,6 +38,26 @@ def audit_choices(choices: Choices) -> tuple[str, ...]:
             ) from error
     limits.check_limit("bytes of choices", total, limits.MAX_CHOICES_BYTES)
     return tuple(dict.fromkeys(choices.options))
+
+
+def placed(error: ConstraintError, place: str) -> ConstraintError:
+    """The error with the path of the part that it is about; the same one without a path."""
+    if not place:
+        return error
+    if isinstance(error, UnsupportedSchema):
+        return UnsupportedSchema(
+            f"{error.reason} (in {place.removeprefix('structural_tag: ')})",
+            pointer=error.pointer,
+            keyword=error.keyword,
+            hint=error.hint,
+        )
+    if isinstance(error, GrammarSyntaxError):
+        reason = f"{place}: {error.reason}"
+        return GrammarSyntaxError(reason, line=error.line, column=error.column, hint=error.hint)
+    if isinstance(error, GrammarBudgetExceeded):
+        resource = f"{error.resource} (in {place})"
+        return GrammarBudgetExceeded(resource, error.used, error.limit, hint=error.hint)
+    return ConstraintError(f"{place}: {error.message}", hint=error.hint)
 
 
 def audit_size(constraint: Constraint) -> None:

@@ -1,8 +1,10 @@
-"""Which keyword of a schema forbids what a model wanted to write.
+"""What in a constraint forbids what a model wanted to write.
 
-Found by trial: a keyword is to blame where the same schema without it allows the text. So what is
-said is true, whatever the keywords do to each other; where no single keyword is to blame, the
-whole schema of the place is tried, and nothing is said where that is not to blame either.
+Of a schema, the keywords. They are found by trial: a keyword is to blame where the same schema
+without it allows the text. So what is said is true, whatever the keywords do to each other; where
+no single keyword is to blame, the whole schema of the place is tried, and nothing is said where
+that is not to blame either. Of a pattern, grammar or composition, the places that the text has
+come to (see `expected`).
 """
 
 from __future__ import annotations
@@ -10,17 +12,20 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from sgrt.core import JsonSchema
+from sgrt.core import Choices, Constraint, Ebnf, JsonSchema, Lark
 from sgrt.errors import ConstraintError
-from sgrt.grammar import automaton, json_text, limits, regex
+from sgrt.grammar import automaton, compose, ebnf, json_text, lark_, limits, regex
 from sgrt.grammar.engines.llguidance_ import LLGrammar
 from sgrt.grammar.engines.places import path_of
+from sgrt.grammar.expected import Expected
 from sgrt.grammar.risk import risk
+from sgrt.grammar.rules import START, Origin, Ref, RuleSet
 from sgrt.grammar.schema.document import SCHEMA_MAPS, Document, Schema
 from sgrt.grammar.schema.reader import KEYWORDS
 from sgrt.grammar.sources import source_of
@@ -35,6 +40,52 @@ _NAMES = frozenset(
 _SAME_VALUE = ("allOf", "anyOf", "oneOf", "not", "if", "then", "else")
 _WHOLE = frozenset((*_SAME_VALUE, *SCHEMA_MAPS, "prefixItems", "items"))
 """Keywords that hold schemas: to blame only where nothing in them is."""
+
+
+def of(constraint: Constraint) -> Callable[[bytes], str | None] | None:
+    """Says of a text whose last byte is forbidden what forbids it; None where matchers do."""
+    if isinstance(constraint, JsonSchema):
+        return partial(_by_keyword, constraint)
+    return None if isinstance(constraint, Choices) else _Places(constraint)
+
+
+def _by_keyword(constraint: JsonSchema, text: bytes) -> str | None:
+    found = keyword(constraint, text)
+    return found and f"forbidden by {found}"
+
+
+class _Places:
+    """Where a text stands in a grammar. The way to it is kept for the next, longer text."""
+
+    def __init__(self, constraint: Constraint) -> None:
+        self._constraint = constraint
+        self._expected: list[Expected] = []  # taken out while it is used: any thread may ask
+
+    def __call__(self, text: bytes) -> str | None:
+        with suppress(ConstraintError, limits.OutOfPatience), limits.patience(_PATIENCE):
+            known = self._expected.pop() if self._expected else self._read()
+            found = dict.fromkeys(known.after(text[:-1], text[-1], _in_schema))
+            self._expected[:] = [known]
+            more = " or more" if len(found) > _MAX_NAMED else ""
+            places = " or ".join([*found][:_MAX_NAMED])
+            return f"expected here: {places}{more}" if found else None
+        return None
+
+    def _read(self) -> Expected:
+        """The constraint's rules, their leaves with where they stand."""
+        constraint = self._constraint
+        if isinstance(constraint, Lark):
+            return Expected(lark_.rules_of(constraint.grammar))
+        if isinstance(constraint, Ebnf):
+            return Expected(RuleSet({START: Ref(ebnf.ROOT), **ebnf.parse(constraint)}))
+        composer = compose.Composer(is_located=True)
+        node = composer.node(constraint)
+        rules = {START: node, **composer.rules}
+        return Expected(RuleSet(rules, composer.terminals, options=composer.options))
+
+
+def _in_schema(origin: Origin, text: bytes) -> str | None:
+    return None if origin.schema is None else keyword(origin.schema, text)
 
 
 def keyword(constraint: JsonSchema, text: bytes) -> str | None:

@@ -7,13 +7,11 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from sgrt.core import Choices, Constraint, JsonSchema, Regex
+from sgrt.core import Choices, Constraint, Regex
 from sgrt.errors import ConstraintError, GrammarBudgetExceeded
 from sgrt.grammar import blame, limits, regex
 from sgrt.grammar.audit import audit_choices, audit_size
@@ -178,7 +176,7 @@ class GrammarCompiler:
     def _build(self, constraint: Constraint) -> Grammar:
         if isinstance(constraint, (Choices, Regex)):
             return build(constraint, self.vocabulary)
-        return LLGrammar(self.vocabulary, self._source(constraint), _blame(constraint))
+        return LLGrammar(self.vocabulary, self._source(constraint), blame.of(constraint))
 
     def _source(self, constraint: Constraint) -> str:
         why = risk(constraint)
@@ -229,17 +227,13 @@ def build(constraint: Constraint, vocabulary: Vocabulary) -> Grammar:
         table = _try_table(constraint, vocabulary)
         if table is not None:
             return table
-    return LLGrammar(vocabulary, source_of(constraint), _blame(constraint))
-
-
-def _blame(constraint: Constraint) -> Callable[[bytes], str | None] | None:
-    return partial(blame.keyword, constraint) if isinstance(constraint, JsonSchema) else None
+    return LLGrammar(vocabulary, source_of(constraint), blame.of(constraint))
 
 
 def _try_table(constraint: Regex, vocabulary: Vocabulary) -> Grammar | None:
     pattern = regex.rewrite(constraint.pattern, regex.PYTHON)
     try:
         with limits.patience(_PATIENCE):
-            return tables.try_build(vocabulary, pattern)
+            return tables.try_build(vocabulary, pattern, blame.of(constraint))
     except limits.OutOfPatience:
         return None

@@ -10,6 +10,7 @@ can be in is looked at; a composition that breaks this is refused, it would be e
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import groupby
 from typing import get_args
 
@@ -43,10 +44,11 @@ from sgrt.grammar import (
     substring,
     tag_format,
 )
-from sgrt.grammar.audit import audit_choices
+from sgrt.grammar.audit import audit_choices, placed
 from sgrt.grammar.boxes import Box
 from sgrt.grammar.charset import Charset
 from sgrt.grammar.engines import llguidance_
+from sgrt.grammar.lark_ import Place
 from sgrt.grammar.rules import (
     EMPTY,
     NOTHING,
@@ -54,12 +56,14 @@ from sgrt.grammar.rules import (
     Alt,
     Lexeme,
     Node,
+    Origin,
     Ref,
     Rep,
     RuleSet,
     Seq,
     is_recursive,
     literal,
+    located,
     mapped,
     pattern,
     prune,
@@ -79,7 +83,10 @@ def source(constraint: Composed) -> str:
         GrammarBudgetExceeded: larger than `sgrt.grammar.limits` allow.
     """
     composer = Composer()
-    node = prune(composer.node(constraint), lambda name: True)
+    try:
+        node = prune(composer.node(constraint), lambda name: True)
+    except ConstraintError as error:
+        raise placed(error, composer.place) from error
     if node == NOTHING:
         raise ConstraintError("no text satisfies this constraint")
     if not composer.is_regular:
@@ -95,14 +102,20 @@ class Composer:
     Attributes:
         rules, terminals, options: of the grammar, as in `RuleSet`; nodes refer to them.
         boxes: what is known of those that the engine reads greedily, by name.
+        place: path of the part that is being read, the one that was refused where one was.
+
+    Args:
+        is_located: make a node for each place of a part, its leaves with their origin.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_located: bool = False) -> None:
         self.rules: dict[str, Node] = {}
         self.terminals: dict[str, Node] = {}
         self.options: dict[str, str] = {}
         self.boxes: dict[str, Box] = {}
         self.depth = 0
+        self.place = ""
+        self._is_located = is_located
         self._known: dict[object, Node] = {}
 
     @property
@@ -123,22 +136,38 @@ class Composer:
 
     # parts
 
-    def node(self, part: Constraint | str) -> Node:
-        """The node of a constraint, made once however often it stands somewhere."""
+    def node(self, part: Constraint | str, place: str = "") -> Node:
+        """The node of a constraint, made once however often it stands somewhere.
+
+        Args:
+            place: where it stands in what holds it.
+        """
         limits.check_limit("nested compositions", self.depth, limits.MAX_COMPOSED_DEPTH)
         if part in self._known:
             return self._known[part]
         self.depth += 1
-        node = self._known[part] = self._node(part)
+        around, self.place = self.place, self.path(place)
+        node = self.at(self._node(part))
+        if not self._is_located:
+            self._known[part] = node
+        self.place = around  # where it is refused, the place stays
         self.depth -= 1
         return node
+
+    def at(self, node: Node, place: str = "") -> Node:
+        """The node as that of a place in what is being read."""
+        return located(node, Origin(part=self.path(place))) if self._is_located else node
+
+    def path(self, place: str) -> str:
+        """Path of a place in what is being read."""
+        return f"{self.place}.{place}".strip(".")
 
     def _node(self, part: Constraint | str) -> Node:
         match part:
             case str():
                 return _literal(part)
-            case Regex(text):
-                return regular.parse(regex.rewrite(text, regex.PYTHON))
+            case Regex():
+                return self._regex(part)
             case Choices():
                 return Alt(tuple(literal(option) for option in audit_choices(part)))
             case Ebnf():
@@ -157,9 +186,9 @@ class Composer:
             case StructuralFormat():
                 return tag_format.node(part, self)
             case SequenceOf(parts):
-                return Seq(tuple(self.node(p) for p in parts))
+                return Seq(tuple(self.node(p, f"parts[{i}]") for i, p in enumerate(parts)))
             case OneOf(options):
-                return Alt(tuple(self.node(option) for option in options))
+                return Alt(tuple(self.node(o, f"options[{i}]") for i, o in enumerate(options)))
             case RepeatOf():
                 return self._repeat(part)
         raise ConstraintError(f"{type(part).__name__} cannot be part of a composition")
@@ -167,7 +196,7 @@ class Composer:
     def box(self, box: Box, node: Node, *, is_lazy: bool = False) -> Ref:
         """A part that the engine reads by itself, as a name that nodes refer to."""
         name = f"box {len(self.boxes)}"
-        self.boxes[name] = box
+        self.boxes[name] = replace(box, what=f"{box.what} ({self.place})") if self.place else box
         return self.rule(name, node, is_lazy=is_lazy)
 
     def rule(self, name: str, node: Node, *, is_lazy: bool = False) -> Ref:
@@ -177,7 +206,7 @@ class Composer:
             is_lazy: read as little text as possible; the node is one lexeme.
         """
         is_rule = is_lazy or not isinstance(node, Lexeme) or node.source.startswith("%json")
-        (self.rules if is_rule else self.terminals)[name] = node
+        (self.rules if is_rule else self.terminals)[name] = self.at(node)
         if is_lazy:
             self.options[name] = "[lazy]"
         return Ref(name)
@@ -187,12 +216,16 @@ class Composer:
         prefix = f"{len(self.rules)}."
 
         def leaf(node: Node) -> Node:
-            return Ref(prefix + node.name) if isinstance(node, Ref) else node
+            return replace(node, name=prefix + node.name) if isinstance(node, Ref) else node
 
         for own, others in ((self.rules, rule_set.rules), (self.terminals, rule_set.terminals)):
-            own.update({prefix + name: mapped(node, leaf) for name, node in others.items()})
+            own.update({prefix + n: self.at(mapped(node, leaf)) for n, node in others.items()})
         self.options |= {prefix + name: option for name, option in rule_set.options.items()}
         return Ref(prefix + START)
+
+    def _regex(self, constraint: Regex) -> Node:
+        rewritten = regex.rewrite(constraint.pattern, regex.PYTHON)
+        return regular.parse(rewritten, origins_of(constraint) if self._is_located else ())
 
     def _ebnf(self, constraint: Ebnf) -> Node:
         rules = ebnf.parse(constraint)
@@ -209,7 +242,8 @@ class Composer:
 
     def _schema(self, constraint: JsonSchema) -> Node:
         normal = json_schema.normalise(constraint.schema)
-        node = Lexeme(llguidance_.json_part(normal, layout.of(constraint)), len(normal))
+        source = llguidance_.json_part(normal, layout.of(constraint))
+        node = Lexeme(source, len(normal), Origin(schema=constraint))
         return self.box(boxes.of_schema(json.loads(normal)), node)
 
     def _repeat(self, repeat: RepeatOf) -> Node:
@@ -220,13 +254,13 @@ class Composer:
                 raise ConstraintError(f"RepeatOf: {name}={value!r:.80} must be an integer >= 0")
         if high is not None and high < low:
             raise ConstraintError(f"RepeatOf: at_least={low} exceeds at_most={high}")
-        body = self.node(repeat.part)
+        body = self.node(repeat.part, "part")
         if not repeat.separator:
             return Rep(body, low, high)
         if high == 0:
             return EMPTY
         rest = Rep(
-            Seq((_literal(repeat.separator), body)),
+            Seq((self.at(_literal(repeat.separator), "separator"), body)),
             max(low - 1, 0),
             None if high is None else high - 1,
         )
@@ -268,6 +302,13 @@ class Composer:
         if isinstance(node, Ref) and node.name in self.boxes:
             return not self.boxes[node.name].nullable
         return not any(refs(node))
+
+
+def origins_of(constraint: Regex) -> list[Origin]:
+    """Where each character, class and escape of a pattern stands, in order."""
+    text, place = constraint.pattern, Place(constraint.pattern)
+    symbols = regex.symbols(text)
+    return [Origin(repr(text[start:end]), *place.of(start)) for start, end in symbols]
 
 
 def _check_apart(reason: str, one: Charset, other: Charset, hint: str) -> None:

@@ -33,6 +33,7 @@ from sgrt.grammar.rules import (
     Alt,
     Chars,
     Node,
+    Origin,
     Ref,
     Rep,
     RuleSet,
@@ -40,6 +41,7 @@ from sgrt.grammar.rules import (
     inner_first,
     is_recursive,
     literal,
+    located,
     mapped,
 )
 
@@ -178,6 +180,7 @@ class _Parser:
         self.depth = 0
         self.rules: dict[str, Node] = {}
         self.places: dict[str, int] = {}
+        self.name = ""  # of the rule being read
         self.token = self._scan()
 
     def parse(self) -> dict[str, Node]:
@@ -247,6 +250,7 @@ class _Parser:
             line, _ = self.place.of(self.places[name.text])
             self._fail(f"{name.text!r} is already defined in line {line}", name)
         self.places[name.text] = name.pos
+        self.name = name.text
         self._skip_newlines()
         self.rules[_own(name.text)] = self._alternatives(nested=False)
         if self.dialect.lines and self.token.kind not in ("newline", "end"):
@@ -334,7 +338,7 @@ class _Parser:
         if token.text == ".":
             if self.dialect.any_char != ".":
                 self._fail(f"any character is {self.dialect.any_char}", token)
-            return ANY_CHAR
+            return Chars(ANY_CHAR.chars, self._origin(token))
         if self.token.text == "?":
             self._fail("look-ahead is not supported", token)
         body = self._alternatives(nested=True)
@@ -342,6 +346,9 @@ class _Parser:
         if not self._take(")"):
             self._fail("')' expected")
         return body
+
+    def _origin(self, token: _Token) -> Origin:
+        return Origin(self.name, *self.place.of(token.pos))
 
     def _name(self, token: _Token) -> Node:
         if self.token.kind == "op" and self.token.text == "::=":
@@ -363,12 +370,14 @@ class _Parser:
             self._fail("')' expected: options of Regex are not supported")
         found = "".join(chr(code) for code, _ in self._codes(text, text.text[1:-1], 1))
         try:
-            return regular.parse(regex.rewrite("(?s)" + found, regex.PYTHON))
+            node = regular.parse(regex.rewrite("(?s)" + found, regex.PYTHON))
         except GrammarSyntaxError as error:
             self.place.fail(f"{error.reason} (in Regex)", text.pos, error.hint)
+        return located(node, self._origin(text))
 
     def _string(self, token: _Token) -> Node:
-        return literal("".join(chr(code) for code, _ in self._codes(token, token.text[1:-1], 1)))
+        text = "".join(chr(code) for code, _ in self._codes(token, token.text[1:-1], 1))
+        return literal(text, self._origin(token))
 
     def _set(self, token: _Token) -> Node:
         body = token.text[1:-1]
@@ -386,7 +395,7 @@ class _Parser:
             i += 3 if is_range else 1
         chars: Charset = charset.charset(ranges)
         scalars = charset.complement(chars) if negated else charset.intersection(chars, chars)
-        return Chars(scalars)
+        return Chars(scalars, self._origin(token))
 
     def _codes(self, token: _Token, body: str, offset: int) -> list[tuple[int, bool]]:
         """Code points of a string or class, each with whether it was escaped."""

@@ -26,6 +26,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
+from sgrt.core import JsonSchema
 from sgrt.errors import ConstraintError, GrammarSyntaxError, UnsupportedSchema
 from sgrt.grammar import charset, json_schema, layout, library, limits, regex
 from sgrt.grammar.engines import llguidance_
@@ -35,6 +36,7 @@ from sgrt.grammar.rules import (
     Chars,
     Lexeme,
     Node,
+    Origin,
     Ref,
     Rep,
     RuleSet,
@@ -172,6 +174,7 @@ class _Parser:
         self.depth = 0
         self.out = RuleSet({})
         self.places: dict[str, int] = {}
+        self.name = ""  # of what is being defined
         self.schema_at: int | None = None
 
     def parse(self) -> RuleSet:
@@ -257,6 +260,7 @@ class _Parser:
         if token.kind in ("rule", "terminal"):
             self._definition(self._next())
         elif self._take("%ignore"):
+            self.name = "%ignore"
             self.out.ignored.append(self._expansions())
         elif self._take("%import"):
             self._import()
@@ -278,6 +282,7 @@ class _Parser:
         if self._is("["):
             self._options(token, name)
         self._expect(":")
+        self.name = name
         self._define(name, token, self._expansions())
 
     def _define(self, name: str, token: _Token, node: Node) -> None:
@@ -448,6 +453,9 @@ class _Parser:
         self._expect(")" if opening.text == "(" else "]")
         return body if opening.text == "(" else Rep(body, 0, 1)
 
+    def _origin(self, token: _Token) -> Origin:
+        return Origin(self.name, *self.place.of(token.pos))
+
     def _name(self, token: _Token) -> Node:
         return Ref(plain(token.text), *self.place.of(token.pos))
 
@@ -456,18 +464,19 @@ class _Parser:
             low, high = self._value(token), self._value(self._expect_kind("string"))
             if len(low) != 1 or len(high) != 1 or high < low or token.text.endswith("i"):
                 self._fail("a range is two single characters in order", token)
-            return Chars(charset.charset([(ord(low), ord(high))]))
+            return Chars(charset.charset([(ord(low), ord(high))]), self._origin(token))
         text = self._value(token)
         if token.text.endswith("i"):
             return self._any_case(text, token)
-        return quoted(text) if text else EMPTY
+        return quoted(text, self._origin(token)) if text else EMPTY
 
     def _any_case(self, text: str, token: _Token) -> Node:
         for char in text:
             if not char.isascii() and char.lower() != char.upper():
                 self._fail(f"{char!r} in a string with flag i: only ASCII letters may", token)
         sets = (charset.to_regex(charset.of(char.lower() + char.upper())) for char in text)
-        return pattern("(?:" + "".join(sets) + ")") if text else EMPTY
+        rewritten = "(?:" + "".join(sets) + ")"
+        return pattern(rewritten, self._origin(token)) if text else EMPTY
 
     def _value(self, token: _Token) -> str:
         body = token.text.removesuffix("i")
@@ -490,7 +499,7 @@ class _Parser:
             self.place.fail(error.reason, token.pos + 1 + max(inside, 0), error.hint)
         if charset.to_regex(()) in rewritten:
             self._fail("the pattern holds a class that matches nothing", token)
-        return pattern(rewritten)
+        return pattern(rewritten, self._origin(token))
 
     def _schema(self, token: _Token) -> Node:
         if self.schema_at is None:
@@ -515,7 +524,10 @@ class _Parser:
             spaced = layout.of_guidance(json.loads(written).get("x-guidance"))
         except ConstraintError as error:
             self._fail(str(error), token)
-        return Lexeme(llguidance_.json_part(normal, spaced), len(normal))
+        # What the engine is told stands between values is not a policy of JsonSchema.
+        as_written = JsonSchema(written) if spaced == layout.COMPACT else None
+        origin = replace(self._origin(token), schema=as_written)
+        return Lexeme(llguidance_.json_part(normal, spaced), len(normal), origin)
 
     def _check_terminal(self, name: str, node: Node) -> None:
         pos = self.places.get(name, 0)

@@ -116,6 +116,14 @@ def rewrite(pattern: str, dialect: Dialect) -> str:
     return _Parser(pattern, dialect).parse()
 
 
+def symbols(pattern: str) -> list[tuple[int, int]]:
+    """Start and end of each character, class and escape of a pattern that `rewrite` takes as one
+    of Python's; in the order in which they stand in what it writes."""
+    parser = _Parser(pattern, PYTHON)
+    parser.parse()
+    return parser.symbols
+
+
 class _Parser:
     def __init__(self, pattern: str, dialect: Dialect) -> None:
         self.pattern = pattern
@@ -123,10 +131,13 @@ class _Parser:
         self.pos = 0
         self.dot = dialect.dot
         self.stack = [_Group(-1, dialect)]
+        self.start = 0  # of what is being read
+        self.symbols: list[tuple[int, int]] = []
 
     def parse(self) -> str:
         self._leading_flags()
         while self.pos < len(self.pattern):
+            self.start = self.pos
             char = self._take()
             handler = _HANDLERS.get(char)
             if handler is None:
@@ -172,7 +183,12 @@ class _Parser:
 
     # sequence
 
-    def _add(self, text: str, size: int = 1, *, repeatable: bool = True) -> None:
+    def _add(self, text: str) -> None:
+        """One character, class or escape."""
+        self.symbols.append((self.start, self.pos))
+        self._add_part(text, 1)
+
+    def _add_part(self, text: str, size: int, *, repeatable: bool = True) -> None:
         branch = self.stack[-1].branch
         if branch.at_end:
             self._fail("nothing can follow '$' here")
@@ -263,7 +279,7 @@ class _Parser:
         if at_start and not all(part.startswith(_LOOK_AHEAD) for part in parent.parts):
             self._fail("'^' in a group is only supported where the group starts an alternative")
         text = self._join(group, tied=False)
-        self._add(
+        self._add_part(
             text, sum(b.size for b in group.branches) + 1, repeatable=not (at_start or at_end)
         )
         parent.at_start |= at_start
@@ -278,7 +294,7 @@ class _Parser:
         texts = ("".join(b.parts) + end for b, end in zip(group.branches, ends, strict=True))
         text = group.look + "|".join(texts) + ")"
         self._turn_dialect(group.dialect)
-        self._add(text, sum(b.size for b in group.branches) + 1, repeatable=False)
+        self._add_part(text, sum(b.size for b in group.branches) + 1, repeatable=False)
 
     def _join(self, group: _Group, *, tied: bool) -> str:
         """The group's alternatives as one part.

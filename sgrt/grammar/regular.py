@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import bisect
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sgrt.grammar import charset, limits
 from sgrt.grammar.charset import Charset
-from sgrt.grammar.rules import ANY_CHAR, NOTHING, Alt, Chars, Node, Ref, Rep, Seq, children
+from sgrt.grammar.rules import ANY_CHAR, NOTHING, Alt, Chars, Node, Origin, Ref, Rep, Seq, children
 
 _TOKEN = re.compile(
     r"(?P<any>\(\?s:\.\))|(?P<open>\(\?:)|(?P<close>\))|(?P<bar>\|)"
@@ -26,9 +26,14 @@ _MAX_CALLS = 6
 _OPS: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
 
 
-def parse(pattern: str) -> Node:
-    """The nodes of a rewritten pattern."""
+def parse(pattern: str, origins: Sequence[Origin] = ()) -> Node:
+    """The nodes of a rewritten pattern.
+
+    Args:
+        origins: of its characters and classes, in order; none: they are not known.
+    """
     groups: list[list[list[Node]]] = [[[]]]
+    left = iter(origins)
     for found in _TOKEN.finditer(pattern):
         parts = groups[-1][-1]
         kind = found.lastgroup if found["low"] is None else "count"
@@ -44,7 +49,7 @@ def parse(pattern: str) -> Node:
         elif kind == "count":
             parts[-1] = _counted(parts[-1], found)
         else:
-            parts.append(_one(found))
+            parts.append(_one(found, next(left, None)))
     return _alternatives(groups[0])
 
 
@@ -59,15 +64,16 @@ def _counted(body: Node, found: re.Match[str]) -> Node:
     return Rep(body, low, high)
 
 
-def _one(found: re.Match[str]) -> Node:
+def _one(found: re.Match[str], origin: Origin | None) -> Node:
     if found["any"]:
-        return ANY_CHAR
+        return Chars(ANY_CHAR.chars, origin)
     if found["nothing"]:
         return NOTHING
     if found["set"] is not None:
         ranges = _RANGE.findall(found["set"])
-        return Chars(charset.charset((int(a, 16), int(b or a, 16)) for a, b in ranges))
-    return Chars(charset.of(found["char"] or chr(int(found["hex"], 16))))
+        chars = charset.charset((int(a, 16), int(b or a, 16)) for a, b in ranges)
+        return Chars(chars, origin)
+    return Chars(charset.of(found["char"] or chr(int(found["hex"], 16))), origin)
 
 
 def to_pattern(node: Node) -> str:

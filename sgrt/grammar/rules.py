@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from sgrt.core import JsonSchema
 from sgrt.errors import ConstraintError, GrammarSyntaxError
 from sgrt.grammar import charset, limits
 from sgrt.grammar.charset import Charset
@@ -20,10 +21,33 @@ START = "start"
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a symbol stands in what the user wrote; for messages only.
+
+    Args:
+        name: of the rule or terminal that it stands in, or its own text in a pattern.
+        line, column: 1-based; 0 where there are no lines.
+        part: path of the part of a composition or structural tag.
+        schema: as the user wrote it, where it is one.
+    """
+
+    name: str = ""
+    line: int = 0
+    column: int = 0
+    part: str = ""
+    schema: JsonSchema | None = None
+
+    def __str__(self) -> str:
+        place = f"{self.name} at {self.line}:{self.column}" if self.line else ""
+        return f"{self.part} {place}".strip()
+
+
+@dataclass(frozen=True, slots=True)
 class Chars:
     """One character of a set."""
 
     chars: Charset
+    origin: Origin | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +60,7 @@ class Lexeme:
 
     source: str
     size: int
+    origin: Origin | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +98,33 @@ NOTHING = Alt(())
 ANY_CHAR = Chars(charset.complement(()))
 
 
-def literal(text: str) -> Node:
+def literal(text: str, origin: Origin | None = None) -> Node:
     """A text, one character after the other."""
-    return Seq(tuple(Chars(charset.of(char)) for char in text))
+    return Seq(tuple(Chars(charset.of(char), origin) for char in text))
 
 
-def quoted(text: str) -> Lexeme:
+def quoted(text: str, origin: Origin | None = None) -> Lexeme:
     """A text as one terminal."""
-    return Lexeme(json.dumps(text).replace("\x7f", "\\u007f"), len(text))
+    return Lexeme(json.dumps(text).replace("\x7f", "\\u007f"), len(text), origin)
 
 
-def pattern(rewritten: str) -> Lexeme:
+def pattern(rewritten: str, origin: Origin | None = None) -> Lexeme:
     """A pattern that `regex.rewrite` wrote, as one terminal."""
-    return Lexeme(f"/{rewritten}/", len(rewritten))
+    return Lexeme(f"/{rewritten}/", len(rewritten), origin)
+
+
+def located(node: Node, origin: Origin) -> Node:
+    """The node with an origin for its leaves; what they know of it already stays."""
+
+    def leaf(node: Node) -> Node:
+        if not isinstance(node, (Chars, Lexeme)):
+            return node
+        known = node.origin
+        if known is None:
+            return replace(node, origin=origin)
+        return node if known.part else replace(node, origin=replace(known, part=origin.part))
+
+    return mapped(node, leaf)
 
 
 @dataclass(slots=True)
@@ -126,6 +165,18 @@ class RuleSet:
 
     def definitions(self) -> dict[str, Node]:
         return self.rules | self.terminals
+
+    def finite(self) -> dict[str, Node]:
+        """The definitions without what no finite text satisfies.
+
+        Raises:
+            ConstraintError: no text can be written.
+        """
+        nodes = self.definitions()
+        alive = _finite(nodes)
+        if START not in alive:
+            raise ConstraintError("no text satisfies this grammar: its rules never end")
+        return {name: prune(nodes[name], alive.__contains__) for name in nodes}
 
     def _check_names(self) -> None:
         nodes = self.definitions()
@@ -283,11 +334,7 @@ class _Pruned:
 
     def __init__(self, rule_set: RuleSet) -> None:
         self.rule_set = rule_set
-        nodes = rule_set.definitions()
-        alive = _finite(nodes)
-        if START not in alive:
-            raise ConstraintError("no text satisfies this grammar: its rules never end")
-        self.nodes = {name: prune(nodes[name], alive.__contains__) for name in nodes}
+        self.nodes = rule_set.finite()
         self.names = _engine_names(rule_set, self.nodes)
 
     def write(self) -> str:

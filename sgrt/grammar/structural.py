@@ -57,28 +57,33 @@ def tag(part: StructuralTag, composer: Composer) -> Node:
     """
     limits.check_limit("structures", len(part.structures), limits.MAX_STRUCTURES)
     begins: list[tuple[str, Node]] = []
-    for structure in part.structures:
+    for i, structure in enumerate(part.structures):
         _check_structure(structure)
-        rest = Seq((composer.node(structure.schema), literal(structure.end)))
+        value = composer.node(structure.schema, f"structures[{i}].schema")
+        rest = composer.at(Seq((value, literal(structure.end))), f"structures[{i}]")
         begins.append((structure.begin, rest))
-    return dispatch(grouped(part.triggers, begins), composer)
+    return dispatch(grouped(part.triggers, begins, composer, "structures"), composer)
 
 
-def grouped(triggers: Sequence[str], begins: Iterable[tuple[str, Node]]) -> dict[str, Node]:
+def grouped(
+    triggers: Sequence[str], begins: Iterable[tuple[str, Node]], composer: Composer, key: str
+) -> dict[str, Node]:
     """What may follow each trigger.
 
     Args:
         begins: texts that begin with a trigger, each with what follows it.
+        key: what the list of those is called.
     """
     if not triggers:
         raise ConstraintError("a structural tag needs at least one trigger")
     groups: dict[str, list[Node]] = {trigger: [] for trigger in _distinct("trigger", triggers)}
-    for begin, rest in begins:
+    for i, (begin, rest) in enumerate(begins):
         check_text("begin of a structure", begin)
         found = next((trigger for trigger in groups if begin.startswith(trigger)), None)
         if found is None:
             raise ConstraintError(f"structure {begin!r:.80} begins with none of the triggers")
-        groups[found].append(Seq((literal(begin[len(found) :]), rest)))
+        head = composer.at(literal(begin[len(found) :]), f"{key}[{i}]")
+        groups[found].append(Seq((head, rest)))
     for trigger, options in groups.items():
         if not options:
             raise ConstraintError(f"no structure begins with the trigger {trigger!r:.80}")

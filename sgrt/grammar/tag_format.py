@@ -24,8 +24,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sgrt.core import AnyText, Ebnf, JsonSchema, Regex, StructuralFormat
-from sgrt.errors import ConstraintError, GrammarSyntaxError, UnsupportedSchema
+from sgrt.errors import ConstraintError, UnsupportedSchema
 from sgrt.grammar import json_text, structural
+from sgrt.grammar.audit import placed
 from sgrt.grammar.rules import Alt, Node, Rep, Seq, literal
 
 if TYPE_CHECKING:
@@ -122,9 +123,18 @@ def schema_of(value: Format) -> JsonSchema:
 class _Reader:
     def __init__(self, composer: Composer) -> None:
         self.composer = composer
+        self.place = composer.place
 
     def node(self, value: object, path: str, ends: Sequence[str]) -> Node:
         """A format followed by one of ``ends``, where there are any."""
+        around = self.composer.place
+        self.composer.place = f"{self.place}.{path}".strip(".")
+        try:
+            return self.composer.at(self._node(value, path, ends))
+        finally:
+            self.composer.place = around  # errors have their paths already
+
+    def _node(self, value: object, path: str, ends: Sequence[str]) -> Node:
         kind = _checked(value, path)
         assert isinstance(value, dict)
         if kind in _FREE:
@@ -191,7 +201,7 @@ class _Reader:
     ) -> Node:
         triggers = _texts(value["triggers"], f"{path}.triggers")
         tags = [(_begin(v, p), self._after_begin(v, p)) for v, p in _tags(value, path)]
-        bodies = structural.grouped(triggers, tags)
+        bodies = structural.grouped(triggers, tags, self.composer, "tags")
         once = value.get("stop_after_first", False)
         if not value.get("at_least_one", False):
             return self._dispatch(bodies, ends, excludes, loop=not once)
@@ -341,22 +351,8 @@ def _fail(path: str, reason: str, hint: str | None = None) -> NoReturn:
 
 def _placed(error: ConstraintError, path: str) -> ConstraintError:
     """The error with its path, where it has none."""
-    if error.message.startswith("structural_tag: "):
-        return error
-    place = f"structural_tag: {path}: "
-    if isinstance(error, UnsupportedSchema):
-        return UnsupportedSchema(
-            f"{error.reason} (in {path})",
-            pointer=error.pointer,
-            keyword=error.keyword,
-            hint=error.hint,
-        )
-    if isinstance(error, GrammarSyntaxError):
-        reason = place + error.reason
-        return GrammarSyntaxError(reason, line=error.line, column=error.column, hint=error.hint)
-    if type(error) is ConstraintError:
-        return ConstraintError(place + error.message, hint=error.hint)
-    return error
+    is_placed = error.message.startswith("structural_tag: ")
+    return error if is_placed else placed(error, f"structural_tag: {path}")
 
 
 _PLAIN: dict[str, Callable[[_Reader, Format, str], Node]] = {

@@ -6,12 +6,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sgrt.core import Backend, TokenLogprob
+from sgrt.core import Backend, Explains, TokenLogprob
 from sgrt.lang.trace import Part
 from sgrt.lang.variables import Generated, Kind, Produced, Selected, StreamEvent
 
 NUM_SHOWN = 8
 """Options and alternatives that a note names."""
+NUM_EXPLAINED = 64
+"""Forbidden tokens of a generation whose reason is looked for."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,11 @@ def spans(parts: Sequence[Part], backend: Backend) -> Iterator[Span]:
 def _produced(variable: Produced, message: int | None, backend: Backend) -> Iterator[Span]:
     notes = _about(variable)
     is_first = True
+    forbidden = _Forbidden(variable, backend)
     if variable.failure() is None:
         for event in variable.events():
             if event.text or event.tokens:
-                note = (*notes, *_alternatives(event, variable, backend))
+                note = (*notes, *_alternatives(event, variable, backend, forbidden))
                 likely = _probability(event, variable)
                 name = variable.name
                 yield Span(event.text, event.kind, message, name, likely, note, is_first)
@@ -90,7 +93,34 @@ def _probability(event: StreamEvent, variable: Produced) -> float | None:
     return math.exp(math.fsum(token.logprob for token in event.tokens.logprobs))
 
 
-def _alternatives(event: StreamEvent, variable: Produced, backend: Backend) -> Iterator[str]:
+class _Forbidden:
+    """Why tokens were forbidden that the model wanted, following a generation from its start."""
+
+    def __init__(self, variable: Produced, backend: Backend) -> None:
+        self._backend = backend
+        self._constraint = variable.constraint if isinstance(variable, Generated) else None
+        self._token_ids: list[int] = []
+        self._num_left = NUM_EXPLAINED
+
+    def read(self, token_ids: Sequence[int]) -> None:
+        """Go on behind these."""
+        self._token_ids += token_ids
+
+    def why(self, token_id: int) -> str | None:
+        """Why this token cannot follow; None where the backend does not say."""
+        if (
+            self._constraint is None
+            or not self._num_left
+            or not isinstance(self._backend, Explains)
+        ):
+            return None
+        self._num_left -= 1
+        return self._backend.why_not(self._constraint, self._token_ids, token_id)
+
+
+def _alternatives(
+    event: StreamEvent, variable: Produced, backend: Backend, forbidden: _Forbidden
+) -> Iterator[str]:
     if isinstance(variable, Selected):
         ranked = sorted(variable.choice().probabilities.items(), key=lambda pair: -pair[1])
         yield from (f"{share:.1%}  {option[:60]}" for option, share in ranked[:NUM_SHOWN])
@@ -100,10 +130,13 @@ def _alternatives(event: StreamEvent, variable: Produced, backend: Backend) -> I
     if event.kind == "forced":
         yield "forced: the constraint left no other text"
     for token in event.tokens.logprobs if event.tokens else ():
-        yield from _one_token(token, variable, backend)
+        yield from _one_token(token, variable, backend, forbidden)
+    forbidden.read(event.tokens.token_ids if event.tokens else ())
 
 
-def _one_token(token: TokenLogprob, variable: Produced, backend: Backend) -> Iterator[str]:
+def _one_token(
+    token: TokenLogprob, variable: Produced, backend: Backend, forbidden: _Forbidden
+) -> Iterator[str]:
     ids = [token.token_id, *(i for i, _ in token.top)]
     own, *others = map(repr, backend.token_texts(ids))
     yield f"{math.exp(token.logprob):.1%}  {own}  (drawn)"
@@ -117,6 +150,9 @@ def _one_token(token: TokenLogprob, variable: Produced, backend: Backend) -> Ite
     text = others[token.top.index(wanted)]
     if variable.is_explained_by_constraint:
         yield f"the model wanted {text}; the constraint forbade it"
+        why = forbidden.why(wanted[0])
+        if why:
+            yield why
     else:
         yield f"{text} was likelier"
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from sgrt.core import (
+    Constraint,
     GenerateResult,
     Generation,
     Handle,
@@ -221,6 +222,11 @@ class Generated(Produced):
         others = p.temperature or p.logit_bias or p.presence_penalty or p.frequency_penalty
         is_plain = not others and p.repetition_penalty == 1 and not p.min_tokens
         return is_plain and self._gen.constraint is not None and p.logprobs_mode == "unmasked"
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What holds its text."""
+        return self._gen.constraint
 
     @property
     def is_constrained(self) -> bool:

@@ -8,7 +8,7 @@ from rich.console import Console
 
 import sgrt
 from sgrt.backends.fake import ScriptedBackend
-from sgrt.core import TokenEvent, TokenLogprob
+from sgrt.core import Regex, TokenEvent, TokenLogprob
 from sgrt.lang import spans as shown
 from sgrt.lang.variables import StreamEvent
 
@@ -112,15 +112,49 @@ class Unmasked:
     """What `spans` asks of a generation held by a constraint, decoded greedily."""
 
     is_explained_by_constraint = True
+    constraint = Regex("[0-9]{2}")
+
+
+class Explaining(ScriptedBackend):
+    """Says what it was asked."""
+
+    def why_not(self, constraint, token_ids, token_id):
+        return f"{constraint.pattern} after {token_ids} not {token_id}"
 
 
 def test_note_says_what_the_model_wanted_and_the_constraint_forbade(monkeypatch):
     monkeypatch.setattr(shown, "Generated", Unmasked)
     token = TokenLogprob(ord("1"), -3.0, ((ord("N"), -0.1), (ord("1"), -3.0)))
     event = StreamEvent("1", "sampled", "x", TokenEvent((ord("1"),), "1", logprobs=(token,)))
-    lines = list(shown._alternatives(event, Unmasked(), ScriptedBackend([])))
-    assert lines == [
+    expected = [
         "5.0%  '1'  (drawn)",
         "90.5%  'N'",
         "the model wanted 'N'; the constraint forbade it",
     ]
+    for backend, why in (
+        (ScriptedBackend([]), [[], []]),
+        (Explaining([]), [["[0-9]{2} after [] not 78"], ["[0-9]{2} after [49] not 78"]]),
+    ):
+        forbidden = shown._Forbidden(Unmasked(), backend)
+        for more in why:
+            lines = list(shown._alternatives(event, Unmasked(), backend, forbidden))
+            assert lines == expected + more
+
+
+def test_page_says_which_place_of_a_grammar_forbade_what_the_model_wanted():
+    pytest.importorskip("torch")
+    from tests.runtime.integer_model import integer_parts
+
+    @sgrt.function
+    def held(s):
+        s += "abc" + sgrt.gen(
+            "x", ebnf='root ::= "[" item "]"\nitem ::= [0-9] [0-9]',
+            temperature=0, logprobs=3, logprobs_mode="unmasked",
+        )  # fmt: skip
+
+    with sgrt.Engine.from_parts(integer_parts(num_pages=64)) as engine:
+        read = Reader(held.run(backend=engine).to_html())
+    notes = "\n".join(read.titles)
+    assert notes.count("the constraint forbade it") >= 3
+    for place in ("root at 1:10", "item at 2:10", "item at 2:16", "root at 1:19"):
+        assert f"expected here: {place}" in notes

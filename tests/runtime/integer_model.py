@@ -124,6 +124,9 @@ class ByteTokenizer:
     def token_bytes(self, token_id: int) -> bytes:
         return bytes([token_id]) if token_id < 256 else b""
 
+    def piece(self, token_id: int) -> str:
+        return chr(token_id) if token_id < 256 else f"<{token_id}>"
+
     def token_table(self) -> list[bytes]:
         return [self.token_bytes(i) for i in range(NUM_TOKENS)]
 

@@ -238,10 +238,16 @@ def _extend(levels: dict[int, list[_Way]], way: _Way, run: bytes) -> None:
 # ---------------------------------------------------------------- for people
 
 
-def why_no_text(vocabulary: Vocabulary, token_id: int) -> str | None:
-    """Why a token can stand in no text at all."""
+def why_no_text(vocabulary: Vocabulary, token_id: int, *, can_end: bool) -> str | None:
+    """Why a token can stand in no text at all.
+
+    Args:
+        can_end: whether the text may end here.
+    """
     if not 0 <= token_id < len(vocabulary):
         return f"token {token_id} does not exist: the vocabulary has {len(vocabulary)}"
+    if token_id == vocabulary.eos_id and not can_end:
+        return "the text is not complete: it cannot end here"
     if token_id in vocabulary.special_ids:
         return f"token {token_id} is a special token, which is no text"
     return None

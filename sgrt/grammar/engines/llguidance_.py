@@ -69,7 +69,7 @@ class LLGrammar:
     """A compiled grammar; hands out matchers as copies of one that stands at the start.
 
     Args:
-        blame: names what forbids the last byte of a text.
+        blame: says what forbids the last byte of a text.
 
     Raises:
         UnsupportedSchema: nothing satisfies it, or the engine does not know how to enforce it.
@@ -98,9 +98,14 @@ class LLGrammar:
     @staticmethod
     def allows_bytes(source: str, text: bytes) -> bool:
         """Whether a text may begin like this."""
-        tokenizer = bytewise.byte_vocabulary().engine
-        engine = llguidance.LLMatcher(tokenizer, source, log_level=0, limits=_LIMITS)
+        engine = LLGrammar.reader(source)
         return not engine.is_error() and int(engine.validate_tokens(list(text))) == len(text)
+
+    @staticmethod
+    def reader(source: str) -> Any:
+        """The engine's matcher over bytes, at the start of a text."""
+        tokenizer = bytewise.byte_vocabulary().engine
+        return llguidance.LLMatcher(tokenizer, source, log_level=0, limits=_LIMITS)
 
     def matcher(self) -> LLMatcher:
         return LLMatcher(self, self._start.deep_copy())
@@ -113,8 +118,7 @@ class LLGrammar:
     @cached_property
     def bytewise(self) -> Any:
         """The same grammar over bytes, at the start of the text; copied, never moved."""
-        tokenizer = bytewise.byte_vocabulary().engine
-        return llguidance.LLMatcher(tokenizer, self._source, log_level=0, limits=_LIMITS)
+        return self.reader(self._source)
 
     @cached_property
     def start_completion(self) -> tuple[int, ...] | None:
@@ -303,7 +307,7 @@ class LLMatcher:
 
     def explain(self, token_id: int) -> str | None:
         vocabulary = self._grammar.vocabulary
-        no_text = bytewise.why_no_text(vocabulary, token_id)
+        no_text = bytewise.why_no_text(vocabulary, token_id, can_end=self.is_complete)
         if no_text:
             return no_text
         if not self._engine.is_stopped() and self._engine.validate_tokens([token_id]) == 1:
@@ -319,7 +323,7 @@ class LLMatcher:
         text = vocabulary.bytes_of(self._token_ids) + token[:num_ok]
         blame = self._grammar.blame if allowed else None
         blamed = blame(text + token[num_ok : num_ok + 1]) if blame else None
-        return f"{self._where(text)}: {why}" + (f"; forbidden by {blamed}" if blamed else "")
+        return f"{self._where(text)}: {why}" + (f"; {blamed}" if blamed else "")
 
     def _where(self, text: bytes) -> str:
         if self._grammar.places is not None:

@@ -7,7 +7,7 @@ nothing is parsed, copies are two pointers, and rows that stand in one state sha
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from weakref import WeakKeyDictionary
@@ -34,8 +34,13 @@ _DEAD = -1
 I32 = NDArray[np.int32]
 
 
-def try_build(vocabulary: Vocabulary, pattern: str) -> TableGrammar | None:
+def try_build(
+    vocabulary: Vocabulary, pattern: str, blame: Callable[[bytes], str | None] | None = None
+) -> TableGrammar | None:
     """The table of a pattern that `regex.rewrite` wrote; None where it would be a large one.
+
+    Args:
+        blame: says what forbids the last byte of a text.
 
     Raises:
         UnsupportedSchema: no text matches.
@@ -50,7 +55,7 @@ def try_build(vocabulary: Vocabulary, pattern: str) -> TableGrammar | None:
         return None
     if not states.table:
         raise UnsupportedSchema("no text satisfies this constraint")
-    return TableGrammar(vocabulary, states)
+    return TableGrammar(vocabulary, states, blame)
 
 
 # bytes
@@ -239,8 +244,14 @@ class TableGrammar:
         UnsupportedSchema: no token begins a text of it.
     """
 
-    def __init__(self, vocabulary: Vocabulary, states: _ByteStates) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        states: _ByteStates,
+        blame: Callable[[bytes], str | None] | None,
+    ) -> None:
         self.vocabulary = vocabulary
+        self.blame = blame
         self.table = states.table
         self.accepting = states.accepting
         self._places: dict[int, _Place] = {}
@@ -250,7 +261,7 @@ class TableGrammar:
             raise UnsupportedSchema("no text satisfies this constraint")
 
     def matcher(self) -> TableMatcher:
-        return TableMatcher(self, [0])
+        return TableMatcher(self, [0], [])
 
     @cached_property
     def _array(self) -> NDArray[np.int16]:
@@ -328,11 +339,12 @@ class TableGrammar:
 class TableMatcher:
     """`sgrt.grammar.matcher.Matcher` over a table; the states passed are its path."""
 
-    __slots__ = ("_grammar", "_path")
+    __slots__ = ("_grammar", "_path", "_token_ids")
 
-    def __init__(self, grammar: TableGrammar, path: list[int]) -> None:
+    def __init__(self, grammar: TableGrammar, path: list[int], token_ids: list[int]) -> None:
         self._grammar = grammar
         self._path = path
+        self._token_ids = token_ids
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -362,6 +374,7 @@ class TableMatcher:
                 )
             path.append(state)
         self._path += path
+        self._token_ids += token_ids
 
     def _after(self, state: int, token_id: int) -> int:
         vocabulary = self._grammar.vocabulary
@@ -375,6 +388,7 @@ class TableMatcher:
             raise ConstraintError(f"cannot undo {num_tokens} of {len(self._path) - 1} tokens")
         if num_tokens:
             del self._path[-num_tokens:]
+            del self._token_ids[-num_tokens:]
 
     def forced(self) -> list[int]:
         return list(self._grammar.forced(self._path[-1]))
@@ -388,7 +402,7 @@ class TableMatcher:
         return self.is_complete and not self._grammar.place(self._path[-1]).after
 
     def fork(self) -> TableMatcher:
-        return TableMatcher(self._grammar, self._path.copy())
+        return TableMatcher(self._grammar, self._path.copy(), self._token_ids.copy())
 
     def completes(self, token_ids: Sequence[int]) -> bool:
         state = self._path[-1]
@@ -405,10 +419,14 @@ class TableMatcher:
         grammar, state = self._grammar, self._path[-1]
         if self._after(state, token_id) != _DEAD:
             return None
-        no_text = bytewise.why_no_text(grammar.vocabulary, token_id)
+        no_text = bytewise.why_no_text(grammar.vocabulary, token_id, can_end=self.is_complete)
         if no_text:
             return no_text
         token, num_ok = grammar.vocabulary.tokens[token_id], 0
         while num_ok < len(token) and (after := grammar.table[state][token[num_ok]]) != _DEAD:
             state, num_ok = after, num_ok + 1
-        return bytewise.why_not(token, num_ok, grammar.next_bytes(state), grammar.accepting[state])
+        allowed = grammar.next_bytes(state)
+        why = bytewise.why_not(token, num_ok, allowed, grammar.accepting[state])
+        text = grammar.vocabulary.bytes_of(self._token_ids) + token[: num_ok + 1]
+        blamed = grammar.blame(text) if grammar.blame and allowed and token else None
+        return why + (f"; {blamed}" if blamed else "")
