@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Collection, Sequence
+import string
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property, lru_cache
+from itertools import islice
 from typing import Any
 
 import llguidance
@@ -12,6 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgrt.errors import ModelError
+
+ANY_BYTE = bytes(range(256))
+
+_KINDS = (
+    *(string.ascii_lowercase, string.ascii_uppercase, string.digits, string.punctuation),
+    *("\n", "\r", "\t\v\f", " "),
+    *"\u0301é\xa0ا\u0661\u2014\u3000日\ufeff한😀",
+)
+"""Kinds of characters that tokenizers split text by. The end of a text may be split in view of
+what comes next: the last of several spaces goes with the word behind it."""
+
+_MAX_TRIED = 48
+"""Tokens that might reach over the end of a text, of which it is tried whether they do."""
 
 _MAX_REMEMBERED = 256
 """Bytes of forced text whose tokens are remembered: keys of objects come again and again."""
@@ -48,6 +63,7 @@ class Vocabulary:
         self.encode = encode
         self.fingerprint = fingerprint
         self._remembered = lru_cache(maxsize=4096)(self._certain_tokens)
+        self._growths = lru_cache(maxsize=4096)(self._find_growths)
         outside = [i for i in self.special_ids if not 0 <= i < len(self.tokens)]
         if outside:
             raise ModelError(f"special token {outside[0]} is outside a vocabulary of {len(self)}")
@@ -109,23 +125,18 @@ class Vocabulary:
     def _sorted_tokens(self) -> list[bytes]:
         return sorted({t for i, t in enumerate(self.tokens) if i not in self.special_ids})
 
-    def can_grow(self, suffix: bytes) -> bool:
-        """Whether some token starts with these bytes and goes on."""
-        at = bisect_right(self._sorted_tokens, suffix)
-        return at < len(self._sorted_tokens) and self._sorted_tokens[at].startswith(suffix)
-
     @cached_property
     def max_token_len(self) -> int:
         return max(map(len, self.tokens), default=0)
 
-    def certain_tokens(self, text: bytes, *, is_end: bool) -> list[int]:
+    def certain_tokens(self, text: bytes, after: bytes = ANY_BYTE) -> list[int]:
         """Tokens of text that is certain to follow, as far as what comes after cannot change them.
 
         Args:
             text: bytes that follow; the token boundary in front of them stands. (Where the whole
                 text has a boundary there, its tokens from there on are those of the rest, by how
                 byte-pair merging works.)
-            is_end: whether nothing comes after them.
+            after: what comes after them begins with one of these bytes; b"" where nothing comes.
 
         Returns:
             Ids that begin the tokenization of ``text`` and whatever follows it.
@@ -133,18 +144,20 @@ class Vocabulary:
         Cost: a few calls of ``encode``; short texts are remembered.
         """
         find = self._remembered if len(text) <= _MAX_REMEMBERED else self._certain_tokens
-        return list(find(text, is_end))
+        return list(find(text, after))
 
-    def _certain_tokens(self, text: bytes, is_end: bool) -> list[int]:
-        text = _whole_characters(text)
+    def _certain_tokens(self, text: bytes, after: bytes) -> list[int]:
+        whole = whole_characters(text)
+        text, after = whole, text[len(whole) : len(whole) + 1] or after
         ids = self.try_encode(text) or []
-        if is_end:
-            return ids
-        for cut in self._open_cuts(text):
-            ids = _common_prefix(ids, self.try_encode(text[:cut]) or [])
+        others = [text[:cut] for cut in self._open_cuts(text, after)]
+        if text.decode()[-1:].isspace():
+            others += [text + probe for probe in _probes(after)]
+        for other in others:
+            ids = _common_prefix(ids, self.try_encode(other) or [])
         return ids
 
-    def _open_cuts(self, text: bytes) -> list[int]:
+    def _open_cuts(self, text: bytes, after: bytes) -> list[int]:
         """Places in ``text`` where a token that reaches beyond its end might begin.
 
         A place inside a character stands for the one before the character in front of it, since
@@ -152,10 +165,52 @@ class Vocabulary:
         """
         cuts = set()
         for start in range(max(0, len(text) - self.max_token_len + 1), len(text)):
-            if self.can_grow(text[start:]):
+            if self._may_begin(text, start, after):
                 cut = _character_start(text, start)
                 cuts.add(cut if cut == start else _character_start(text, max(cut - 1, 0)))
         return sorted(cuts)
+
+    def _may_begin(self, text: bytes, start: int, after: bytes) -> bool:
+        """Whether a token might begin here and reach over the end, to one of these bytes.
+
+        A token that is written there is so too where the text ends with it; where only a few can
+        be, that is tried.
+        """
+        found = self._growths(text[start:], after)
+        return len(found) > _MAX_TRIED or any(self._is_written(text[:start], t) for t in found)
+
+    def _find_growths(self, suffix: bytes, after: bytes) -> list[bytes]:
+        """Tokens that begin with ``suffix`` and one of these bytes, or the first of many."""
+        tokens = self._sorted_tokens
+        low = bisect_left(tokens, suffix)
+        if low == len(tokens) or not tokens[low].startswith(suffix):
+            return []
+        high = bisect_left(tokens, suffix + b"\xff" * self.max_token_len, low)
+        size = len(suffix)
+        others = (tokens[i] for i in range(low, high))
+        some = (t for t in others if len(t) > size and t[size] in after)
+        return list(islice(some, _MAX_TRIED + 1))
+
+    def _is_written(self, before: bytes, token: bytes) -> bool:
+        """Whether the tokens of these bytes, put together, end with this token; True where that
+        cannot be tried."""
+        ids = self.try_encode(before + token)
+        return ids is None or self.tokens[ids[-1]] == token
+
+    @cached_property
+    def _byte_tokens(self) -> tuple[NDArray[np.intp], NDArray[np.uint32], NDArray[np.bool_]]:
+        """Of each byte: the word and bit of its token in masks, and whether it has none."""
+        special = self.special_ids
+        ids = {t[0]: i for i, t in enumerate(self.tokens) if len(t) == 1 and i not in special}
+        found = np.array([ids.get(byte, 0) for byte in range(256)], np.intp)
+        missing = np.array([byte not in ids for byte in range(256)])
+        return found // 32, np.uint32(1) << (found % 32).astype(np.uint32), missing
+
+    def next_bytes(self, mask: NDArray[np.uint32]) -> bytes:
+        """Bytes that what a mask allows can begin with; [W] uint32. Those that are no token on
+        their own count as allowed."""
+        words, bits, missing = self._byte_tokens
+        return bytes(((mask[words] & bits).astype(bool) | missing).nonzero()[0].tolist())
 
 
 class _EngineTokenizer:
@@ -174,6 +229,12 @@ class _EngineTokenizer:
         return self._encode(text)
 
 
+def _probes(after: bytes) -> Iterator[bytes]:
+    """A character of each kind that begins with one of these bytes."""
+    for kind in _KINDS:
+        yield from islice((c for c in map(str.encode, kind) if c[0] in after), 1)
+
+
 def _is_continuation(byte: int) -> bool:
     return byte & 0xC0 == 0x80
 
@@ -184,7 +245,7 @@ def _character_start(text: bytes, at: int) -> int:
     return at
 
 
-def _whole_characters(text: bytes) -> bytes:
+def whole_characters(text: bytes) -> bytes:
     """Without an unfinished character at the end."""
     try:
         text.decode("utf-8")

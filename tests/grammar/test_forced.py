@@ -6,10 +6,18 @@ import json
 import random
 
 import pytest
-from grammar_support import allowed_ids, bpe_vocabulary, byte_vocabulary, compiler, grammar, walk
+from grammar_support import (
+    allowed_ids,
+    bpe_vocabulary,
+    byte_vocabulary,
+    compiler,
+    grammar,
+    mask_of,
+    walk,
+)
 from test_matcher import CONSTRAINTS, RECORD
 
-from sgrt.core import Choices, Constraint, Regex
+from sgrt.core import Choices, Constraint, JsonSchema, Regex
 from sgrt.grammar.compiler import GrammarCompiler
 from sgrt.grammar.matcher import Grammar
 from sgrt.grammar.vocabulary import Vocabulary
@@ -125,10 +133,66 @@ def test_certain_tokens_never_differ_from_the_tokens_of_the_whole() -> None:
         assert whole is not None
         at = rng.randint(0, len(whole))
         follows = data[len(vocabulary.bytes_of(whole[:at])) : cut]
-        certain = vocabulary.certain_tokens(follows, is_end=False)
+        certain = vocabulary.certain_tokens(follows)
         assert certain == whole[at : at + len(certain)], (text, at, cut)
         num_tokens += len(certain)
     assert num_tokens > 300
+
+
+_PIECES = [
+    *('"', ":", '": "', '","', " ", "  ", "\n", "\t", "name", "hello", "wor", "ld", "'", "re", "s"),
+    *("12", "3", "-", "é", "日本", "😀", "\u0301", "{", "}", "]", ", ", ".", "/", "\r\n"),
+    *("\u00a0", "\u3000", "한", "I", "٣"),
+]
+
+
+def check_certain_under(
+    vocabulary: Vocabulary, rng: random.Random, num_texts: int
+) -> tuple[int, int]:
+    """Tokens certain in view of the next byte, and in view of none, of random texts."""
+
+    def some(most: int) -> bytes:
+        return "".join(rng.choice(_PIECES) for _ in range(rng.randint(1, most))).encode()
+
+    num_certain = num_anyway = 0
+    for _ in range(num_texts):
+        text, follows = some(5), [some(4) for _ in range(rng.randint(1, 6))]
+        certain = vocabulary.certain_tokens(text, bytes(sorted({f[0] for f in follows})))
+        for rest in follows:
+            whole = vocabulary.try_encode(text + rest)
+            assert whole is not None and certain == whole[: len(certain)], (text, rest)
+        num_certain += len(certain)
+        num_anyway += len(vocabulary.certain_tokens(text))
+    return num_certain, num_anyway
+
+
+def test_certain_tokens_hold_for_all_that_goes_on_with_one_of_the_bytes_and_are_more() -> None:
+    num_certain, num_anyway = check_certain_under(bpe_vocabulary(), random.Random(4), 600)
+    assert num_certain > num_anyway > 100
+
+
+def test_last_of_several_spaces_is_certain_only_where_no_word_may_take_it() -> None:
+    vocabulary = bpe_vocabulary()
+    alone, before_a_word = vocabulary.encode("  "), vocabulary.encode("  日")
+    assert alone != before_a_word[: len(alone)]
+    assert vocabulary.certain_tokens(b"  ", b"") == alone
+    certain = vocabulary.certain_tokens(b"  ", "日".encode()[:1])
+    assert certain == before_a_word[: len(certain)]
+
+
+def test_next_bytes_are_those_that_allowed_tokens_begin_with() -> None:
+    vocabulary, rng = bpe_vocabulary(), random.Random(8)
+    for constraint in [*CONSTRAINTS, *_MORE]:
+        matcher = grammar(constraint, "bpe").matcher()
+        if isinstance(constraint, Choices):
+            continue
+        for _ in range(15):
+            allowed = allowed_ids(matcher, vocabulary)
+            if len(allowed) < 2:  # where one text can follow, it may be the tokenizer's one token
+                break
+            first = {vocabulary.tokens[i][0] for i in allowed}
+            assert vocabulary.next_bytes(mask_of(matcher, vocabulary)) == bytes(sorted(first))
+            matcher.accept([rng.choice(allowed)])
 
 
 def test_forced_with_a_tokenizer_that_rewrites_text_is_empty() -> None:
@@ -165,3 +229,7 @@ def test_forced_run_on_the_real_tokenizer_is_canonical(smollm2: object) -> None:
     text = json.dumps({"name": "Ada", "age": 36, "kind": "catfish"}, separators=(",", ":"))
     num_forced += check_forced_is_canonical(real.compile(RECORD), vocabulary, text.encode())
     assert num_forced > 10
+    check_certain_under(vocabulary, random.Random(1), 200)
+    number = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    run = real.compile(JsonSchema(json.dumps(number))).matcher().forced()
+    assert vocabulary.bytes_of(run) == b'{"n":'  # though '":"' is a token

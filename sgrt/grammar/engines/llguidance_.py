@@ -19,7 +19,7 @@ from sgrt.errors import ConstraintError, GrammarBudgetExceeded, UnsupportedSchem
 from sgrt.grammar.engines import bytewise
 from sgrt.grammar.engines.places import Place, Places, where
 from sgrt.grammar.layout import Layout
-from sgrt.grammar.vocabulary import Vocabulary
+from sgrt.grammar.vocabulary import ANY_BYTE, Vocabulary, whole_characters
 
 _FUEL = 1_000_000  # some 20 ms of building
 _STEP_FUEL = 200_000  # some 15 ms of one mask
@@ -226,18 +226,34 @@ class LLMatcher:
         text = self._engine.compute_ff_bytes()
         if not text:
             return []
+        place = self.place
+        known = place.forced if isinstance(place, Place) else None
+        if known is None:
+            known = tuple(self._find_forced(text))
+            if isinstance(place, Place):
+                place.forced = known
+        return list(known)
+
+    def _find_forced(self, text: bytes) -> list[int]:
         vocabulary = self._grammar.vocabulary
         if len(text) > _MAX_FORCED_BYTES:  # the rest is forced when these are taken
-            return vocabulary.certain_tokens(text[:_MAX_FORCED_BYTES], is_end=False)
-        return vocabulary.certain_tokens(text, is_end=self._ends_with(text))
+            return vocabulary.certain_tokens(text[:_MAX_FORCED_BYTES])
+        return vocabulary.certain_tokens(text, self._bytes_after(text))
 
-    def _ends_with(self, text: bytes) -> bool:
-        """Whether the constraint is final after this text."""
-        ids = self._grammar.vocabulary.engine.greedy_tokenize(text.decode("utf-8", "replace"))
-        num_taken = self._engine.try_consume_tokens(ids)
-        is_end = num_taken == len(ids) and self._engine.is_stopped() and self._engine.is_accepting()
-        self._engine.rollback(num_taken)
-        return bool(is_end)
+    def _bytes_after(self, text: bytes) -> bytes:
+        """Bytes that may follow after this text, b"" where the constraint is final then."""
+        vocabulary = self._grammar.vocabulary
+        ids = vocabulary.engine.greedy_tokenize(whole_characters(text).decode())
+        engine = self._engine.deep_copy()
+        if engine.try_consume_tokens(ids) < len(ids):
+            return ANY_BYTE
+        if engine.is_stopped():
+            return b"" if engine.is_accepting() else ANY_BYTE
+        if engine.compute_ff_bytes():  # the mask is that of one text
+            return ANY_BYTE
+        mask = np.empty(vocabulary.num_words, np.uint32)
+        engine.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+        return (b"" if engine.is_error() else vocabulary.next_bytes(mask)) or ANY_BYTE
 
     @property
     def is_complete(self) -> bool:

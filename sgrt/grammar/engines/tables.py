@@ -302,8 +302,8 @@ class TableGrammar:
             while not self.accepting[end] and len(found := self.next_bytes(end)) == 1:
                 text += bytes(found)
                 end = self.table[end][found[0]]
-            is_end = self.accepting[end] and not self.next_bytes(end)
-            ids = self.vocabulary.certain_tokens(bytes(text), is_end=is_end) if text else []
+            after = bytes(self.next_bytes(end))
+            ids = self.vocabulary.certain_tokens(bytes(text), after) if text else []
             self._forced[state] = tuple(ids)
         return self._forced[state]
 
