@@ -279,6 +279,8 @@ class GenerateResult:
         stop_match: the stop string or token id that ended it; None for the rest.
         logprobs: of the tokens that were kept, where asked for. Where a stop string ends inside
             a token, the text before it is tokenized anew, and those tokens have none.
+        end_id: the token that ended it and did not join the text: end of text, or a stop token;
+            None for the rest, and on backends that do not tell.
         is_complete: whether the text satisfies its constraint; false only where max_tokens, the
             context or a stop string cut it.
     """
@@ -290,6 +292,7 @@ class GenerateResult:
     stop_match: str | int | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None
     is_complete: bool = True
+    end_id: int | None = None
 
 
 @dataclass(frozen=True)

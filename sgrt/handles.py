@@ -125,10 +125,15 @@ class Handle(Generic[T]):
     Args:
         on_cancel: asks the producer to stop.
         lock: guards it, one of its own where None is given; callbacks are called outside of it.
+
+    Attributes:
+        usage_so_far: gives the `core.Usage` of what has been produced, at any time; None where
+            the producer does not count before the end.
     """
 
     __slots__ = (
         *("_at_change", "_at_end", "_done", "_error", "_events", "_lock", "_on_cancel", "_value"),
+        "usage_so_far",
         "__weakref__",
     )
 
@@ -145,6 +150,7 @@ class Handle(Generic[T]):
         self._at_change: list[Callable[[], None]] | None = None
         self._at_end: list[Callable[[], None]] | None = None
         self._on_cancel = on_cancel
+        self.usage_so_far: Callable[[], Any] | None = None
 
     # producer
 

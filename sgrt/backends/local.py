@@ -389,7 +389,7 @@ class Session:
         if item.constraint is not None:
             grammar = self._parts.grammars.compile(item.constraint)
         seed = item.params.seed
-        return GenerateTask(
+        task = GenerateTask(
             item,
             handle,
             self._parts.tokenizer,
@@ -398,6 +398,8 @@ class Session:
             limit=self._loop.limit,
             forced_runs=self._parts.config.forced_runs,
         )
+        handle.usage_so_far = task.counts.usage
+        return task
 
     def score(
         self,

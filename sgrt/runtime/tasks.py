@@ -195,7 +195,7 @@ class GenerateTask:
         self._mask = None
         if token_id in self._end_ids:
             stop = token_id if token_id in self.params.stop_token_ids else None
-            return Ending("stop", stop)
+            return Ending("stop", stop, token_id)
         return self._accept((token_id,), partial(self._took, token_id, logprob))
 
     def _took(self, token_id: int, logprob: TokenLogprob | None) -> Step:
@@ -326,6 +326,7 @@ class GenerateTask:
             ending.stop,
             logprobs,
             is_complete=self._is_complete(text),
+            end_id=ending.token_id,
         )
 
     def _is_complete(self, text: str) -> bool:
@@ -348,6 +349,7 @@ class Ending:
 
     reason: FinishReason
     stop: str | int | None = None
+    token_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

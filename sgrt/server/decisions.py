@@ -24,12 +24,17 @@ from sgrt.server.messages import chat_prompt, read_messages
 from sgrt.server.responses_input import read_input
 from sgrt.server.service import refusing
 from sgrt.server.tools import ToolUse
+from sgrt.server.wire import check_caching
 
 MAX_QUESTIONS, MAX_CHOICES, MAX_LEVELS = 400, 255, 10
 
 
 class DecisionRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """The body."""
+    """The body.
+
+    Args:
+        prompt_cache_key: parts cached prefixes, as OpenAI says it does here.
+    """
 
     input: str | list[Any]
     questions: list[Any]
@@ -103,6 +108,8 @@ class Question:
 async def decisions(call: Call) -> Answer:
     """``POST /v1/decisions``."""
     wire = decode(call.json(), DecisionRequest)
+    check_caching(None, wire.prompt_cache_options)
+    namespace = call.namespace + (wire.prompt_cache_key or "")
     model = call.service.model_named(wire.model)
     if not 1 <= len(wire.questions) <= MAX_QUESTIONS:
         raise bad_request(
@@ -111,8 +118,10 @@ async def decisions(call: Call) -> Answer:
     questions = [_question(q, f"questions[{i}]") for i, q in enumerate(wire.questions)]
     messages = _messages(wire.input)
     async with call.service.admitted():
-        first = await _ask(call, messages, questions[0])  # computes what the others share
-        rest = await asyncio.gather(*(_ask(call, messages, q) for q in questions[1:]))
+        first = await _ask(
+            call, namespace, messages, questions[0]
+        )  # computes what the others share
+        rest = await asyncio.gather(*(_ask(call, namespace, messages, q) for q in questions[1:]))
     scored = [first, *rest]
     answers = [
         q.answer(_probabilities(result)) for q, result in zip(questions, scored, strict=True)
@@ -128,7 +137,9 @@ def _messages(value: str | list[Any]) -> list[Message]:
     return read_messages(read_input(value, "input"), "input")
 
 
-async def _ask(call: Call, messages: list[Message], question: Question) -> ScoreResult:
+async def _ask(
+    call: Call, namespace: str, messages: list[Message], question: Question
+) -> ScoreResult:
     """Score the answers to one question, behind what all questions share."""
     service = call.service
     asked = question.text()
@@ -138,7 +149,7 @@ async def _ask(call: Call, messages: list[Message], question: Question) -> Score
     else:
         messages = [*messages, Message("user", asked)]
     prompt = chat_prompt(service.engine.chat_template, messages, ToolUse(), at="input")  # type: ignore[arg-type]
-    session = service.engine.open(namespace=call.namespace)
+    session = service.engine.open(namespace=namespace)
     with refusing("input"):
         session.extend(*prompt)
         handle = session.score(question.spelled, deadline_s=service.config.request_timeout_s)

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 
-from sgrt.core import GenerateResult, Generation, TokenEvent
-from sgrt.errors import RequestError, SgrtError
+from sgrt.core import GenerateResult, Generation, TokenEvent, Usage
+from sgrt.errors import Cancelled, RequestError, SgrtError
 from sgrt.server.failures import ApiError
 from sgrt.server.metrics import Timer
 
@@ -43,6 +43,9 @@ class Follower:
     Args:
         timer: told of each event and of the end.
         told: what an error becomes that says the request is wrong.
+
+    Attributes:
+        abort_message: what whoever has it cancelled has to say.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Follower:
         told: Callable[[RequestError], Exception],
     ) -> None:
         self.handle = handle
+        self.abort_message: str | None = None
         self._told = told
         self._changed = asyncio.Event()
         changed = self._changed
@@ -61,16 +65,20 @@ class Follower:
             timer.changed()
             waker.wake(changed)
 
-        self._detach = handle.on_change(change), handle.on_end(timer.ended)
-        if handle.done():
-            self._changed.set()
+        def end() -> None:
+            timer.ended()
+            self._has_ended = True  # only now, so that an answer comes after its times
+            waker.wake(changed)
+
+        self._has_ended = False
+        self._detach = handle.on_change(change), handle.on_end(end)
 
     async def batches(self) -> AsyncIterator[Sequence[TokenEvent]]:
         """Events in the order they came, as many at once as are there. Raises its error."""
         taken = 0
         while True:
             self._changed.clear()  # first: what comes after the reading sets it again
-            done = self.handle.done()
+            done = self._has_ended
             fresh = self.handle.events_from(taken)
             if fresh:
                 taken += len(fresh)
@@ -82,17 +90,24 @@ class Follower:
 
     async def result(self) -> GenerateResult:
         """Wait for the end. Raises its error."""
-        while not self.handle.done():
+        while not self._has_ended:
             self._changed.clear()
-            if not self.handle.done():
+            if not self._has_ended:
                 await self._changed.wait()
         return self._result()
+
+    def usage_so_far(self) -> Usage:
+        """Tokens by now; those of the prompt once there is an event."""
+        count = self.handle.usage_so_far
+        return Usage() if count is None else count()
 
     def _result(self) -> GenerateResult:
         try:
             return self.handle.result(0)
         except RequestError as error:
             raise self._told(error) from error
+        except Cancelled as error:
+            raise Cancelled(self.abort_message or str(error)) from error
 
     def close(self) -> None:
         """Cancel what has not ended."""

@@ -259,7 +259,7 @@ async def tokenizer_info(call: Call) -> Answer:
 
 
 class AbortRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Args: rid: of the request; abort_all: every request."""
+    """Args: rid: of the request; abort_all: every request; abort_message: what its reader is told."""
 
     rid: str | None = None
     abort_all: bool | None = None
@@ -271,7 +271,9 @@ async def abort_request(call: Call) -> Answer:
     wire = decode(call.json(), AbortRequest)
     if not wire.rid and not wire.abort_all:
         raise bad_request("the field 'rid' is required", "rid", "missing_field")
-    aborted = call.service.abort("" if wire.abort_all else wire.rid or "")
+    if wire.rid and wire.abort_all:
+        raise bad_request("rid names one request, abort_all means every one", "abort_all")
+    aborted = call.service.abort(wire.rid or "", wire.abort_message)
     return Answer({"success": True, "aborted": aborted})
 
 

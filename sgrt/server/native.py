@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from sgrt.core import GenerateResult, SamplingParams, Text, TokenEvent, TokenLogprob
+from sgrt.core import GenerateResult, SamplingParams, Text, TokenEvent, TokenLogprob, Usage
 from sgrt.errors import Cancelled
 from sgrt.server.body import decode
 from sgrt.server.failures import bad_request
@@ -18,6 +18,7 @@ from sgrt.server.follow import Follower, merged
 from sgrt.server.http import Answer, Call, EventStream, encode, sse
 from sgrt.server.service import Job, Service
 from sgrt.server.tokens import final_text
+from sgrt.server.usage import num_written
 from sgrt.server.wanted import wanted
 from sgrt.server.wire import Constrained, check_limit, num_choices, sampling_params, stop_patterns
 
@@ -60,6 +61,7 @@ class GenerateRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     model: str | None = None
     priority: int | None = None
     extra_key: str | None = None
+    cache_salt: str | None = None
     log_metrics: bool | None = None
     # What this server does not do; only the values that ask for nothing pass.
     input_embeds: Any = None
@@ -95,6 +97,7 @@ class Prompt:
     Args:
         start: index of the first prompt token whose log-probability is told; None tells none.
         top: alternatives per token, where ``logprobs`` are told.
+        interval: most tokens that a stream holds back.
     """
 
     job: Job
@@ -103,6 +106,7 @@ class Prompt:
     start: int | None
     top: int
     keep_stop: bool
+    interval: int
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,8 @@ def _read(wire: GenerateRequest, call: Call) -> Request:
     for name in _UNSUPPORTED:
         if getattr(wire, name) not in (None, False, [], "", {}):
             raise bad_request(f"{name} is not supported", name, "unsupported")
+    if wire.log_metrics is False:
+        raise bad_request("log_metrics=false: every request counts", "log_metrics", "unsupported")
     service.model_named(wire.model)
     values, many, at = _prompts(wire)
     check_limit(at, len(values), MAX_PROMPTS)
@@ -200,6 +206,8 @@ def _ids(rid: str | list[str] | None, count: int, request_id: str) -> list[str]:
     if isinstance(rid, list):
         if len(rid) != count:
             raise bad_request(f"rid: {len(rid)} values for {count} prompts", "rid")
+        if len(set(rid)) < len(rid):
+            raise bad_request("rid: two prompts have the same", "rid")
         return rid
     base = rid or request_id
     return [base] if count == 1 else [f"{base}_{i}" for i in range(count)]
@@ -221,6 +229,8 @@ def _prompt(
     _check_sampling(params)
     asked = wanted(params)
     check_limit("top_logprobs_num", top, service.config.max_logprobs)
+    if top and not logprobs:
+        raise bad_request("top_logprobs_num needs return_logprob=true", "top_logprobs_num")
     if params.seed is not None and params.sampling_seed is not None:
         raise bad_request("seed and sampling_seed are the same", "sampling_params.sampling_seed")
     params.seed = params.sampling_seed if params.seed is None else params.seed
@@ -244,13 +254,14 @@ def _prompt(
         prompt_at=at,
         constraint_at=f"sampling_params.{asked.at}" if asked else None,
         spelling=_SPELLING,
-        namespace=call.namespace + (wire.extra_key or ""),
+        namespace=call.namespace + (wire.extra_key or "") + (wire.cache_salt or ""),
         priority=wire.priority or 0,
     )
     if start is None:  # a request for no text asks for the logprobs of its prompt
         start = 0 if params.max_new_tokens == 0 else -1
     told_from = start if logprobs and start >= 0 else None
-    return Prompt(job, rid, logprobs, told_from, top, bool(params.no_stop_trim))
+    interval = 1 if params.stream_interval is None else params.stream_interval
+    return Prompt(job, rid, logprobs, told_from, top, bool(params.no_stop_trim), interval)
 
 
 def _check_sampling(params: NativeSampling) -> None:
@@ -267,6 +278,9 @@ def _check_sampling(params: NativeSampling) -> None:
         raise bad_request(
             f"{at}.custom_params is not supported", f"{at}.custom_params", "unsupported"
         )
+    if params.stream_interval is not None and params.stream_interval < 1:
+        place = f"{at}.stream_interval"
+        raise bad_request(f"{place}={params.stream_interval}: must be an integer >= 1", place)
     for name in ("max_tokens", "min_tokens", "response_format", "structured_outputs"):
         if getattr(params, name) is not None:
             raise bad_request(f"unknown field '{at}.{name}'", f"{at}.{name}", "unknown_field")
@@ -319,7 +333,9 @@ async def _answer(
         return _aborted(prompt, request, follower, error, num_prompt_tokens)
     text = final_text(result, keep_stop=prompt.keep_stop)
     tokens = result.logprobs or ()
-    return _item(service, request, prompt, text, result.token_ids, tokens, told, result)
+    return _item(
+        service, request, prompt, text, result.token_ids, tokens, told, result.usage, result
+    )
 
 
 def _item(
@@ -330,23 +346,19 @@ def _item(
     output_ids: Sequence[int],
     tokens: Sequence[TokenLogprob],
     told: _Told,
-    result: GenerateResult | None,
-    num_prompt_tokens: int = 0,
+    usage: Usage,
+    result: GenerateResult | None = None,
 ) -> dict[str, Any]:
     """One answer, or what there is of it so far (``result`` is None)."""
     meta: dict[str, Any] = {
         "id": prompt.id,
-        "finish_reason": _finish(result),
-        "prompt_tokens": num_prompt_tokens,
+        "finish_reason": None if result is None else _finish(result),
+        "prompt_tokens": usage.prompt,
         "weight_version": "default",
-        "completion_tokens": len(output_ids),
-        "cached_tokens": 0,
+        "completion_tokens": len(output_ids) if result is None else num_written(result),
+        "cached_tokens": usage.cached,
         "e2e_latency": round(time.perf_counter() - request.began, 6),
     }
-    if result is not None:
-        meta["prompt_tokens"] = result.usage.prompt
-        meta["cached_tokens"] = result.usage.cached
-        meta["completion_tokens"] = result.usage.forced + result.usage.sampled
     if prompt.logprobs:
         meta |= told
         meta["output_token_logprobs"] = [
@@ -357,12 +369,11 @@ def _item(
     return {"text": text, "output_ids": list(output_ids), "meta_info": meta}
 
 
-def _finish(result: GenerateResult | None) -> dict[str, Any] | None:
-    if result is None:
-        return None
+def _finish(result: GenerateResult) -> dict[str, Any]:
     if result.finish_reason == "length":
         return {"type": "length", "length": len(result.token_ids)}
-    return {"type": "stop", "matched": result.stop_match}
+    matched = result.end_id if result.stop_match is None else result.stop_match
+    return {"type": "stop", "matched": matched}
 
 
 def _aborted(
@@ -402,15 +413,14 @@ async def _stream(call: Call, request: Request) -> AsyncIterator[bytes]:
         for prompt in request.prompts:
             followers = await stack.enter_async_context(service.running(prompt.job, prompt.id))
             told = await _input_logprobs(service, prompt, request)
-            num_prompt_tokens = len(await service.token_ids(prompt.job))
             flat += [(prompt, follower, told) for follower in followers]
-            so_far += [_SoFar(num_prompt_tokens) for _ in followers]
+            so_far += [_SoFar(prompt.interval) for _ in followers]
         several = request.many or len(flat) > 1
         async for index, events in merged([f for _, f, _ in flat]):
             prompt, follower, told = flat[index]
             so_far[index].add(events)
-            if so_far[index].changed and not follower.handle.done():
-                item = so_far[index].item(service, request, prompt, told)
+            if so_far[index].is_due() and not follower.handle.done():
+                item = so_far[index].item(service, request, prompt, told, follower)
                 yield sse(encode({**item, "index": index} if several else item))
         for index, (prompt, follower, told) in enumerate(flat):
             item = await _answer(service, request, prompt, follower, told)
@@ -419,31 +429,40 @@ async def _stream(call: Call, request: Request) -> AsyncIterator[bytes]:
 
 @dataclass
 class _SoFar:
-    num_prompt_tokens: int
+    """What a stream has of one answer.
+
+    Args:
+        interval: tokens that are shown together; the first are shown at once.
+    """
+
+    interval: int
     text: str = ""
     ids: list[int] = field(default_factory=list)
     tokens: list[TokenLogprob] = field(default_factory=list)
-    changed: bool = False
+    num_chars_shown: int = 0
+    next_at: int = 1
 
     def add(self, events: Sequence[TokenEvent]) -> None:
-        before = len(self.text)
         for event in events:
             self.text += event.text
             self.ids += event.token_ids
             self.tokens += event.logprobs
-        self.changed = len(self.text) > before
+
+    def is_due(self) -> bool:
+        """Whether there is text to show, and enough of it; then it counts as shown."""
+        if len(self.ids) < self.next_at or len(self.text) == self.num_chars_shown:
+            return False
+        self.num_chars_shown = len(self.text)
+        self.next_at = len(self.ids) + self.interval
+        return True
 
     def item(
-        self, service: Service, request: Request, prompt: Prompt, told: _Told
+        self,
+        service: Service,
+        request: Request,
+        prompt: Prompt,
+        told: _Told,
+        follower: Follower,
     ) -> dict[str, Any]:
-        return _item(
-            service,
-            request,
-            prompt,
-            self.text,
-            self.ids,
-            self.tokens,
-            told,
-            None,
-            self.num_prompt_tokens,
-        )
+        usage = follower.usage_so_far()
+        return _item(service, request, prompt, self.text, self.ids, self.tokens, told, usage)

@@ -23,7 +23,9 @@ from sgrt.server.wire import (
     StreamOptions,
     check_labels,
     check_limit,
+    check_stream_options,
     num_choices,
+    request_name,
     sampling_params,
     stop_patterns,
     wants_usage,
@@ -69,10 +71,14 @@ def _check_fixed(wire: ChatRequest) -> None:
         raise bad_request("modalities: this model writes text only", "modalities")
     if wire.reasoning_effort not in (None, "none"):
         raise bad_request("reasoning_effort: this model does not reason apart", "reasoning_effort")
+    if wire.continue_final_message and wire.add_generation_prompt:
+        raise bad_request(
+            "add_generation_prompt and continue_final_message contradict each other",
+            "continue_final_message",
+        )
     if wire.verbosity not in (None, "medium"):
         raise bad_request("verbosity: this model has no such setting", "verbosity")
-    if wire.stream_options is not None and not wire.stream:
-        raise bad_request("stream_options needs stream=true", "stream_options")
+    check_stream_options(wire.stream_options, wire.stream)
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,7 @@ class Chat:
     stream: bool
     usage: bool
     continuous_usage: bool
+    name: str
     id: str
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -95,7 +102,7 @@ async def chat_completions(call: Call) -> Answer | EventStream:
     if chat.stream:
         return EventStream(stream_chat(call, chat))
     service = call.service
-    async with service.admitted(), service.running(chat.job, call.request_id) as followers:
+    async with service.admitted(), service.running(chat.job, chat.name) as followers:
         results = [await follower.result() for follower in followers]
     choices = [_choice(service, chat, i, result) for i, result in enumerate(results)]
     return Answer(
@@ -137,6 +144,7 @@ def read_chat(wire: ChatRequest, call: Call) -> Chat:
     )
     if use.active and use.stop:
         params = params.override(stop=(*params.stop, *use.stop))
+    name = request_name(wire, call.request_id)
     at_end, continuous = wants_usage(wire.stream_options)
     return Chat(
         Job(
@@ -156,7 +164,8 @@ def read_chat(wire: ChatRequest, call: Call) -> Chat:
         stream=bool(wire.stream),
         usage=at_end,
         continuous_usage=continuous,
-        id=f"chatcmpl-{call.request_id}",
+        name=name,
+        id=wire.rid or f"chatcmpl-{name}",
     )
 
 
@@ -250,7 +259,7 @@ def _logprobs(service: Service, tokens: tuple[TokenLogprob, ...] | None) -> dict
 async def stream_chat(call: Call, chat: Chat) -> AsyncIterator[bytes]:
     """The chunks of a chat completion."""
     service = call.service
-    async with service.admitted(), service.running(chat.job, call.request_id) as followers:
+    async with service.admitted(), service.running(chat.job, chat.name) as followers:
         num_prompt = len(await service.token_ids(chat.job)) if chat.continuous_usage else 0
         writers = [_Writer(service, chat, i, num_prompt) for i in range(len(followers))]
         for writer in writers:

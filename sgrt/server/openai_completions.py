@@ -21,7 +21,9 @@ from sgrt.server.wire import (
     StreamOptions,
     check_labels,
     check_limit,
+    check_stream_options,
     num_choices,
+    request_name,
     sampling_params,
     stop_patterns,
     wants_usage,
@@ -60,6 +62,7 @@ class Completion:
     stream: bool
     usage: bool
     continuous_usage: bool
+    name: str
     id: str
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -119,6 +122,7 @@ def _read(wire: CompletionRequest, call: Call) -> Completion:
         )
         for i, prompt in enumerate(prompts)
     )
+    name = request_name(wire, call.request_id)
     at_end, continuous = wants_usage(wire.stream_options)
     return Completion(
         jobs,
@@ -128,7 +132,8 @@ def _read(wire: CompletionRequest, call: Call) -> Completion:
         stream=bool(wire.stream),
         usage=at_end,
         continuous_usage=continuous,
-        id=f"cmpl-{call.request_id}",
+        name=name,
+        id=wire.rid or f"cmpl-{name}",
     )
 
 
@@ -147,8 +152,7 @@ def _check_fixed(wire: CompletionRequest, n: int) -> None:
             "include_stop_str_in_output",
             "unsupported",
         )
-    if wire.stream_options is not None and not wire.stream:
-        raise bad_request("stream_options needs stream=true", "stream_options")
+    check_stream_options(wire.stream_options, wire.stream)
     if wire.max_tokens == 0 and not wire.echo:
         raise bad_request("max_tokens=0 leaves nothing to return without echo", "max_tokens")
     if wire.echo and wire.stream and wire.logprobs is not None:
@@ -180,7 +184,7 @@ def _prompt(value: Any, at: str, *, bos: bool) -> Any:
 
 async def _start(call: Call, request: Completion, stack: AsyncExitStack) -> list[list[Follower]]:
     return [
-        await stack.enter_async_context(call.service.running(job, call.request_id))
+        await stack.enter_async_context(call.service.running(job, request.name))
         for job in request.jobs
     ]
 

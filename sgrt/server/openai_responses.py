@@ -18,7 +18,17 @@ from sgrt.server.service import Job, Service
 from sgrt.server.tokens import chat_logprob, ending
 from sgrt.server.tools import CallReader, Piece, ToolUse, read_tools
 from sgrt.server.wanted import wanted
-from sgrt.server.wire import Constrained, Sampling, check_limit, sampling_params, stop_patterns
+from sgrt.server.wire import (
+    Constrained,
+    Sampling,
+    StreamOptions,
+    check_caching,
+    check_limit,
+    check_service_tier,
+    check_stream_options,
+    sampling_params,
+    stop_patterns,
+)
 
 
 class ResponsesRequest(Sampling, kw_only=True, forbid_unknown_fields=True):
@@ -35,7 +45,7 @@ class ResponsesRequest(Sampling, kw_only=True, forbid_unknown_fields=True):
     top_logprobs: int | None = None
     include: list[str] | None = None
     stream: bool | None = None
-    stream_options: dict[str, Any] | None = None
+    stream_options: StreamOptions | None = None
     store: bool | None = None
     metadata: dict[str, str] | None = None
     truncation: str | None = None
@@ -45,6 +55,10 @@ class ResponsesRequest(Sampling, kw_only=True, forbid_unknown_fields=True):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    priority: int | None = None
+    cache_salt: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     background: bool | None = None
     previous_response_id: str | None = None
     conversation: Any = None
@@ -118,6 +132,7 @@ def _read(wire: ResponsesRequest, call: Call) -> Response:
         read_messages(messages, "input"),
         use,
         at="input",
+        variables=wire.chat_template_kwargs,
     )
     held = held_to(service, wanted(_format(wire.text)), use, at="text.format")
     limit = wire.max_output_tokens
@@ -143,7 +158,8 @@ def _read(wire: ResponsesRequest, call: Call) -> Response:
         prompt_at="input",
         constraint_at=held.at if held else None,
         spelling=_SPELLING,
-        namespace=call.namespace,
+        namespace=call.namespace + (wire.cache_salt or ""),
+        priority=wire.priority or 0,
     )
     repeated = {
         "model": service.model_named(wire.model),
@@ -168,9 +184,13 @@ def _read(wire: ResponsesRequest, call: Call) -> Response:
 
 
 def _check_fixed(wire: ResponsesRequest) -> None:
-    for name in ("background", "previous_response_id", "conversation", "prompt", "max_tool_calls"):
+    for name in ("background", "previous_response_id", "conversation", "prompt"):
         if getattr(wire, name):
             raise bad_request(f"{name} is not supported", name, "unsupported")
+    if wire.max_tool_calls is not None:
+        raise bad_request(
+            "max_tool_calls limits built-in tools; there are none", "max_tool_calls", "unsupported"
+        )
     for name in ("n", "max_tokens"):
         if getattr(wire, name) is not None:
             raise bad_request(f"unknown field {name!r}", name, "unknown_field")
@@ -178,8 +198,13 @@ def _check_fixed(wire: ResponsesRequest) -> None:
         raise bad_request("store=true: this server keeps no responses", "store", "unsupported")
     if wire.truncation not in (None, "disabled"):
         raise bad_request("truncation: a prompt is never cut here", "truncation", "unsupported")
-    if wire.service_tier not in (None, "auto", "default"):
-        raise bad_request("service_tier: there is one tier", "service_tier", "unsupported")
+    check_service_tier(wire.service_tier)
+    check_caching(wire.prompt_cache_retention, wire.prompt_cache_options)
+    check_stream_options(wire.stream_options, wire.stream)
+    for name in ("include_usage", "continuous_usage_stats"):
+        if getattr(wire.stream_options, name, None) is not None:
+            place = f"stream_options.{name}"
+            raise bad_request(f"unknown field '{place}'", place, "unknown_field")
     if any(v not in (None, "none") for v in (wire.reasoning or {}).values()):
         raise bad_request("reasoning: this model does not reason apart", "reasoning", "unsupported")
     for i, item in enumerate(wire.include or ()):
@@ -187,11 +212,8 @@ def _check_fixed(wire: ResponsesRequest) -> None:
             raise bad_request(
                 f"include: {item!r:.80} is not supported", f"include[{i}]", "unsupported"
             )
-    for key in wire.stream_options or {}:
-        if key != "include_obfuscation":
-            raise bad_request(
-                f"unknown field 'stream_options.{key:.80}'", f"stream_options.{key:.80}"
-            )
+    if wire.top_logprobs and _LOGPROBS not in (wire.include or ()):
+        raise bad_request(f"top_logprobs needs include=[{_LOGPROBS!r}]", "top_logprobs")
 
 
 def _format(text: Mapping[str, Any] | None) -> Constrained:

@@ -283,31 +283,38 @@ class Service:
         finally:
             handle.cancel()
 
-    def abort(self, request_id: str) -> int:
+    def abort(self, request_id: str, message: str | None = None) -> int:
         """Cancel a request of the caller's by its id, "" all of them; an admin reaches all callers.
 
-        The id of a request with several prompts stands for each of them.
+        The id of a request with several prompts stands for each of them, and that of an answer
+        for its request.
+
+        Args:
+            message: what those who wait for it are told.
 
         Returns:
             How many generations.
         """
         caller = CALLER.get()
+        own = request_id.removeprefix("chatcmpl-").removeprefix("cmpl-").removeprefix("resp_")
         return self._cancel(
             [
                 follower
                 for (owner, name), followers in self.follow.items()
                 if (caller.is_admin or owner == caller.name)
-                and (request_id in ("", name) or name.startswith(f"{request_id}_"))
+                and (not request_id or name in (request_id, own) or _is_part(name, request_id))
                 for follower in followers
-            ]
+            ],
+            message,
         )
 
     def abort_all(self) -> int:
         """Cancel everything; returns how many generations."""
         return self._cancel([f for followers in self.follow.values() for f in followers])
 
-    def _cancel(self, followers: Sequence[Follower]) -> int:
+    def _cancel(self, followers: Sequence[Follower], message: str | None = None) -> int:
         for follower in followers:
+            follower.abort_message = message
             follower.handle.cancel()
         return len(followers)
 
@@ -341,6 +348,11 @@ class Service:
             "model",
             "model_not_found",
         )
+
+
+def _is_part(name: str, request_id: str) -> bool:
+    """Whether this is one of the prompts of a request with several."""
+    return name.startswith(f"{request_id}_")
 
 
 def _cancel_all(work: Future[list[Generation]]) -> None:

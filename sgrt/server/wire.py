@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -60,6 +61,7 @@ class Labels(Constrained, kw_only=True):
     service_tier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
     priority: int | None = None
     cache_salt: str | None = None
     rid: str | None = None
@@ -85,14 +87,49 @@ def check_labels(wire: Labels) -> None:
     """Refuse what the labels promise and this server does not do."""
     if wire.store:
         raise bad_request("store=true: this server keeps no completions", "store", "unsupported")
-    if wire.service_tier not in (None, "auto", "default"):
-        raise bad_request(
-            f"service_tier={wire.service_tier!r:.80}: there is one tier", "service_tier"
-        )
-    if wire.prompt_cache_retention not in (None, "in_memory", "in-memory"):
+    check_service_tier(wire.service_tier)
+    check_caching(wire.prompt_cache_retention, wire.prompt_cache_options)
+
+
+def check_service_tier(name: str | None) -> None:
+    """Refuse a tier besides the only one."""
+    if name not in (None, "auto", "default"):
+        raise bad_request(f"service_tier={name!r:.80}: there is one tier", "service_tier")
+
+
+def check_caching(retention: str | None, options: Mapping[str, Any] | None) -> None:
+    """Refuse what a cache in memory, filled by every request, does not do."""
+    if retention not in (None, "in_memory", "in-memory"):
         raise bad_request(
             "prompt_cache_retention: prefixes are cached in memory", "prompt_cache_retention"
         )
+    for key, value in (options or {}).items():
+        if value is not None and (key, value) != ("mode", "implicit"):
+            place = f"prompt_cache_options.{key:.80}"
+            raise bad_request(f"{place}: prefixes are cached as long as there is room", place)
+
+
+def check_stream_options(wire: StreamOptions | None, stream: bool | None) -> None:
+    """Refuse options of a stream where there is none, and padding."""
+    if wire is None:
+        return
+    if not stream:
+        raise bad_request("stream_options needs stream=true", "stream_options")
+    if wire.include_obfuscation:
+        place = "stream_options.include_obfuscation"
+        raise bad_request(f"{place}=true: events are not padded", place, "unsupported")
+
+
+def request_name(wire: Labels, otherwise: str) -> str:
+    """What a request is called, in its answer's id and by ``/abort_request``.
+
+    Raises:
+        ApiError: ``rid`` and ``request_id``, which are the same, differ.
+    """
+    names = [name for name in (wire.rid, wire.request_id) if name]
+    if len(set(names)) > 1:
+        raise bad_request("rid and request_id are the same, and differ", "request_id")
+    return names[0] if names else otherwise
 
 
 def sampling_params(
