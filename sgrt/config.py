@@ -208,10 +208,24 @@ class ServerConfig:
     ssl_keyfile: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("api_keys", "served_model_names", "allowed_hosts", "cors_origins"):
+            value = getattr(self, name)
+            if not isinstance(value, (tuple, list)) or not all(_is_text(v) for v in value):
+                raise RequestError(f"{name}: must be a tuple of texts that are not empty")
+        for name in ("insecure_no_auth", "metrics_no_auth", "shared_prefix_cache"):
+            if not isinstance(getattr(self, name), bool):
+                raise RequestError(f"{name}={getattr(self, name)!r}: must be True or False")
+        for name in ("admin_api_key", "ssl_certfile", "ssl_keyfile"):
+            if getattr(self, name) is not None and not _is_text(getattr(self, name)):
+                raise RequestError(f"{name}: must be a text that is not empty, or None")
+        if not isinstance(self.host, str):
+            raise RequestError(f"host={self.host!r}: must be a text")
         for name, (low, high) in _SERVER_RANGES.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise RequestError(f"{name}={value!r}: must be a number")
+            if isinstance(value, float) and not name.endswith("_s"):
+                raise RequestError(f"{name}={value!r}: must be an integer")
             if not low <= value <= high:  # false for NaN too
                 raise RequestError(f"{name}={value!r}: must be from {low} to {high}")
         for name, allowed in _SERVER_ONE_OF.items():
@@ -220,12 +234,17 @@ class ServerConfig:
                 raise RequestError(f"{name}={getattr(self, name)!r}: must be one of {known}")
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
 _DAY = 86_400.0
 _SERVER_RANGES: dict[str, tuple[float, float]] = {
     "port": (0, 65_535),
     "max_queued_requests": (0, 1_000_000),
     "max_body_bytes": (1, 1 << 30),
     "receive_timeout_s": (0.01, _DAY),
+    "send_timeout_s": (0.01, _DAY),
     "request_timeout_s": (0.01, 7 * _DAY),
     "drain_timeout_s": (0, _DAY),
     "max_n": (1, 100_000),

@@ -43,6 +43,8 @@ _REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("/v1/chat/completions", {**_CHAT, "skip_special_tokens": False}),
     ("/v1/chat/completions", {**_CHAT, "regex": "a", "ebnf": "root ::= [a]"}),
     ("/v1/chat/completions", {**_CHAT, "model": "gpt-4o"}),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi", "name": "Ada"}]}),
+    ("/v1/chat/completions", {**_CHAT, "prompt_cache_options": {"mode": "explicit"}}),
     ("/v1/completions", {**_TEXT, "best_of": 3}),
     ("/v1/completions", {**_TEXT, "suffix": "!"}),
     ("/v1/responses", {**_RESPONSE, "store": True}),
@@ -54,6 +56,7 @@ _REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("/generate", {"text": "hi", "image_data": "x"}),
     ("/generate", {"text": "hi", "return_hidden_states": True}),
     ("/generate", {"text": "hi", "lora_path": "x"}),
+    ("/generate", {"text": "hi", "log_metrics": False}),
 ]
 
 

@@ -134,7 +134,8 @@ def _messages(value: str | list[Any]) -> list[Message]:
         if not value:
             raise bad_request("input is empty", "input")
         return [Message("user", value)]
-    return read_messages(read_input(value, "input"), "input")
+    messages, places = read_input(value, "input")
+    return read_messages(messages, "input", places)
 
 
 async def _ask(

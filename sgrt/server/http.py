@@ -12,6 +12,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
+from urllib.parse import unquote_plus
 
 import msgspec
 
@@ -44,7 +45,6 @@ class Call:
     Args:
         request_id: the client's ``x-request-id``, or one of ours.
         namespace: of its cached prefixes: one per key.
-        query: of the URL.
     """
 
     service: Service
@@ -52,7 +52,6 @@ class Call:
     raw: bytes = b""
     namespace: str = ""
     path: str = ""
-    query: bytes = b""
     headers: dict[bytes, bytes] = field(default_factory=dict)
 
     def json(self) -> dict[str, Any]:
@@ -180,12 +179,13 @@ class App:
         exchange.route = route.method, route.path
         caller = self._guard.check_key(route.access, headers)
         CALLER.set(caller)
+        if route.access != "open":  # probes may add what they like to theirs
+            _check_query(scope.get("query_string", b""))
         call = Call(
             self.service,
             exchange.request_id,
             namespace="" if self.service.config.shared_prefix_cache else caller.name,
             path=scope["path"],
-            query=scope.get("query_string", b""),
             headers=headers,
         )
         if scope["method"] == "POST":
@@ -305,6 +305,13 @@ def _told(error: Exception) -> ApiError:
     if told.status >= 500 and told.code == "internal_error":
         log.error("a request failed", exc_info=error)
     return told
+
+
+def _check_query(query: bytes) -> None:
+    """No route takes parameters in its URL; one that is given is refused by its name."""
+    if query:
+        name = unquote_plus(query.partition(b"&")[0].partition(b"=")[0].decode("latin-1"))
+        raise bad_request(f"unknown parameter {name!r:.80} in the URL", name[:80], "unknown_field")
 
 
 def _log_request(scope: Scope, exchange: _Exchange, seconds: float) -> None:

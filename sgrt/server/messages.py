@@ -10,6 +10,7 @@ from typing import Any
 from sgrt.core import Message, Text
 from sgrt.errors import RequestError
 from sgrt.models.chat_template import JinjaChatTemplate
+from sgrt.server.body import did_you_mean
 from sgrt.server.failures import ApiError, bad_request, from_error
 from sgrt.server.tools import BEGIN, ToolUse, as_text
 
@@ -18,20 +19,53 @@ _FIELDS = {
     "system": {"name"},
     "developer": {"name"},
     "user": {"name"},
-    "assistant": {"name", "tool_calls", "refusal", "reasoning_content", "audio", "function_call"},
+    "assistant": {"name", "tool_calls", "refusal", "reasoning_content"},
     "tool": {"name", "tool_call_id"},
 }
 
 
-def read_messages(items: Sequence[Any], at: str = "messages") -> list[Message]:
-    """Messages of a chat.
+def read_messages(
+    items: Sequence[Any], at: str = "messages", places: Sequence[str] | None = None
+) -> list[Message]:
+    """Messages of a chat; results of tools stand in the order of their calls.
+
+    Args:
+        places: where in the body each is from; None for one after the other, at ``at``.
 
     Raises:
         ApiError: one that is none, or holds what a text model cannot take.
     """
     if not items:
         raise bad_request(f"{at} is empty", at)
-    return [_message(item, f"{at}[{i}]") for i, item in enumerate(items)]
+    places = places or [f"{at}[{i}]" for i in range(len(items))]
+    messages = [_message(item, place) for item, place in zip(items, places, strict=True)]
+    return _in_order_of_calls(messages, places)
+
+
+def _in_order_of_calls(messages: Sequence[Message], places: Sequence[str]) -> list[Message]:
+    """Templates print results without their ids: what belongs to which call is the order."""
+    ordered: list[Message] = []
+    rank: dict[str, int] = {}
+    for message, place in zip(messages, places, strict=True):
+        for call in message.extra.get("tool_calls", ()):
+            rank[call["id"]] = len(rank)
+        if message.role != "tool" or "tool_call_id" not in message.extra:
+            ordered.append(message)
+            continue
+        call_id = message.extra["tool_call_id"]
+        if call_id not in rank:
+            at = f"{place}.tool_call_id"
+            raise bad_request(f"{at}={call_id!r:.80} is the id of no call before it", at)
+        later = len(ordered)
+        while later and _rank(ordered[later - 1], rank) > rank[call_id]:
+            later -= 1
+        ordered.insert(later, message)
+    return ordered
+
+
+def _rank(message: Message, rank: Mapping[str, int]) -> int:
+    """Of the call that a message is the result of; -1 where it is none."""
+    return rank.get(message.extra.get("tool_call_id", ""), -1) if message.role == "tool" else -1
 
 
 def _message(item: Any, at: str) -> Message:
@@ -42,12 +76,12 @@ def _message(item: Any, at: str) -> Message:
         raise bad_request(
             f"{at}.role={role!r:.80} is not one of {', '.join(sorted(_ROLES))}", f"{at}.role"
         )
-    for key, value in item.items():
-        if key not in ("role", "content", *_FIELDS[role]) and value is not None:
-            raise bad_request(f"unknown field '{at}.{key:.80}'", f"{at}.{key}", "unknown_field")
-    for key in ("audio", "function_call"):
+    for key in ("audio", "function_call") if role == "assistant" else ():
         if item.get(key) is not None:
             raise bad_request(f"{at}.{key} is not supported", f"{at}.{key}", "unsupported")
+    if role == "assistant" and item.get("annotations") == []:  # as OpenAI's answers have it
+        item = {key: value for key, value in item.items() if key != "annotations"}
+    check_fields(item, at, {"role", "content", *_FIELDS[role]})
     extra: dict[str, Any] = {}
     for key in ("name", "tool_call_id", "reasoning_content", "refusal"):
         value = item.get(key)
@@ -58,7 +92,9 @@ def _message(item: Any, at: str) -> Message:
     if item.get("tool_calls"):
         extra["tool_calls"] = _tool_calls(item["tool_calls"], f"{at}.tool_calls")
     content = _content(item.get("content"), f"{at}.content", optional=role == "assistant")
-    if not content and "refusal" in extra:
+    if "refusal" in extra:
+        if content:
+            raise bad_request(f"{at}: either content or refusal", f"{at}.refusal")
         content = extra.pop("refusal")
     return Message("system" if role == "developer" else role, content, extra)
 
@@ -80,12 +116,25 @@ def _part(part: Any, at: str) -> str:
         raise bad_request(f"{at} must be an object", at)
     kind = part.get("type")
     if kind == "refusal" and isinstance(part.get("refusal"), str):
+        check_fields(part, at, {"type", "refusal"})
         return str(part["refusal"])
     if kind not in ("text", "input_text", "output_text"):
         raise bad_request(f"{at}.type={kind!r:.80}: this model takes text only", f"{at}.type")
     if not isinstance(part.get("text"), str):
         raise bad_request(f"{at}.text must be a string", f"{at}.text")
+    # what servers, this one too, put beside a text of their own
+    told = {"annotations", "logprobs"} if kind == "output_text" else set()
+    check_fields(part, at, {"type", "text", *told})
     return str(part["text"])
+
+
+def check_fields(value: Mapping[str, Any], at: str, known: set[str]) -> None:
+    """Refuse what is not known, unless it is null."""
+    for key in value:
+        if key not in known and value[key] is not None:
+            place = f"{at}.{key:.80}"
+            hint = did_you_mean(str(key), sorted(known))
+            raise bad_request(f"unknown field '{place}'{hint}", place, "unknown_field")
 
 
 def _tool_calls(calls: Any, at: str) -> list[dict[str, Any]]:
@@ -98,6 +147,10 @@ def _tool_call(call: Any, at: str) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise bad_request(f"{at}.function must have a name", f"{at}.function")
+    if call.get("type") not in (None, "function"):
+        raise bad_request(f"{at}.type: only calls of functions are known here", f"{at}.type")
+    check_fields(call, at, {"id", "type", "function", "index"})
+    check_fields(function, f"{at}.function", {"name", "arguments", "parsed_arguments"})
     arguments = function.get("arguments", "{}")
     try:  # templates print arguments as JSON; those of Hermes' kind expect an object
         value = json.loads(arguments) if isinstance(arguments, str) else arguments
@@ -137,6 +190,7 @@ def chat_prompt(
         if name not in template.variables:
             place = f"chat_template_kwargs.{name:.80}"
             raise bad_request(f"{place}: the model's template has no such variable", place)
+    _check_shown(template, messages, at)
     shows_tools = "tools" in template.variables and BEGIN in template.source
     tools = use.tools if use.mode != "none" else ()
     if not shows_tools:
@@ -153,6 +207,31 @@ def chat_prompt(
         )
     except RequestError as error:
         raise from_error(error, param=at) from error
+
+
+def _check_shown(template: JinjaChatTemplate, messages: Sequence[Message], at: str) -> None:
+    """Refuse what the template would leave out; results of tools are told apart by their calls."""
+    for i, message in enumerate(messages):
+        shown = {
+            "name": message.role == "tool" or _shows_name(template, message.role),
+            "reasoning_content": "reasoning_content" in template.source,
+        }
+        for key, is_shown in shown.items():
+            if key in message.extra and not is_shown:
+                place = f"{at}[{i}].{key}" if at == "messages" else at
+                raise bad_request(f"{place}: the model's template has no place for it", place)
+
+
+@functools.lru_cache(maxsize=64)
+def _shows_name(template: JinjaChatTemplate, role: str) -> bool:
+    probe = "probe-of-a-name"
+    message = Message(role, "Hello", {"name": probe})
+    user = Message("user", "Hi")
+    messages = {"user": [message], "system": [message, user]}.get(role, [user, message])
+    try:
+        return any(probe in run.text for run in template.render(messages))
+    except RequestError:
+        return False
 
 
 @functools.lru_cache(maxsize=16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
@@ -14,7 +15,10 @@ from sgrt.errors import SgrtError
 from sgrt.server.body import decode
 from sgrt.server.failures import ApiError, bad_request, from_error
 from sgrt.server.http import Answer, Call
+from sgrt.server.messages import chat_prompt, read_messages
 from sgrt.server.service import Job, Service
+from sgrt.server.tokens import shown
+from sgrt.server.tools import read_tools
 
 
 def version() -> str:
@@ -159,12 +163,21 @@ class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         prompt: one text or several; spellings of special tokens are those tokens.
         parts: in place of a prompt, one text in parts, each with whether it may spell special
             tokens; what a user typed may not.
+        messages: in place of a prompt, a conversation as `/v1/chat/completions` takes it, with
+            the four fields behind it.
+        return_token_strs: tell the text of each token, too.
     """
 
     prompt: str | list[str] | None = None
     parts: list[tuple[str, bool]] | None = None
+    messages: list[Any] | None = None
+    tools: list[Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     model: str | None = None
     add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
 
 
 class DetokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -178,31 +191,56 @@ class DetokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
 async def tokenize(call: Call) -> Answer:
     """``POST /tokenize``."""
     wire = decode(call.json(), TokenizeRequest)
-    call.service.model_named(wire.model)
-    tokenizer = call.service.engine.tokenizer
+    service = call.service
+    service.model_named(wire.model)
+    texts = _texts(wire, service)
+    tokenizer = service.engine.tokenizer
 
-    if (wire.prompt is None) == (wire.parts is None):
-        raise bad_request("either prompt or parts must be given", param="prompt")
-
-    def encode(*parts: Text) -> list[int]:
+    def encode(parts: Sequence[Text]) -> list[int]:
         ids: list[int] = tokenizer.encode_parts(parts)
         return ids if wire.add_special_tokens is False else list(tokenizer.with_bos(ids))
 
     try:
-        if isinstance(wire.prompt, list):
-            texts = wire.prompt
-            tokens: Any = await call.service.aside(
-                lambda: [encode(Text(text, special=True)) for text in texts]
-            )
-            count: Any = [len(t) for t in tokens]
-        else:
-            parts = [(wire.prompt or "", True)] if wire.parts is None else wire.parts
-            tokens = await call.service.aside(lambda: encode(*(Text(t, s) for t, s in parts)))
-            count = len(tokens)
+        tokens = await service.aside(lambda: [encode(parts) for parts in texts])
     except SgrtError as error:
         raise from_error(error, param="prompt") from error
-    return Answer(
-        {"tokens": tokens, "count": count, "max_model_len": call.service.engine.context_len}
+    told: dict[str, Any] = {"tokens": tokens, "count": [len(ids) for ids in tokens]}
+    if wire.return_token_strs:
+        told["token_strs"] = [[shown(tokenizer, i) for i in ids] for ids in tokens]
+    if not isinstance(wire.prompt, list):
+        told = {name: value[0] for name, value in told.items()}
+    return Answer({**told, "max_model_len": service.engine.context_len})
+
+
+_OF_MESSAGES = ("tools", "add_generation_prompt", "continue_final_message", "chat_template_kwargs")
+
+
+def _texts(wire: TokenizeRequest, service: Service) -> list[Sequence[Text]]:
+    """What is to be tokenized, each in runs."""
+    given = [name for name in ("prompt", "parts", "messages") if getattr(wire, name) is not None]
+    if len(given) != 1:
+        at = given[-1] if given else "prompt"
+        raise bad_request("either prompt, parts or messages must be given", at)
+    if wire.messages is not None:
+        return [_conversation(wire, service)]
+    for name in _OF_MESSAGES:
+        if getattr(wire, name) is not None:
+            raise bad_request(f"{name} needs messages", name)
+    if wire.parts is not None:
+        return [[Text(text, special) for text, special in wire.parts]]
+    texts = wire.prompt if isinstance(wire.prompt, list) else [wire.prompt or ""]
+    return [[Text(text, special=True)] for text in texts]
+
+
+def _conversation(wire: TokenizeRequest, service: Service) -> Sequence[Text]:
+    starts_answer = wire.add_generation_prompt is not False and not wire.continue_final_message
+    return chat_prompt(
+        service.engine.chat_template,  # type: ignore[arg-type]
+        read_messages(wire.messages or []),
+        read_tools(wire.tools, None, None),
+        add_generation_prompt=starts_answer,
+        continue_final_message=bool(wire.continue_final_message),
+        variables=wire.chat_template_kwargs,
     )
 
 

@@ -17,7 +17,7 @@ from sgrt.server.failures import bad_request
 from sgrt.server.follow import Follower, merged
 from sgrt.server.http import Answer, Call, EventStream, encode, sse
 from sgrt.server.service import Job, Service
-from sgrt.server.tokens import final_text
+from sgrt.server.tokens import ended_by, final_text
 from sgrt.server.usage import num_written
 from sgrt.server.wanted import wanted
 from sgrt.server.wire import Constrained, check_limit, num_choices, sampling_params, stop_patterns
@@ -372,8 +372,7 @@ def _item(
 def _finish(result: GenerateResult) -> dict[str, Any]:
     if result.finish_reason == "length":
         return {"type": "length", "length": len(result.token_ids)}
-    matched = result.end_id if result.stop_match is None else result.stop_match
-    return {"type": "stop", "matched": matched}
+    return {"type": "stop", "matched": ended_by(result)["matched_stop"]}
 
 
 def _aborted(

@@ -14,7 +14,7 @@ from sgrt.server.held import held_to
 from sgrt.server.http import Answer, Call, EventStream, encode, sse
 from sgrt.server.messages import chat_prompt, read_messages
 from sgrt.server.service import Job, Service
-from sgrt.server.tokens import chat_logprob
+from sgrt.server.tokens import chat_logprob, ended_by
 from sgrt.server.tools import CallReader, Piece, ToolUse, read_tools
 from sgrt.server.usage import num_written, usage, usage_so_far
 from sgrt.server.wanted import wanted
@@ -211,7 +211,7 @@ def _choice(service: Service, chat: Chat, index: int, result: GenerateResult) ->
         "message": message,
         "logprobs": _logprobs(service, result.logprobs),
         "finish_reason": finish_reason(chat.use, result, bool(calls)),
-        "matched_stop": result.stop_match,
+        **ended_by(result),
     }
 
 
@@ -338,7 +338,7 @@ class _Writer:
             rest = self._reader.feed(_cut_end(self._chat, result)) + self._reader.finish()
             frames = [self._frame(self._delta(piece)) for piece in rest]
         reason = finish_reason(self._chat.use, result, self._called)
-        frames.append(self._frame({}, reason=reason, stop=result.stop_match))
+        frames.append(self._frame({}, reason=reason, ended=ended_by(result)))
         return b"".join(frames)
 
     def _delta(self, piece: Piece) -> dict[str, Any]:
@@ -356,16 +356,15 @@ class _Writer:
         logprobs: tuple[TokenLogprob, ...] = (),
         *,
         reason: str | None = None,
-        stop: str | int | None = None,
+        ended: Mapping[str, str | int | None] | None = None,
     ) -> bytes:
         choice: dict[str, Any] = {
             "index": self._index,
             "delta": delta,
             "logprobs": _logprobs(self._service, logprobs) if logprobs else None,
             "finish_reason": reason,
+            **(ended or {}),
         }
-        if stop is not None:
-            choice["matched_stop"] = stop
         chunk = {**self.head, "choices": [choice]}
         if self._chat.continuous_usage:
             chunk["usage"] = usage_so_far(self._num_prompt, self._num_tokens)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +13,7 @@ from sgrt.server.failures import bad_request
 from sgrt.server.follow import Follower, merged
 from sgrt.server.http import Answer, Call, EventStream, encode, sse
 from sgrt.server.service import Job, Service
-from sgrt.server.tokens import ending, final_text, floored, shown
+from sgrt.server.tokens import ended_by, ending, final_text, floored, shown
 from sgrt.server.usage import num_written, usage, usage_so_far
 from sgrt.server.wanted import wanted
 from sgrt.server.wire import (
@@ -224,7 +224,7 @@ def _choice(
         "text": echo.text + final_text(result, keep_stop=request.keep_stop),
         "logprobs": logprobs,
         "finish_reason": result.finish_reason,
-        "matched_stop": result.stop_match,
+        **ended_by(result),
     }
 
 
@@ -313,7 +313,7 @@ class _Writer:
         """The chunk with the reason of the end."""
         self.num_tokens = num_written(result)
         rest = ending(result, keep_stop=self.request.keep_stop)
-        return self.frame(rest, reason=result.finish_reason, stop=result.stop_match)
+        return self.frame(rest, reason=result.finish_reason, ended=ended_by(result))
 
     def frame(
         self,
@@ -321,16 +321,15 @@ class _Writer:
         logprobs: dict[str, Any] | None = None,
         *,
         reason: str | None = None,
-        stop: str | int | None = None,
+        ended: Mapping[str, str | int | None] | None = None,
     ) -> bytes:
         choice: dict[str, Any] = {
             "index": self.index,
             "text": text,
             "logprobs": logprobs,
             "finish_reason": reason,
+            **(ended or {}),
         }
-        if stop is not None:
-            choice["matched_stop"] = stop
         chunk: dict[str, Any] = {**self.request.head, "choices": [choice]}
         if self.request.continuous_usage:
             chunk["usage"] = usage_so_far(self.num_prompt, self.num_tokens)

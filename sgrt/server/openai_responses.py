@@ -122,14 +122,10 @@ def _read(wire: ResponsesRequest, call: Call) -> Response:
     service = call.service
     _check_fixed(wire)
     use = read_tools(wire.tools, wire.tool_choice, wire.parallel_tool_calls, flat=True)
-    messages = [{"role": "system", "content": wire.instructions}] if wire.instructions else []
-    if isinstance(wire.input, str):
-        messages.append({"role": "user", "content": wire.input})
-    else:
-        messages += read_input(wire.input, "input")
+    messages, places = _messages(wire)
     prompt = chat_prompt(
         service.engine.chat_template,  # type: ignore[arg-type]
-        read_messages(messages, "input"),
+        read_messages(messages, "input", places),
         use,
         at="input",
         variables=wire.chat_template_kwargs,
@@ -181,6 +177,18 @@ def _read(wire: ResponsesRequest, call: Call) -> Response:
         "user": wire.user,
     }
     return Response(job, use, repeated, f"resp_{call.request_id}")
+
+
+def _messages(wire: ResponsesRequest) -> tuple[list[Any], list[str]]:
+    """The conversation, and where in the body each message is from."""
+    messages: list[Any] = [{"role": "user", "content": wire.input}]
+    places = ["input"]
+    if not isinstance(wire.input, str):
+        messages, places = read_input(wire.input, "input")
+    if wire.instructions:
+        messages.insert(0, {"role": "system", "content": wire.instructions})
+        places.insert(0, "instructions")
+    return messages, places
 
 
 def _check_fixed(wire: ResponsesRequest) -> None:

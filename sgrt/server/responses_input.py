@@ -6,18 +6,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from sgrt.server.failures import bad_request
+from sgrt.server.messages import check_fields
 
 
-def read_input(items: list[Any], at: str) -> list[dict[str, Any]]:
+def read_input(items: list[Any], at: str) -> tuple[list[dict[str, Any]], list[str]]:
     """Messages in the spelling of chat completions; calls join the assistant's message before.
+
+    Returns:
+        The messages, and where in the body each begins.
 
     Raises:
         ApiError: an item of a kind that a text model cannot take.
     """
     messages: list[dict[str, Any]] = []
+    places: list[str] = []
     for i, item in enumerate(items):
         _append(messages, item, f"{at}[{i}]")
-    return messages
+        places += [f"{at}[{i}]"] * (len(messages) - len(places))
+    return messages, places
 
 
 def _append(messages: list[dict[str, Any]], item: Any, at: str) -> None:
@@ -28,6 +34,7 @@ def _append(messages: list[dict[str, Any]], item: Any, at: str) -> None:
         known = {k: v for k, v in item.items() if k not in ("type", "id", "status", "phase")}
         messages.append(known)
     elif kind == "function_call":
+        check_fields(item, at, {"type", "id", "call_id", "name", "arguments", "status"})
         call = {
             "id": item.get("call_id", ""),
             "type": "function",
@@ -37,6 +44,7 @@ def _append(messages: list[dict[str, Any]], item: Any, at: str) -> None:
             messages.append({"role": "assistant", "content": None})
         messages[-1].setdefault("tool_calls", []).append(call)
     elif kind == "function_call_output":
+        check_fields(item, at, {"type", "id", "call_id", "output", "status"})
         output = item.get("output")
         messages.append(
             {"role": "tool", "content": output, "tool_call_id": str(item.get("call_id", ""))}

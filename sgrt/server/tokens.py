@@ -40,6 +40,12 @@ def _chat_token(tokenizer: Any, token_id: int, logprob: float) -> dict[str, Any]
     }
 
 
+def ended_by(result: GenerateResult) -> dict[str, str | int | None]:
+    """What ended a text, as SGLang tells it and as vLLM does (for which end of text is nothing)."""
+    matched = result.end_id if result.stop_match is None else result.stop_match
+    return {"matched_stop": matched, "stop_reason": result.stop_match}
+
+
 def final_text(result: GenerateResult, *, keep_stop: bool) -> str:
     """The text, with the stop string that ended it where the client wants to see it."""
     return result.text + ending(result, keep_stop=keep_stop)

@@ -123,20 +123,26 @@ def _structured_outputs(value: Any, at: str) -> list[Wanted]:
             raise bad_request(
                 f"unknown field '{at}.{key:.80}'{hint}", f"{at}.{key}", "unknown_field"
             )
-    found: list[Wanted] = []
-    for key, read in _STRUCTURED.items():
-        if value.get(key) is not None:
-            with _blaming(f"{at}.{key}"):
-                found += read(value[key], f"{at}.{key}")
     for key in _STRUCTURED_FLAGS:
         if value.get(key) is not None and not isinstance(value[key], bool):
             raise bad_request(f"{at}.{key} must be true or false", f"{at}.{key}")
+    readers = dict(_STRUCTURED)
+    if value.get("disable_additional_properties") is False:
+        readers["json"] = _open_schema
+    found: list[Wanted] = []
+    for key, read in readers.items():
+        if value.get(key) is not None:
+            with _blaming(f"{at}.{key}"):
+                found += read(value[key], f"{at}.{key}")
     if len(found) != 1:
         names = " and ".join(w.at for w in found) or "none"
         raise bad_request(f"{at} must hold exactly one constraint, it holds {names}", at)
     pattern, place = value.get("whitespace_pattern"), f"{at}.whitespace_pattern"
     if pattern is not None and value.get("disable_any_whitespace"):
         raise bad_request(f"{place} contradicts disable_any_whitespace", place)
+    constraint = found[0].constraint
+    if isinstance(constraint, JsonSchema) and value.get("disable_any_whitespace") is False:
+        found = [Wanted(JsonSchema(constraint.schema, "flexible"), found[0].at)]
     spaced = _spaced(found[0], pattern, place)
     return [] if spaced is None else [spaced]
 
@@ -149,6 +155,10 @@ def _json_object(value: Any, at: str) -> list[Wanted]:
 
 def _schema(value: Any, at: str) -> list[Wanted]:
     return [Wanted(schema_of(value), at)]
+
+
+def _open_schema(value: Any, at: str) -> list[Wanted]:
+    return [Wanted(schema_of(value, close=False), at)]
 
 
 def _regex(value: Any, at: str) -> list[Wanted]:
@@ -214,16 +224,18 @@ _STRUCTURED_FLAGS = (
     "disable_fallback",
     "disable_additional_properties",
 )
-"""True here whatever is said: JSON is compact, one engine does all, declared objects are closed."""
+"""True where nothing is said: JSON is compact, one engine does all, declared objects are closed.
+False allows white space, and other keys than the declared ones; there is no engine to fall back on
+either way."""
 
 
 # ---------------------------------------------------------------- values
 
 
-def schema_of(value: Any) -> JsonSchema:
+def schema_of(value: Any, *, close: bool = True) -> JsonSchema:
     """A schema as the interfaces give it: JSON, or JSON text.
 
-    Objects with declared properties take no others where the schema does not say
+    Where ``close``, objects with declared properties take no others where the schema does not say
     (`sgrt.schemas.closed`): that is what clients mean, and what OpenAI's strict mode demands.
 
     Raises:
@@ -235,7 +247,7 @@ def schema_of(value: Any) -> JsonSchema:
         except (ValueError, RecursionError) as error:
             raise ConstraintError(f"the schema is not JSON: {error}") from None
     try:
-        return schema_constraint(closed(value))
+        return schema_constraint(closed(value) if close else value)
     except RecursionError:
         raise ConstraintError("the schema is nested too deeply") from None
 

@@ -39,7 +39,9 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/decisions": DECISION,
     "/generate": GENERATE,
     "/tokenize": {"prompt": "once"},
+    "/v1/tokenize": {"prompt": "once"},
     "/detokenize": {"tokens": [97, 98]},
+    "/v1/detokenize": {"tokens": [97, 98]},
     "/abort_request": {"rid": "nobody"},
 }
 """A body that each POST route accepts."""

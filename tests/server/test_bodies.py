@@ -9,8 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from sgrt.core import JsonSchema
 from sgrt.server import decisions, meta, native, openai_chat, openai_completions, openai_responses
 from sgrt.server.body import MAX_DEPTH
+from sgrt.server.wanted import wanted
+from sgrt.server.wire import Constrained
 from tests.server.support import BODIES, Server, error_of
 
 KINDS = {
@@ -208,6 +211,54 @@ def test_half_a_surrogate_pair_is_refused_with_its_place(server: Server) -> None
         ("/generate", {"sampling_params": {"regex": "("}}, "sampling_params.regex"),
         ("/generate", {"top_logprobs_num": 21, "return_logprob": True}, "top_logprobs_num"),
         ("/detokenize", {"tokens": [259]}, "tokens"),
+        ("/tokenize", {"messages": [{"role": "user", "content": "Hi"}]}, "messages"),
+        ("/tokenize", {"add_generation_prompt": True}, "add_generation_prompt"),
+        ("/abort_request", {"abort_all": True}, "abort_all"),
+        ("/generate", {"log_metrics": False}, "log_metrics"),
+        ("/generate", {"top_logprobs_num": 2}, "top_logprobs_num"),
+        (
+            "/generate",
+            {"sampling_params": {"stream_interval": 0}},
+            "sampling_params.stream_interval",
+        ),
+        ("/generate", {"text": ["a", "b"], "rid": ["x", "x"]}, "rid"),
+        ("/v1/completions", {"rid": "a", "request_id": "b"}, "request_id"),
+        (
+            "/v1/completions",
+            {"stream": True, "stream_options": {"include_obfuscation": True}},
+            "stream_options.include_obfuscation",
+        ),
+        (
+            "/v1/chat/completions",
+            {"add_generation_prompt": True, "continue_final_message": True},
+            "continue_final_message",
+        ),
+        ("/v1/chat/completions", {"prompt_cache_retention": "24h"}, "prompt_cache_retention"),
+        (
+            "/v1/responses",
+            {"prompt_cache_options": {"mode": "explicit"}},
+            "prompt_cache_options.mode",
+        ),
+        ("/v1/responses", {"prompt_cache_retention": "24h"}, "prompt_cache_retention"),
+        ("/v1/responses", {"stream_options": {}}, "stream_options"),
+        ("/v1/responses", {"top_logprobs": 2}, "top_logprobs"),
+        ("/v1/responses", {"max_tool_calls": 0}, "max_tool_calls"),
+        (
+            "/v1/responses",
+            {"instructions": "x", "input": [{"role": "user", "content": 3}]},
+            "input[0].content",
+        ),
+        (
+            "/v1/responses",
+            {"input": [{"type": "function_call_output", "call_id": "x", "output": "y"}]},
+            "input[0].tool_call_id",
+        ),
+        (
+            "/v1/responses",
+            {"input": [{"type": "function_call", "name": "x", "namespace": "y"}]},
+            "input[0].namespace",
+        ),
+        ("/v1/decisions", {"prompt_cache_options": {"ttl": "30m"}}, "prompt_cache_options.ttl"),
     ],
 )
 def test_value_beyond_its_limits_is_refused_with_its_place(
@@ -247,3 +298,43 @@ def test_constraint_in_every_spelling_holds_the_text(server: Server) -> None:
         answer = server.http.post("/v1/chat/completions", json=body)
         assert answer.status_code == 200, (change, answer.text)
         assert set(json.loads(answer.json()["choices"][0]["message"]["content"])) == {"a"}
+
+
+def test_conversation_is_tokenized_as_a_chat_reads_it(server: Server) -> None:
+    body = {"messages": [{"role": "user", "content": "Hi"}]}
+    told = server.http.post("/tokenize", json={**body, "return_token_strs": True}).json()
+    assert "".join(told["token_strs"]).endswith("<user>Hi</><assistant>")
+    answer = server.http.post("/v1/chat/completions", json={**body, "max_tokens": 1}).json()
+    assert told["count"] == len(told["tokens"]) == answer["usage"]["prompt_tokens"]
+    alone = server.http.post("/tokenize", json={**body, "add_generation_prompt": False}).json()
+    assert alone["count"] == told["count"] - len("<assistant>")
+
+
+def test_parameters_in_the_url_are_refused_but_for_probes(server: Server) -> None:
+    error = error_of(server.http.get("/v1/models?limit=3"))
+    assert (error["param"], error["code"]) == ("limit", "unknown_field")
+    assert server.http.get("/health?from=probe").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_request_is_called_what_its_body_says(server: Server, path: str) -> None:
+    prefix = "chatcmpl" if "chat" in path else "cmpl"
+    assert server.http.post(path, json={**BODIES[path], "rid": "mine"}).json()["id"] == "mine"
+    named = server.http.post(path, json={**BODIES[path], "request_id": "mine"}).json()
+    assert named["id"] == f"{prefix}-mine"
+
+
+def test_flags_of_structured_outputs_allow_what_they_do_not_disable() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+    def held(**flags: bool) -> JsonSchema:
+        found = wanted(Constrained(structured_outputs={"json": schema, **flags}))
+        assert found is not None and isinstance(found.constraint, JsonSchema)
+        return found.constraint
+
+    strict = held()
+    assert json.loads(strict.schema)["additionalProperties"] is False
+    assert strict.separators == "compact"
+    assert strict == held(disable_any_whitespace=True, disable_additional_properties=True)
+    assert "additionalProperties" not in held(disable_additional_properties=False).schema
+    assert held(disable_any_whitespace=False).separators == "flexible"

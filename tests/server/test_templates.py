@@ -144,6 +144,21 @@ def test_what_a_tool_says_is_never_a_special_token() -> None:
         ({"role": "assistant", "tool_calls": [{}]}, "messages[0].tool_calls[0].function"),
         ({"role": "user", "content": "x", "name": 3}, "messages[0].name"),
         ("x", "messages[0]"),
+        (
+            {"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {}}]},
+            "messages[0].content[0].cache_control",
+        ),
+        ({"role": "assistant", "content": "x", "refusal": "y"}, "messages[0].refusal"),
+        ({"role": "assistant", "annotations": [{}]}, "messages[0].annotations"),
+        (
+            {"role": "assistant", "tool_calls": [{**_call("1", "Rome"), "type": "custom"}]},
+            "messages[0].tool_calls[0].type",
+        ),
+        (
+            {"role": "assistant", "tool_calls": [{**_call("1", "Rome"), "extra": 1}]},
+            "messages[0].tool_calls[0].extra",
+        ),
+        ({"role": "tool", "tool_call_id": "9", "content": "x"}, "messages[0].tool_call_id"),
     ],
 )
 def test_message_that_cannot_be_read_names_its_place(message: Any, param: str) -> None:
@@ -219,3 +234,28 @@ def test_tool_choice_that_means_nothing_names_its_place(choice: Any, param: str)
     with pytest.raises(ApiError) as caught:
         read_tools([*TOOLS, OTHER], choice, None)
     assert (caught.value.status, caught.value.param) == (400, param)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_results_of_tools_are_shown_in_the_order_of_their_calls(kind: str) -> None:
+    template = KINDS[kind]
+    swapped = [*CONVERSATION[:3], CONVERSATION[4], CONVERSATION[3], *CONVERSATION[5:]]
+    use = read_tools(TOOLS, None, None)
+    assert _shown(template, swapped, use) == _shown(template, CONVERSATION, use)
+
+
+SHOWS_NAMES = (
+    "{% for m in messages %}{{ m.role }} {{ m.name or '' }}: {{ m.content }}\n{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("role", ["system", "user", "assistant"])
+def test_name_is_shown_or_refused_at_its_place(role: str) -> None:
+    messages = [{"role": "user", "content": "Hi"}, {"role": role, "content": "x", "name": "Ada"}]
+    if role == "system":
+        messages.reverse()
+    assert "Ada: x" in _shown(SHOWS_NAMES, messages, ToolUse())
+    with pytest.raises(ApiError) as caught:
+        _shown(TAKING_TURNS, messages, ToolUse())
+    place = 0 if role == "system" else 1
+    assert (caught.value.status, caught.value.param) == (400, f"messages[{place}].name")

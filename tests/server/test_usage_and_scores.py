@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from tests.server.support import BODIES, Server
+from tests.server.support import BODIES, Server, wait_until
 
 ROUTES = ["/v1/chat/completions", "/v1/completions"]
 
@@ -78,3 +80,60 @@ def test_stop_token_of_another_model_ends_nothing_on_the_native_route_only(serve
     assert same["output_ids"] == plain["output_ids"]
     answer = server.post("/v1/completions", _stop_token_ids=[10**6])
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "stop_token_ids")
+
+
+def _pieces(server: Server, text: str, **sampling: Any) -> list[dict[str, Any]]:
+    """The answers so far of a stream of eight tokens, the whole one last."""
+    server.step_s = 0.005  # so that not all tokens arrive at once
+    params = {"temperature": 0, "max_new_tokens": 8, "ignore_eos": True, **sampling}
+    body = {"text": text, "sampling_params": params, "stream": True}
+    lines = [x[6:] for x in server.post("/generate", body).text.splitlines() if x[:5] == "data:"]
+    return [json.loads(line) for line in lines if line != "[DONE]"]
+
+
+def test_cached_tokens_are_told_while_a_text_is_written(server: Server) -> None:
+    text = "cached while it streams " * 3
+    _pieces(server, text)
+    *early, last = [piece["meta_info"] for piece in _pieces(server, text)]
+    assert early
+    assert {piece["cached_tokens"] for piece in early} == {last["cached_tokens"]}
+    assert {piece["prompt_tokens"] for piece in early} == {last["prompt_tokens"]}
+    assert 0 < last["cached_tokens"] < last["prompt_tokens"]
+
+
+def test_stream_interval_holds_tokens_back_but_for_the_first(server: Server) -> None:
+    for interval in (1, 3, 100):
+        pieces = _pieces(server, "abc", stream_interval=interval)
+        *early, whole = [len(piece["output_ids"]) for piece in pieces]
+        assert early[0] < interval + 1 and whole == 8
+        assert all(b - a >= interval for a, b in itertools.pairwise(early))
+
+
+def test_end_of_text_is_told_as_each_client_reads_it(server: Server) -> None:
+    eos = 257
+    sampling = {"logit_bias": {str(eos): 100}, "max_new_tokens": 3}
+    native = server.post("/generate", {"text": "a", "sampling_params": sampling}).json()
+    assert native["meta_info"]["finish_reason"] == {"type": "stop", "matched": eos}
+    body = {"prompt": "a", "logit_bias": {str(eos): 100}}
+    choice = server.post("/v1/completions", body).json()["choices"][0]
+    assert (choice["matched_stop"], choice["stop_reason"]) == (eos, None)
+    choice = server.post("/v1/completions", {**body, "stop_token_ids": [eos]}).json()["choices"][0]
+    assert (choice["matched_stop"], choice["stop_reason"]) == (eos, eos)
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/completions"])
+def test_reader_of_an_aborted_request_is_told_why(server: Server, path: str) -> None:
+    server.step_s = 0.01
+    long = {"sampling_params": {"max_new_tokens": 150, "ignore_eos": True}}
+    body = long if path == "/generate" else {"max_tokens": 150, "ignore_eos": True}
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(server.post, path, {**BODIES[path], **body, "rid": "mine"})
+        wait_until(lambda: bool(server.service.follow))
+        abort = {"rid": "mine", "abort_message": "enough of it"}
+        assert server.post("/abort_request", abort).json() == {"success": True, "aborted": 1}
+        told = answer.result().json()
+    if path == "/generate":
+        reason = {"type": "abort", "message": "enough of it"}
+        assert told["meta_info"]["finish_reason"] == reason
+    else:
+        assert told["error"]["message"] == "enough of it"
