@@ -71,6 +71,8 @@ class ChatML:
         default_system: system message of conversations that begin without one.
     """
 
+    numbers: frozenset[int] = frozenset()  # it counts nothing
+
     def __init__(self, default_system: str | None = None) -> None:
         self.default_system = default_system
 

@@ -12,11 +12,18 @@ last gap              close of the last message
 When a message is opened, the new rendering must contain the gaps that were already sent; a
 template that changes what stands before is refused, because the tokens cannot be taken back. Contents never pass through
 the template, only through its rule for their edges: where it strips white space, so do we.
+
+Rendering a whole conversation for each message would make long ones quadratic. So the middle of a
+long one is left out where that makes no difference (`Spelling.shorten`), and a turn costs the same
+however many stand before it. Each time that the conversation has doubled it is rendered whole, and
+all that was sent is compared; a template to which the middle matters is rendered whole thereafter.
 """
 
 from __future__ import annotations
 
+import copy
 import datetime
+import math
 import re
 import sys
 import threading
@@ -31,6 +38,7 @@ from sgrt.lang.where import here
 ROLES = ("system", "user", "assistant")
 _PROBE, _PROBES = "Zq{}qZ", re.compile("(Zq[0-9]+qZ)")
 _MAX_KNOWN = 1 << 18  # roles in all layouts that are kept
+_AROUND, _MAX_PERIOD, _MAX_TRIES = 4, 64, 8
 
 
 @dataclass(frozen=True)
@@ -55,24 +63,39 @@ class Piece:
 
 
 class Spelling:
-    """One template's layouts, computed once per sequence of roles and day (templates may
-    print the date). Shared by all programs on the template."""
+    """One template's layouts, computed once per sequence of roles. Shared by all programs on the
+    template that begin on the same day, which templates may print."""
 
     def __init__(self, template: ChatTemplate) -> None:
-        self._template = template
+        self.day = datetime.date.today()
+        frozen = getattr(template, "frozen", None)
+        self._template: ChatTemplate = template if frozen is None else frozen()
         self._known: dict[tuple[object, ...], Layout] = {}
         self._num_known = 0
+        self._cut = _Cut.of(template)
+
+    @property
+    def edge(self) -> int:
+        """How many messages at the start are never left out."""
+        return 0 if self._cut is None else self._cut.edge
+
+    def shorten(self, roles: Sequence[str]) -> tuple[str, ...]:
+        """The roles, of which a middle may be missing that makes no difference."""
+        return tuple(roles) if self._cut is None else self._cut.applied(roles)
+
+    def never_shorten(self) -> None:
+        """The middle does make a difference."""
+        self._cut = None
 
     def layout(self, roles: tuple[str, ...]) -> Layout:
         """Raises RequestError where the template refuses or loses a content."""
-        key = (roles, datetime.date.today())
-        if key not in self._known:
-            self._remember(key, self._layout(roles))
-        return self._known[key]
+        if roles not in self._known:
+            self._remember(roles, self._layout(roles))
+        return self._known[roles]
 
     def generation_prompt(self, roles: tuple[str, ...]) -> str:
         """The last gap where the assistant is asked to go on."""
-        key = (roles, "generate", datetime.date.today())
+        key = (roles, "generate")
         if key not in self._known:
             self._remember(key, Layout(self._gaps(roles, generate=True)))
         return self._known[key].gaps[-1]
@@ -95,6 +118,41 @@ class Spelling:
         messages = [Message(r, left + p + right) for r, p in zip(roles, probes, strict=True)]
         parts = self._template.render(messages, add_generation_prompt=generate)
         return _split("".join(part.text for part in parts), probes, roles)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Which middle a template does not miss.
+
+    A template tells one place in a long conversation from another by the roles around it and by
+    counting, for which it needs numbers. So whole periods of all its numbers are taken out, between
+    two places with the same roles before them, farther from both ends than it has a number for.
+
+    Args:
+        edge: messages that stay at either end, at least.
+        period: a multiple of so many messages is taken out.
+    """
+
+    edge: int
+    period: int
+
+    @classmethod
+    def of(cls, template: ChatTemplate) -> _Cut | None:
+        """None for a template that does not tell its numbers, or has large ones."""
+        numbers = getattr(template, "numbers", None)
+        if numbers is None:
+            return None
+        period = math.lcm(2, *(number for number in numbers if number))
+        return None if period > _MAX_PERIOD else cls(max(numbers, default=0) + _AROUND, period)
+
+    def applied(self, roles: Sequence[str]) -> tuple[str, ...]:
+        edge, period = self.edge, self.period
+        before = roles[edge - _AROUND : edge]
+        most = (len(roles) - 2 * edge) // period * period
+        for gone in range(most, max(0, most - _MAX_TRIES * period), -period):
+            if roles[edge + gone - _AROUND : edge + gone] == before:
+                return (*roles[:edge], *roles[edge + gone :])
+        return tuple(roles)
 
 
 def _split(text: str, probes: Sequence[str], roles: Sequence[str]) -> tuple[str, ...]:
@@ -125,11 +183,11 @@ _SPELLINGS_LOCK = threading.Lock()
 
 
 def spelling_of(template: ChatTemplate) -> Spelling:
-    """The shared `Spelling` of a template; a new one where the template cannot be a key."""
+    """Today's `Spelling` of a template; a new one where the template cannot be a key."""
     try:
         with _SPELLINGS_LOCK:
             found = _SPELLINGS.get(template)
-            if found is None:
+            if found is None or found.day != datetime.date.today():
                 found = _SPELLINGS[template] = Spelling(template)
             return found
     except TypeError:
@@ -144,17 +202,18 @@ class Chat:
     starts with given text opens as the template writes it in a finished conversation.
 
     Attributes:
-        roles: of all messages so far.
         current: index of the open message, or None.
     """
 
     def __init__(self, spelling: Spelling, program: str) -> None:
         self._spelling = spelling
         self._program = program
-        self.roles: tuple[str, ...] = ()
         self.current: int | None = None
-        self._sent: tuple[str, ...] = ()  # gap before each message, as sent
-        self._tail = ""  # close of the last message, as sent
+        self._roles: list[str] = []
+        self._num_checked = 0  # messages when all of it was last compared
+        self._sent: list[str] = []  # gap before each message, as sent
+        self._close = ""  # of the last message
+        self._tail = ""  # what of it was sent
         self._entered = False
         self._held_system: str | None = None  # a system text that waits for the next message
         self._at_start = True
@@ -163,9 +222,14 @@ class Chat:
 
     def copy(self) -> Chat:
         """The same conversation, to go on separately."""
-        twin = Chat.__new__(Chat)
-        twin.__dict__.update(self.__dict__)
+        twin = copy.copy(self)
+        twin._roles, twin._sent = self._roles[:], self._sent[:]
         return twin
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Of all messages so far."""
+        return tuple(self._roles)
 
     def open(self, role: str) -> None:
         """Begin a message.
@@ -177,10 +241,10 @@ class Chat:
             raise self._error(f"unknown role {role!r}, not one of {', '.join(ROLES)}")
         if self.current is not None:
             raise self._error(
-                f"{_a(role)} message cannot begin inside {_a(self.roles[self.current])} message"
+                f"{_a(role)} message cannot begin inside {_a(self._roles[self.current])} message"
             )
-        self.roles = (*self.roles, role)
-        self.current = len(self.roles) - 1
+        self._roles.append(role)
+        self.current = len(self._roles) - 1
         self._entered, self._at_start, self._held = False, True, ""
 
     def write(self, text: str) -> list[Piece]:
@@ -205,15 +269,32 @@ class Chat:
         Raises:
             ProgramError: no message of this role is open.
         """
-        if self.current is None or self.roles[self.current] != role:
-            is_open = "none is" if self.current is None else f"{self.roles[self.current]} is"
+        if self.current is None or self._roles[self.current] != role:
+            is_open = "none is" if self.current is None else f"{self._roles[self.current]} is"
             raise self._error(f"no {role} message is open to be ended ({is_open})")
         pieces = self._enter(generated=False)
         self.current = None
         if self._held_system is not None:
             return pieces
-        self._tail = self._layout(self.roles).gaps[-1]
-        return [*pieces, Piece(Text(self._tail, special=True), None)] if self._tail else pieces
+        self._close, self._tail = self._layout().gaps[-1], ""
+        return [*pieces, *self.pause()] if self._close_stays() else pieces
+
+    def pause(self) -> list[Piece]:
+        """What is to be sent of the last message before something follows that is no message."""
+        unsent, self._tail = self._close[len(self._tail) :], self._close
+        return [Piece(Text(unsent, special=True), None)] if unsent else []
+
+    def _close_stays(self) -> bool:
+        """Whether the close of the last message stands there too when the conversation goes on.
+
+        Where it does not, as with an end of text behind the last answer, it waits for what comes.
+        """
+        follows = "assistant" if self._roles[-1] == "user" else "user"
+        try:
+            layout = self._spelling.layout(self._spelling.shorten([*self._roles, follows]))
+        except RequestError:
+            return True
+        return layout.gaps[-2].startswith(self._close)
 
     def _without_edges(self, text: str) -> str:
         left, right = self._strips
@@ -237,7 +318,7 @@ class Chat:
         if self._must_wait():
             self._held_system = ""
             return [] if not generated else self._enter(generated=True)
-        layout = self._layout(self.roles)
+        layout = self._layout()
         self._check(layout.gaps)
         pieces = self._send_held(layout)
         self._strips = layout.strips[-1]
@@ -245,36 +326,40 @@ class Chat:
 
     def _must_wait(self) -> bool:
         """Whether the template writes this system message only as part of the next one."""
-        if self.roles != ("system",):
+        if self._roles != ["system"]:
             return False
         try:
-            self._spelling.layout(self.roles)
+            self._spelling.layout(("system",))
         except RequestError:
             return True
         return False
 
     def _opening(self, layout: Layout, generated: bool) -> str:
         """The gap before the open message."""
-        if self.roles[-1] != "assistant" or len(self.roles) == 1:
+        if self._roles[-1] != "assistant":
             return layout.gaps[-2]
-        prompt, settled = self._generation_prompt(), self._settled(layout)
-        if not generated or not prompt.startswith(self._tail):
+        settled = self._settled(layout)
+        if not generated or len(self._roles) == 1:
+            return settled
+        prompt = self._generation_prompt()
+        if not prompt.startswith(self._tail):
             return settled
         # A template that ignores the flag adds nothing, and then its header is needed; but where
         # only white space is missing, that is for the model to write.
-        ignored = prompt == self._tail and settled[len(prompt) :].strip()
+        ignored = prompt == self._close and settled[len(prompt) :].strip()
         return settled if ignored else prompt
 
     def _generation_prompt(self) -> str:
         try:
-            return self._spelling.generation_prompt(self.roles[:-1])
+            return self._spelling.generation_prompt(self._spelling.shorten(self._roles[:-1]))
         except RequestError as error:
             raise self._error(f"the chat template refuses: {error.message}") from error
 
     def _settled(self, layout: Layout) -> str:
         """How the message is opened once another follows; some templates differ there."""
         try:
-            return self._spelling.layout((*self.roles, "user")).gaps[-3]
+            roles = self._spelling.shorten([*self._roles, "user"])
+            return self._spelling.layout(roles).gaps[-3]
         except RequestError:
             return layout.gaps[-2]
 
@@ -285,22 +370,35 @@ class Chat:
         self._at_start, self._held, self._strips = True, "", layout.strips[0]
         kept, self._held_system = self._without_edges(self._held_system), None
         self._at_start, self._held = True, ""
-        self._sent = layout.gaps[:1]
+        self._sent = [layout.gaps[0]]
         return [Piece(Text(layout.gaps[0], special=True), None), Piece(Text(kept), 0)]
 
     def _send(self, opening: str) -> list[Piece]:
         if not opening.startswith(self._tail):
             raise self._rewritten(self._tail, opening)
         fresh = opening[len(self._tail) :]
-        self._sent, self._tail = (*self._sent, opening), ""
+        self._sent.append(opening)
+        self._close = self._tail = ""
         return [Piece(Text(fresh, special=True), None)] if fresh else []
 
-    def _layout(self, roles: tuple[str, ...]) -> Layout:
+    def _layout(self) -> Layout:
+        """Of the conversation, or of one that cannot be told from it at its ends."""
+        spelling = self._spelling
+        short = spelling.shorten(self._roles)
+        num = len(self._roles)
         try:
-            return self._spelling.layout(roles)
+            layout = spelling.layout(short)
+            if len(short) < num >= 2 * self._num_checked:
+                whole = spelling.layout(tuple(self._roles))
+                self._check(whole.gaps)
+                self._num_checked = num
+                if whole.gaps[-2:] != layout.gaps[-2:] or whole.strips[-1] != layout.strips[-1]:
+                    spelling.never_shorten()
+                    return whole
+            return layout
         except RequestError as error:
             raise self._error(
-                f"the chat template refuses the roles {', '.join(roles)}: {error.message}"
+                f"the chat template refuses the roles {', '.join(short)}: {error.message}"
             ) from error
 
     def _check(self, gaps: tuple[str, ...]) -> None:
@@ -309,7 +407,11 @@ class Chat:
         An assistant message may have been opened with less than the template writes into a
         finished one (an empty block of thoughts, a space): the model writes that itself.
         """
-        for role, sent, now in zip(self.roles, self._sent, gaps, strict=False):
+        num_missing = len(self._roles) + 1 - len(gaps)
+        num_sent = min(len(self._sent), len(self._roles) - 1)
+        for i, now in enumerate(gaps[: num_sent - num_missing]):
+            at = i + num_missing if i >= self._spelling.edge else i
+            sent, role = self._sent[at], self._roles[at]
             if sent != now and not (role == "assistant" and now.startswith(sent)):
                 raise self._rewritten(sent, now)
 

@@ -218,9 +218,11 @@ class Trace:
             return
         if self._chat is not None and self._chat.current is not None:
             self._pieces(self._chat.write(text.text))
-        else:
-            self.parts.append_held(Part(text.text))
-            self._write().segment.append(text)
+            return
+        if self._chat is not None:
+            self._pieces(self._chat.pause())
+        self.parts.append_held(Part(text.text))
+        self._write().segment.append(text)
 
     def _pieces(self, pieces: list[Piece]) -> None:
         for piece in pieces:
@@ -257,9 +259,9 @@ class Trace:
     def _produce(self, variable: Produced) -> None:
         """Give a variable its place in the text, under its name."""
         message = None
-        if self._chat is not None and self._chat.current is not None:
-            self._pieces(self._chat.generate())
+        if self._chat is not None:
             message = self._chat.current
+            self._pieces(self._chat.pause() if message is None else self._chat.generate())
         self._declare(variable, message)
 
     def declare(self, variable: Variable) -> None:

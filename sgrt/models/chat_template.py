@@ -11,9 +11,10 @@ message without such spellings reaches the template unchanged, so its conditions
 
 from __future__ import annotations
 
+import copy
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import datetime
 from typing import Any
@@ -36,6 +37,10 @@ _FIRST_PRIVATE, _LAST_PRIVATE = 0xF0000, 0xFFFFD
 class JinjaChatTemplate:
     """One model's template; implements `core.ChatTemplate`. Safe to share between threads.
 
+    Attributes:
+        variables: that the template reads.
+        numbers: integers that its source names, without their sign: what it can count with.
+
     Args:
         source: jinja text.
         bos: spelling of the token that begins a text, "" for none.
@@ -56,7 +61,16 @@ class JinjaChatTemplate:
         self.source = source
         self._shield = _Shield([token for token in special_tokens if token])
         self._given = {key: v for key, v in (("bos_token", bos), ("eos_token", eos)) if v}
-        self._template, self.variables = _compile(source)
+        self._template, self.variables, self.numbers = _compile(source)
+        self._clock: Callable[[], datetime] = datetime.now
+
+    def frozen(self) -> JinjaChatTemplate:
+        """The same template in a time that stands still: a conversation that goes on past
+        midnight keeps the date it began with."""
+        now = datetime.now()
+        twin = copy.copy(self)
+        twin._clock = lambda: now
+        return twin
 
     def render(
         self,
@@ -104,7 +118,7 @@ class JinjaChatTemplate:
         raise RequestError("chat template: it does not show the message that is to go on")
 
     def _run(self, **variables: Any) -> str:
-        budget = _BUDGET.set(_Budget())
+        budget = _BUDGET.set(_Budget(self._clock))
         try:
             pieces, length = [], 0
             for piece in self._template.generate({"documents": None, **self._given, **variables}):
@@ -223,10 +237,11 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 class _Budget:
-    """Loop turns that a rendering may still take."""
+    """Loop turns that a rendering may still take, and what time it is in it."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], datetime]) -> None:
         self.turns = MAX_LOOP_TURNS
+        self.clock = clock
 
     def spend(self) -> None:
         self.turns -= 1
@@ -281,8 +296,8 @@ def _result_len(operator: str, left: Any, right: Any) -> int:
     return sizes[0] * times if isinstance(times, int) else 0
 
 
-def _compile(source: str) -> tuple[jinja2.Template, frozenset[str]]:
-    """The template, and the variables that it reads."""
+def _compile(source: str) -> tuple[jinja2.Template, frozenset[str], frozenset[int]]:
+    """The template, the variables that it reads, and the integers that it names."""
     env = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_Meter, loopcontrols])
     env.filters["tojson"] = _to_json
     env.globals["raise_exception"] = _raise_exception
@@ -290,9 +305,11 @@ def _compile(source: str) -> tuple[jinja2.Template, frozenset[str]]:
     try:
         tree = env.parse(source)
         variables = frozenset(meta.find_undeclared_variables(tree))
+        constants = [node.value for node in tree.find_all(nodes.Const)]
+        numbers = frozenset(abs(value) for value in constants if type(value) is int)
         env.extensions[_Meter.identifier].install(tree)  # type: ignore[attr-defined]
-        code = env.compile(tree)
-        return env.template_class.from_code(env, code, env.make_globals(None)), variables
+        template = env.template_class.from_code(env, env.compile(tree), env.make_globals(None))
+        return template, variables, numbers
     except jinja2.TemplateSyntaxError as error:
         raise ModelError(f"chat template, line {error.lineno}: {error.message}") from error
     except (RecursionError, SyntaxError) as error:
@@ -317,4 +334,4 @@ def _raise_exception(message: str) -> None:
 
 
 def _strftime_now(pattern: str) -> str:
-    return datetime.now().strftime(pattern)
+    return _BUDGET.get().clock().strftime(pattern)
