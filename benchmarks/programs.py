@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import queue
 import statistics
 import subprocess
 import sys
@@ -77,24 +78,34 @@ def programs(sg: Any) -> dict[str, Any]:
 
 
 def our_backend(latency: float) -> Any:
-    """A backend that answers at once; after a latency, the scripted one."""
-    from sgrt.backends.fake import ScriptedBackend
+    """A backend that answers at once, or each question after a latency, however many there are."""
     from sgrt.core import Generate, GenerateResult, Handle, Usage
 
     result = GenerateResult("x", (1,), "stop", Usage(sampled=1))
+    asked: queue.SimpleQueue[tuple[float, Handle[Any]]] = queue.SimpleQueue()
+
+    def answer() -> None:
+        while True:
+            due, handle = asked.get()
+            time.sleep(max(0.0, due - time.monotonic()))
+            handle.finish(result)
+
+    def ask(handle: Handle[Any]) -> Handle[Any]:
+        if latency:
+            asked.put((time.monotonic() + latency, handle))
+        else:
+            handle.finish(result)
+        return handle
 
     class Session:
         def extend(self, *parts: Any) -> None:
             pass
 
         def generate(self, segment: Any) -> tuple[Any, ...]:
-            handles = []
-            for item in segment:
-                if isinstance(item, Generate):
-                    handle: Handle[Any] = Handle()
-                    handle.finish(result)
-                    handles.append(handle)
-            return tuple(handles)
+            return tuple([ask(Handle()) for item in segment if isinstance(item, Generate)])
+
+        def fork(self, num: int) -> list[Session]:
+            return [Session() for _ in range(num)]
 
         def close(self) -> None:
             pass
@@ -106,7 +117,9 @@ def our_backend(latency: float) -> Any:
         def open(self, *, seed: int | None = None, priority: int = 0) -> Any:
             return Session()
 
-    return ScriptedBackend(lambda *_: "x", latency=latency) if latency else Backend()
+    if latency:
+        threading.Thread(target=answer, daemon=True).start()
+    return Backend()
 
 
 def ours(latency: float) -> tuple[Any, Any]:

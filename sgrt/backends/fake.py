@@ -7,7 +7,6 @@ too late or is not there is an error, not a value.
 from __future__ import annotations
 
 import hashlib
-import heapq
 import itertools
 import json
 import math
@@ -17,8 +16,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
+from sgrt.backends.clock import Clock
 from sgrt.backends.satisfied import satisfies
 from sgrt.core import (
     ChatTemplate,
@@ -154,7 +155,7 @@ class ScriptedBackend:
         self._chat_template = chat_template
         self._name = name
         self._lock = threading.Lock()
-        self._clock = _Clock()
+        self._clock = Clock()
         self._usage = Usage()
         self.closed = False
 
@@ -272,11 +273,8 @@ class ScriptedBackend:
             self._usage += usage
 
     def after(self, seconds: float, work: Callable[[], None]) -> None:
-        """Do something later; at once where there is nothing to wait for."""
-        if seconds <= 0:
-            work()
-        else:
-            self._clock.after(seconds, work)
+        """Do something later, on the backend's thread."""
+        self._clock.after(seconds, work)
 
 
 @dataclass(eq=False)
@@ -304,7 +302,8 @@ class ScriptedSession:
         self._jobs: deque[_Job] = deque()
         self._busy = False
         self._error: Exception | None = None
-        self._changed = threading.Condition(threading.RLock())
+        self._lock = threading.RLock()
+        self._idle: threading.Condition | None = None  # as soon as somebody waits for it
 
     # the protocol
 
@@ -347,8 +346,7 @@ class ScriptedSession:
 
         def start() -> None:
             for child in children:
-                child._text, child._computed = self._text, self._computed
-                child._wake()
+                child._begin(self._text, self._computed)
 
         def fail(error: Exception) -> None:
             for child in children:
@@ -365,9 +363,9 @@ class ScriptedSession:
         return self._usage
 
     def sync(self, timeout: float | None = None) -> None:
-        with self._changed:
-            idle = lambda: not self._busy and not self._jobs  # noqa: E731
-            if not self._changed.wait_for(idle, timeout):
+        with self._lock:
+            self._idle = self._idle or threading.Condition(self._lock)
+            if not self._idle.wait_for(lambda: not self._busy and not self._jobs, timeout):
                 raise TimeoutError(f"still working after {timeout:g} s")
             if self._error is not None:
                 raise self._error
@@ -379,49 +377,58 @@ class ScriptedSession:
     # the queue
 
     def _submit(self, job: _Job) -> None:
-        with self._changed:
+        with self._lock:
             if self._error is not None:
                 job.fail(self._error)
                 return
             self._jobs.append(job)
             if not self._busy:
-                self._begin_next()
+                self._go_on()
 
-    def _begin_next(self) -> None:
-        """Start jobs until one has to wait."""
+    def _begin(self, text: str, computed: int) -> None:
+        """The queue of what it is a fork of has come to the fork."""
+        with self._lock:
+            self._text, self._computed, self._busy = text, computed, False
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Do jobs until one has to wait; the caller holds the lock."""
         while self._jobs and not self._busy:
             self._busy = True
             job = self._jobs[0]
-            wait = min(job.latency, max(0.0, job.deadline - time.monotonic()))
-            self._backend.after(wait, lambda: self._finish(job))  # noqa: B023
+            wait = job.latency and min(job.latency, max(0.0, job.deadline - time.monotonic()))
+            if wait:
+                self._backend.after(wait, partial(self._is_due, job))
+            else:
+                self._do(job)
+        if self._idle is not None:
+            self._idle.notify_all()
 
-    def _finish(self, job: _Job) -> None:
-        with self._changed:
-            if self._error is not None or not self._jobs or self._jobs[0] is not job:
-                return
-            try:
-                if time.monotonic() >= job.deadline:
-                    raise DeadlineExceeded(job.allowed)
-                job.work()
-            except Exception as error:
-                self._break(error)
-                return
-            self._jobs.popleft()
-            self._wake(job.latency > 0)
+    def _is_due(self, job: _Job) -> None:
+        with self._lock:
+            if self._jobs and self._jobs[0] is job:
+                self._do(job)
+                self._go_on()
 
-    def _wake(self, go_on: bool = True) -> None:
-        with self._changed:
-            self._busy = False
-            self._changed.notify_all()
-            if go_on:
-                self._begin_next()
+    def _do(self, job: _Job) -> None:
+        try:
+            if job.deadline < math.inf and time.monotonic() >= job.deadline:
+                raise DeadlineExceeded(job.allowed)
+            job.work()
+        except Exception as error:
+            self._break(error)
+        else:
+            if self._error is None:  # else the work has ended the session
+                self._jobs.popleft()
+                self._busy = False
 
     def _break(self, error: Exception) -> None:
         """Fail all that is queued and all that will be."""
-        with self._changed:
+        with self._lock:
             self._error = self._error or error
             jobs, self._jobs, self._busy = list(self._jobs), deque(), False
-            self._changed.notify_all()
+            if self._idle is not None:
+                self._idle.notify_all()
         for job in jobs:
             job.fail(error)
 
@@ -592,35 +599,3 @@ def _events(result: GenerateResult) -> list[TokenEvent]:
 def _derive(seed: int, *path: object) -> int:
     digest = hashlib.blake2b(repr((seed, *path)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
-
-
-class _Clock:
-    """One thread for everything that happens later; it ends when nothing is due."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._due: list[tuple[float, int, Callable[[], None]]] = []
-        self._count = itertools.count()
-        self._running = False
-
-    def after(self, seconds: float, work: Callable[[], None]) -> None:
-        with self._changed:
-            heapq.heappush(self._due, (time.monotonic() + seconds, next(self._count), work))
-            self._changed.notify()
-            if not self._running:
-                self._running = True
-                threading.Thread(target=self._loop, name="sgrt-script", daemon=True).start()
-
-    def _loop(self) -> None:
-        while (work := self._next()) is not None:
-            work()
-
-    def _next(self) -> Callable[[], None] | None:
-        with self._changed:
-            while self._due:
-                wait = self._due[0][0] - time.monotonic()
-                if wait <= 0:
-                    return heapq.heappop(self._due)[2]
-                self._changed.wait(wait)
-            self._running = False
-            return None
