@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from sgrt.errors import UnsupportedSchema
 from sgrt.grammar import json_text, limits
-from sgrt.grammar.schema.expand import Clause
+from sgrt.grammar.schema.clauses import Clause
 from sgrt.grammar.schema.formula import (
     FALSE,
     TRUE,
@@ -18,10 +18,10 @@ from sgrt.grammar.schema.formula import (
     Formula,
     ItemAt,
     ItemsFrom,
+    Joins,
     OneOf,
     Size,
     Unique,
-    both,
     negate,
 )
 from sgrt.grammar.schema.strings import lengths
@@ -39,12 +39,19 @@ class Tuple:
     high: int | None
 
     @classmethod
-    def of(cls, clause: Clause) -> Tuple | None:
+    def of(cls, clause: Clause, joins: Joins) -> Tuple | None:
         """The array of a clause of `ItemAt`, `ItemsFrom` and `Size`; None where there is none."""
-        starts = [a.start for a in clause if isinstance(a, ItemsFrom)]
-        starts += [a.index + 1 for a in clause if isinstance(a, ItemAt)]
-        items = [_item(clause, i) for i in range(max(starts, default=0))]
-        rest = both(a.item for a in clause if isinstance(a, ItemsFrom))
+        rests = [(a.start, a.item) for a in clause if isinstance(a, ItemsFrom)]
+        at: dict[int, list[Formula]] = {}
+        for atom in clause:
+            if isinstance(atom, ItemAt):
+                at.setdefault(atom.index, []).append(atom.item)
+        size = max((*(start for start, _ in rests), *(index + 1 for index in at)), default=0)
+        items = [
+            joins([item for start, item in rests if start <= i] + at.get(i, []))
+            for i in range(size)
+        ]
+        rest = joins([item for _, item in rests])
         low, high = lengths(clause)
         ends = [i for i, item in enumerate([*items, rest]) if item == FALSE]
         if ends and (high is None or ends[0] < high):
@@ -69,12 +76,6 @@ class Tuple:
         if self.high is not None:
             shape["maxItems"] = self.high
         return shape
-
-
-def _item(clause: Clause, index: int) -> Formula:
-    found = [a.item for a in clause if isinstance(a, ItemsFrom) and a.start <= index]
-    found += [a.item for a in clause if isinstance(a, ItemAt) and a.index == index]
-    return both(found)
 
 
 def arrange(clause: Clause) -> Iterator[Clause]:
@@ -175,7 +176,7 @@ def different(
     """
     pointer = next(a.pointer for a in clause if isinstance(a, Unique))
     others = tuple(a for a in clause if not isinstance(a, Unique))
-    array = Tuple.of(tuple(a for a in others if not isinstance(a, Contains)))
+    array = Tuple.of(tuple(a for a in others if not isinstance(a, Contains)), Joins())
     if array is None:
         return [], None
     options = [values_of(item) for item in array.items]

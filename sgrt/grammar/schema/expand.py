@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from sgrt.errors import UnsupportedSchema
 from sgrt.grammar import automaton, json_text, limits
+from sgrt.grammar.schema.clauses import Clause, distributed
 from sgrt.grammar.schema.document import Schema
 from sgrt.grammar.schema.formula import (
     FALSE,
@@ -24,6 +24,7 @@ from sgrt.grammar.schema.formula import (
     IsKind,
     ItemAt,
     ItemsFrom,
+    Joins,
     Keys,
     Matches,
     Multiple,
@@ -44,10 +45,6 @@ from sgrt.grammar.schema.formula import (
 from sgrt.grammar.schema.numbers import exact
 from sgrt.grammar.schema.reader import Reader
 
-Clause = tuple[Formula, ...]
-"""Assertions (atoms, `OneOf`, `NoneOf`) about values of one kind."""
-
-
 _ALL_KINDS = frozenset(KINDS)
 
 
@@ -59,6 +56,7 @@ class Expander:
         self._known: dict[tuple[Schema, bool, str], Formula] = {}
         self._open: dict[Schema, None] = {}
         self._kinds: dict[Schema, frozenset[str]] = {}
+        self.joins = Joins()
         self.cells: dict[Any, tuple[dict[str, Formula], Formula]] = {}
         """What `objects.Object` found out about sets of keys."""
 
@@ -86,7 +84,7 @@ class Expander:
             UnsupportedSchema: a schema leads back to itself for one value.
             GrammarBudgetExceeded: too many alternatives.
         """
-        return _distribute(self.under(formula, kind))
+        return distributed(self.under(formula, kind))
 
     def under(self, formula: Formula, kind: str) -> Formula:
         """The formula for values of one kind: no schemas and no kinds are left in it."""
@@ -221,87 +219,4 @@ def _absorb(formula: Formula) -> Formula:
     parts = set(formula.parts)
     return both(
         p for p in formula.parts if not (isinstance(p, Or) and not parts.isdisjoint(p.parts))
-    )
-
-
-def _distribute(formula: Formula) -> list[Clause]:
-    match formula:
-        case Or(parts):
-            found = [clause for part in parts for clause in _distribute(part)]
-        case And(parts):
-            found = [tuple(part for part in parts if not isinstance(part, Or))]
-            ways = sorted((_distribute(p) for p in parts if isinstance(p, Or)), key=len)
-            for options in ways:
-                found = _kept(_joined(found, options))
-        case _:
-            return [(formula,)]
-    found = _kept(found)
-    check_clauses(len(found))
-    return found
-
-
-def _joined(found: list[Clause], options: list[Clause]) -> Iterator[Clause]:
-    """Every clause with every option, as far as they go together.
-
-    Raises:
-        GrammarBudgetExceeded: there are too many of them to try.
-    """
-    limits.check_limit("alternatives tried", len(found) * len(options), limits.MAX_CLAUSES_TRIED)
-    for left in found:
-        for right in options:
-            clause = tuple(dict.fromkeys(left + right))
-            if not _contradicts_itself(clause):
-                yield clause
-
-
-def _contradicts_itself(clause: Clause) -> bool:
-    """Whether the clause plainly holds for nothing: a key there and not there, two constants."""
-    presence: dict[str, bool] = {}
-    values: dict[str, frozenset[str]] = {}
-    own: frozenset[str] | None = None
-    for atom in clause:
-        match atom:
-            case Has(_, name, present):
-                if presence.setdefault(name, present) != present:
-                    return True
-            case OneOf():
-                own = atom.keys if own is None else own & atom.keys
-            case Property(_, name, OneOf() as listed):
-                values[name] = values.get(name, listed.keys) & listed.keys
-            case Property(_, name, Or(())):
-                values[name] = frozenset()
-    nothing = (name for name, keys in values.items() if not keys)
-    return own == frozenset() or any(presence.get(name, False) for name in nothing)
-
-
-def _kept(clauses: Iterable[Clause]) -> list[Clause]:
-    """Clauses without those that say the same as another one and more.
-
-    A weaker clause is looked up by its rarest assertion only.
-    """
-    found: dict[frozenset[Formula], Clause] = {}
-    for clause in clauses:
-        found.setdefault(frozenset(clause), clause)
-    if len(found) < 2 or len(found) > limits.MAX_CLAUSES_COMPARED:
-        return list(found.values())
-    if frozenset() in found:
-        return [()]
-    count = Counter(atom for whole in found for atom in whole)
-    weakest: dict[Formula, list[frozenset[Formula]]] = {}
-    dropped = set()
-    for whole in sorted(found, key=len):
-        if any(weaker <= whole for atom in whole for weaker in weakest.get(atom, ())):
-            dropped.add(whole)
-        else:
-            weakest.setdefault(min(whole, key=count.__getitem__), []).append(whole)
-    return [clause for whole, clause in found.items() if whole not in dropped]
-
-
-def check_clauses(count: int) -> None:
-    """Bound the alternatives of one place."""
-    limits.check_limit(
-        "alternatives of one schema",
-        count,
-        limits.MAX_CLAUSES,
-        "fewer anyOf, oneOf, if or dependent... that meet in one value",
     )

@@ -342,6 +342,19 @@ def both(parts: Iterable[Formula]) -> Formula:
     return next(iter(flat)) if len(flat) == 1 else And(tuple(flat))
 
 
+class Joins:
+    """`both`, remembered by which formulas were given: those of clauses are mostly the same."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, ...], tuple[list[Formula], Formula]] = {}
+
+    def __call__(self, parts: list[Formula]) -> Formula:
+        key = tuple(map(id, parts))
+        if key not in self._known:
+            self._known[key] = parts, both(parts)  # kept, so that no other gets its identity
+        return self._known[key][1]
+
+
 def either(parts: Iterable[Formula]) -> Formula:
     """At least one of these holds."""
     flat: dict[Formula, None] = {}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
+import heapq
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -78,16 +81,35 @@ def listed(clause: Iterable[Formula]) -> tuple[list[int], range | None]:
     is_whole = low is not None and high is not None and high < stop
     candidates = range(start, stop if high is None else min(stop, high + 1), step)
     periods = [s.numerator for s in without]  # integers are multiples of n/d where they are of n
-    left = [n for n in sorted(candidates, key=abs) if all(n % p for p in periods)]
-    found = [n for n in left if n not in holes]
-    kept = sorted(found[: limits.MAX_LISTED_NUMBERS])
-    if not left and reduce(_common_multiple, without, Fraction(step)) <= most * step:
+    is_left = _sieved(candidates, periods)
+    if not any(is_left) and reduce(_common_multiple, without, Fraction(step)) <= most * step:
         return [], None  # what holds for one period holds for all numbers
+    left = (n for n in _nearest(candidates, is_left) if n not in holes)
+    found = list(itertools.islice(left, limits.MAX_LISTED_NUMBERS + 1))
+    kept = sorted(found[: limits.MAX_LISTED_NUMBERS])
     if not kept and not is_whole:
         raise GrammarBudgetExceeded("numbers tried", most + 1, most)
     if is_whole and len(kept) == len(found):
         return kept, None
     return kept, range(kept[0], kept[-1] + 1)
+
+
+def _sieved(numbers: range, periods: list[int]) -> bytearray:
+    """Which of these multiples of their step are multiples of no period."""
+    is_left = bytearray(b"\1") * len(numbers)
+    step = numbers.step
+    for period in periods:
+        every = period // math.gcd(period, step)
+        first = -(numbers.start // step) % every
+        is_left[first::every] = bytes(len(range(first, len(numbers), every)))
+    return is_left
+
+
+def _nearest(numbers: range, is_left: bytearray) -> Iterator[int]:
+    """Those left, the ones nearest to 0 first, the negative one of two; ``numbers`` ascend."""
+    at = bisect.bisect_left(numbers, 0)
+    below = itertools.compress(reversed(numbers[:at]), reversed(is_left[:at]))
+    return heapq.merge(below, itertools.compress(numbers[at:], is_left[at:]), key=abs)
 
 
 def _integer_bounds(clause: Iterable[Formula]) -> tuple[int | None, int | None]:

@@ -14,7 +14,8 @@ from sgrt.grammar import automaton, json_text, limits, unparse
 from sgrt.grammar.automaton import Automaton
 from sgrt.grammar.schema import strings
 from sgrt.grammar.schema.arrays import Child
-from sgrt.grammar.schema.expand import Clause, Expander, check_clauses
+from sgrt.grammar.schema.clauses import Clause, check_clauses
+from sgrt.grammar.schema.expand import Expander
 from sgrt.grammar.schema.formula import (
     FALSE,
     STRING,
@@ -87,7 +88,7 @@ class Object:
             return FALSE
         found = list(self._values.get(name, ()))
         found += (r.value for r in self._rules if self._expander.has_key(r.keys, name))
-        return both(found)
+        return self._expander.joins(found)
 
     def _listed(self, rule: Properties) -> Properties:
         """Keys that fail an enumeration are all but those in it."""

@@ -9,9 +9,9 @@ from typing import Any
 from sgrt.errors import ConstraintError, UnsupportedSchema
 from sgrt.grammar import json_text, limits, productive
 from sgrt.grammar.schema import arrays, numbers, objects, strings
-from sgrt.grammar.schema.expand import Clause, Expander, check_clauses
+from sgrt.grammar.schema.clauses import Clause, check_clauses
+from sgrt.grammar.schema.expand import Expander
 from sgrt.grammar.schema.formula import (
-    FALSE,
     KINDS,
     STRING,
     TRUE,
@@ -20,6 +20,7 @@ from sgrt.grammar.schema.formula import (
     Formula,
     Multiple,
     OneOf,
+    Or,
     SomeProperty,
     Unique,
     both,
@@ -48,7 +49,9 @@ class Writer:
         self._places: dict[frozenset[Formula], int] = {}
         self._nodes: list[Node] = []
         self._todo: list[tuple[Formula, int]] = []
-        self._refs: list[list[tuple[Node, int]]] = []
+        self._refs: list[Node] = []
+        self._owners: list[list[int]] = []
+        """What stands for each place in others, and the places where it stands."""
         self._current = 0
 
     def write(self, root: Formula) -> Node:
@@ -68,12 +71,11 @@ class Writer:
 
     def child(self, formula: Formula) -> Node | bool:
         """What stands for the values of a formula inside another schema."""
-        if formula in (TRUE, FALSE):
+        if isinstance(formula, (And, Or)) and not formula.parts:
             return formula == TRUE
-        ref: Node = {}
         number = self._place(formula)
-        self._refs[number].append((ref, self._current))
-        return ref
+        self._owners[number].append(self._current)
+        return self._refs[number]
 
     def _place(self, formula: Formula) -> int:
         key = frozenset(formula.parts if isinstance(formula, And) else (formula,))
@@ -81,7 +83,8 @@ class Writer:
         if number == len(self._nodes):
             limits.check_limit("schemas", number, limits.MAX_UNFOLDED)
             self._nodes.append({})
-            self._refs.append([])
+            self._refs.append({})
+            self._owners.append([])
             self._todo.append((formula, number))
         return number
 
@@ -219,7 +222,7 @@ class Writer:
             pointer = next(a.pointer for a in clause if isinstance(a, Contains))
             why = f"what is searched for stands among the first {searched} items"
             self._reader.note(pointer, "contains", "subset", why)
-        tuples = (arrays.Tuple.of(part) for part in arrays.arrange(clause))
+        tuples = (arrays.Tuple.of(part, self._expander.joins) for part in arrays.arrange(clause))
         return [array.shape(self.child) for array in tuples if array is not None]
 
     def _values_of(self, formula: Formula) -> list[Any] | None:
@@ -253,17 +256,15 @@ class Writer:
         targets: list[tuple[Node, Node]] = []
         heights = [1] * len(self._nodes)
         for number in reversed(range(len(self._nodes))):
-            node, refs = self._nodes[number], self._refs[number]
-            if len(refs) == 1 and heights[number] < _MAX_INLINE and number != start:
-                ref, owner = refs[0]
+            node, ref, owners = self._nodes[number], self._refs[number], self._owners[number]
+            if len(owners) == 1 and heights[number] < _MAX_INLINE and number != start:
                 ref.update(node)
-                heights[owner] = max(heights[owner], heights[number] + 1)
-            elif refs:
+                heights[owners[0]] = max(heights[owners[0]], heights[number] + 1)
+            elif owners:
                 name = "#" if number == start else f"d{number}"
                 definitions |= {} if number == start else {name: node}
-                targets += [(ref, node) for ref, _ in refs]
-                for ref, _ in refs:
-                    ref["$ref"] = name if name == "#" else f"#/$defs/{name}"
+                targets.append((ref, node))
+                ref["$ref"] = name if name == "#" else f"#/$defs/{name}"
         _check(root, definitions, targets)
         return {**root, "$defs": definitions} if definitions else root
 
