@@ -50,9 +50,9 @@ Known = Ids | int
 class MaskBuffer:
     """The masks of one batch at a time, and those of places that come again.
 
-    Rows that stand at one place are filled once. A place that is met a second time is remembered,
-    so a mask of the next step is mostly a look-up. Wide masks that are remembered lie in the
-    first rows of the bitmask, each content once, and stay there: a device can keep them.
+    Rows that stand at one place are filled once. A place is remembered, so a mask of the next step
+    is mostly a look-up. Wide masks that come again lie in the first rows of the bitmask, each
+    content once, and stay there: a device can keep them.
 
     Args:
         vocab_size: V of the masks; at least that of the matchers' vocabulary.
@@ -92,14 +92,17 @@ class MaskBuffer:
             self._slots.clear()
         result = Masks({}, {}, {}, self._bitmask)
         groups: dict[Hashable, list[int]] = {}
-        for row, matcher in enumerate(matchers):
+        for row, (matcher, end) in enumerate(zip(matchers, ends, strict=True)):
             ids = matcher.allowed()
             if ids is not None:
-                result.listed[row] = _with(ids, ends[row])
+                result.listed[row] = _with(ids, end)
                 continue
             place = matcher.place
-            key = row if place is None else (place, ends[row])
-            known = self._known.get(key) if place is not None else None
+            if place is None:
+                groups[row] = [row]
+                continue
+            key = (place, end) if end else place
+            known = self._known.get(key)
             if known is None:
                 groups.setdefault(key, []).append(row)
             elif isinstance(known, int):
@@ -153,18 +156,17 @@ class MaskBuffer:
         return result
 
     def _remember(self, key: Hashable, found: Known, num_rows: int) -> Known:
-        """Keep what a place allows from the second time on that it is met."""
-        if num_rows == 1 and key not in self._known:
-            self._known[key] = None
-            return found
+        """Keep what a place allows; a mask that no other place has, from the second time on."""
         if isinstance(found, int):
             words = self._bitmask[found].tobytes()
-            if words not in self._slots:
-                if len(self._slots) == _SLOTS:
+            slot = self._slots.get(words)
+            if slot is None:
+                if len(self._slots) == _SLOTS or (num_rows == 1 and key not in self._known):
+                    self._known.setdefault(key, None)
                     return found
                 self._slots[words] = slot = len(self._slots)
                 self._bitmask[slot] = self._bitmask[found]
-            found = self._slots[words]
+            found = slot
         else:
             found = np.array(found, np.int32)  # not a part of the whole batch's
         self._known[key] = found

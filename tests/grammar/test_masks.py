@@ -160,3 +160,21 @@ def test_more_places_than_are_kept_change_nothing(monkeypatch: pytest.MonkeyPatc
         matchers = some_matchers(12, seed % 4)
         expected = [ids_of(mask_of(m, vocabulary)) for m in matchers]
         assert rows_of(buffer, matchers) == expected
+
+
+@pytest.mark.parametrize(
+    "text, num_fills", [('{"name":"ab","age":1,"kind":"', 1), ('{"name":"', 2)]
+)
+def test_place_that_allows_few_is_filled_once_and_another_twice(text: str, num_fills: int) -> None:
+    vocabulary, asked = bpe_vocabulary(), []
+
+    def lister(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        asked.append(len(masks))
+        return list_few(masks)
+
+    buffer = MaskBuffer(len(vocabulary), lister)
+    for _ in range(4):
+        matcher = grammar(RECORD, "bpe").matcher()
+        matcher.accept(vocabulary.encode(text))
+        buffer.fill([matcher])
+    assert asked == [1] * num_fills

@@ -149,14 +149,18 @@ class LLMatcher:
 
     @property
     def place(self) -> Hashable | None:
-        known, places = self._grammar.places, self._places
-        if known is None:
-            return None
-        if not places:
-            places.append(known.start())
-        for token_id in self._token_ids[len(places) - 1 :]:
-            token = self._grammar.vocabulary.tokens[token_id]
-            places.append(known.after(places[-1], token_id, token))
+        places, token_ids = self._places, self._token_ids
+        if len(places) <= len(token_ids):
+            known = self._grammar.places
+            if known is None:
+                return None
+            tokens = self._grammar.vocabulary.tokens
+            place = places[-1] if places else known.start()
+            if not places:
+                places.append(place)
+            for token_id in token_ids[len(places) - 1 :]:
+                place = place.after.get(token_id) or known.after(place, token_id, tokens[token_id])
+                places.append(place)
         return places[-1] if places[-1].is_known else None
 
     @property
