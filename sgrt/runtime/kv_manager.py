@@ -101,15 +101,21 @@ class KVManager:
         num_whole = seq.num_computed // self.page_size
         if num_whole <= seq.num_shared:
             return
-        whole = seq.pages[:num_whole]
-        inserted = self.tree.insert(
-            seq.token_ids[: num_whole * self.page_size], whole, namespace=seq.namespace
+        node, first = seq.node, seq.num_shared
+        if node is None or node.end != first:  # rewound: its lock covers more than it shares
+            node, first = self.tree.match(()).node, 0  # the start of all
+            self.tree.lock(node)
+        size = self.page_size
+        inserted = self.tree.extend(
+            node,
+            seq.token_ids[first * size : num_whole * size],
+            seq.pages[first:num_whole],
+            namespace=seq.namespace,
         )
-        self.tree.lock(inserted.node)
-        if seq.node is not None:
+        if seq.node is not None and seq.node is not node:
             self.tree.unlock(seq.node)
         seq.node = inserted.node
-        seq.pages[:num_whole] = inserted.pages
+        seq.pages[first:num_whole] = inserted.pages
         seq.num_shared = num_whole
         self.pool.free(inserted.duplicates)
 

@@ -30,18 +30,20 @@ from sgrt.runtime.page_pool import PagePool
 
 _TYPECODE = "I"
 _TOKEN_BYTES = array(_TYPECODE).itemsize
+_MAX_GROWN = 256  # pages of an edge that grows where it is: it is copied each time
 
 
 class Node:
     """One edge of the tree with the prefix it completes; an opaque handle outside this file."""
 
-    __slots__ = ("children", "handles", "key", "locks", "pages", "parent", "tokens")
+    __slots__ = ("children", "end", "handles", "key", "locks", "pages", "parent", "tokens")
 
     def __init__(self, parent: Node | None, key: bytes, tokens: bytes, pages: list[int]) -> None:
         self.parent = parent
         self.key = key  # in parent.children
         self.tokens = tokens  # token ids of the edge, `_TOKEN_BYTES` each: compared by memcmp
         self.pages = pages  # one per page_size tokens
+        self.end: int = len(pages) + (parent.end if parent else 0)  # pages of the whole prefix
         self.children: dict[bytes, Node] = {}  # by their first page of tokens
         self.handles = 0  # locks taken on this very node
         self.locks = 0  # handles of this node and of all below it; not counted on the root
@@ -144,27 +146,79 @@ class RadixTree:
                 is not an integer in 0..2**32-1. The tree then holds what it held.
         Cost: as `match`.
         """
-        given = list(pages)
+        return self._insert(self._root, token_ids, list(pages), namespace)
+
+    def extend(
+        self,
+        node: Node,
+        token_ids: Sequence[int],
+        pages: Sequence[int],
+        *,
+        namespace: str = "",
+    ) -> Inserted:
+        """`insert` what follows a prefix that the caller has locked, and move that lock to its end.
+
+        Args:
+            node: the locked prefix.
+            token_ids: those behind it.
+            pages: where they are computed; `Inserted.pages` are these too.
+
+        Raises:
+            EngineError: as `insert`, or the node is not locked.
+        Cost: that of the new part alone, however long the prefix is.
+        """
+        if node.handles == 0:
+            raise EngineError("internal: extension of a prefix that is not locked")
+        inserted = self._insert(node, token_ids, list(pages), namespace)
+        self._move_lock(node, inserted.node)
+        return inserted
+
+    def _insert(
+        self, start: Node, token_ids: Sequence[int], given: list[int], namespace: str
+    ) -> Inserted:
         if len(token_ids) != len(given) * self.pool.page_size:
             raise EngineError(
                 f"internal: {len(token_ids)} token ids on {len(given)} pages "
                 f"of {self.pool.page_size}"
             )
         query = self._encode(token_ids)
-        node, known = self._descend(query, namespace)
+        node, known = self._descend(query, namespace, start)
         fresh = given[len(known) :]
         duplicates: list[int] = []
         if given[: len(known)] != known:
             duplicates = [own for own, ours in zip(given, known, strict=False) if own != ours]
         if fresh:
-            node = self._grow(node, query[len(known) * self._page_bytes :], fresh, namespace)
+            if not self.pool.holds(fresh):
+                raise EngineError(f"internal: inserted pages {fresh[:8]} are not all taken")
+            tokens = query[len(known) * self._page_bytes :]
+            if node is start and self._is_only_callers(node):
+                self._prolong(node, tokens, fresh)
+            else:
+                node = self._grow(node, tokens, fresh, namespace)
         return Inserted(node, known + fresh, duplicates)
 
-    def _descend(self, query: bytes, namespace: str) -> tuple[Node, list[int]]:
-        """Use the longest known prefix: its end, split off where need be, and its pages."""
-        node, at, size = self._root, 0, self._page_bytes
+    def _is_only_callers(self, node: Node) -> bool:
+        """Whether nobody minds if a locked node ends later than it does."""
+        return node.handles == 1 and not node.children and 0 < len(node.pages) < _MAX_GROWN
+
+    def _prolong(self, node: Node, tokens: bytes, pages: list[int]) -> None:
+        node.tokens += tokens
+        node.pages += pages
+        node.end += len(pages)
+        self.num_cached += len(pages)
+        self.num_locked += len(pages)
+
+    def _descend(
+        self, query: bytes, namespace: str, start: Node | None = None
+    ) -> tuple[Node, list[int]]:
+        """Use the longest known prefix: its end, split off where need be, and its pages.
+
+        Args:
+            start: where the query begins; None for the root.
+        """
+        node, at, size = start or self._root, 0, self._page_bytes
         pages: list[int] = []
-        prefix = _encode_namespace(namespace)
+        prefix = _encode_namespace(namespace) if node is self._root else b""
         while at < len(query):
             child = node.children.get(prefix + query[at : at + size])
             if child is None:
@@ -197,6 +251,7 @@ class RadixTree:
         parent, cut = node.parent, num_pages * self._page_bytes
         assert parent is not None
         upper = Node(parent, node.key, node.tokens[:cut], node.pages[:num_pages])
+        upper.end = node.end - len(node.pages) + num_pages
         upper.locks = node.locks
         if not upper.locks:
             self._unlocked[upper] = None
@@ -209,8 +264,6 @@ class RadixTree:
         return upper
 
     def _grow(self, parent: Node, tokens: bytes, pages: list[int], namespace: str) -> Node:
-        if not self.pool.holds(pages):
-            raise EngineError(f"internal: inserted pages {pages[:8]} are not all taken")
         # The page has a fixed length, so namespace + page names one pair only.
         prefix = _encode_namespace(namespace) if parent is self._root else b""
         leaf = Node(parent, prefix + tokens[: self._page_bytes], tokens, pages)
@@ -276,6 +329,19 @@ class RadixTree:
         if not self.retain:
             self._drop_upwards(node)
 
+    def _move_lock(self, node: Node, to: Node) -> None:
+        """Take a lock of a node as one of a node below it."""
+        node.handles -= 1
+        to.handles += 1
+        step = to
+        while step is not node:
+            if step.locks == 0:
+                self.num_locked += len(step.pages)
+                del self._unlocked[step]
+            step.locks += 1
+            assert step.parent is not None
+            step = step.parent
+
     def _path(self, node: Node) -> Iterator[Node]:
         """The node and all above it but the root, which holds no pages."""
         step = node
@@ -333,6 +399,7 @@ class RadixTree:
         keep = len(leaf.pages) - num_pages
         pages = leaf.pages[keep:]
         del leaf.pages[keep:]
+        leaf.end -= num_pages
         leaf.tokens = leaf.tokens[: keep * self._page_bytes]
         self.num_cached -= num_pages
         return pages
@@ -371,6 +438,7 @@ class RadixTree:
         below = sum(child.locks for child in node.children.values())
         assert node.locks == node.handles + below, "locks do not add up along a path"
         assert node.pages, "a node without pages"
+        assert node.parent is not None and node.end == node.parent.end + len(node.pages), "no end"
         assert len(node.tokens) == len(node.pages) * self._page_bytes, "tokens without pages"
 
     def _nodes(self) -> Iterator[Node]:

@@ -172,6 +172,24 @@ class CacheMachine(RuleBasedStateMachine):
         return inserted.node, prefix
 
     def publish(self, caller: Caller, num_pages: int) -> None:
+        """Hand over what is not in the tree yet; the caller's lock moves to its end."""
+        first = len(caller.locked[1])
+        prefix = (caller.prefix[0], caller.prefix[1][:num_pages])
+        given = caller.pages[:num_pages]
+        behind = self.tokens((prefix[0], prefix[1][first:]))
+        inserted = self.tree.extend(caller.node, behind, given[first:], namespace=prefix[0])
+        assert inserted.duplicates == self.model.insert(prefix, given)
+        known = [self.model.entries[p].page for p in self.model.beginnings(prefix)]
+        assert inserted.pages == known[first:]
+        self.pool.free(inserted.duplicates)
+        caller.pages[:num_pages] = known
+        caller.held = [page for page in caller.held if page not in given]
+        self.model.lock(prefix)
+        self.model.unlock(caller.locked)
+        caller.node, caller.locked = inserted.node, prefix
+
+    def publish_again(self, caller: Caller, num_pages: int) -> None:
+        """The same from the root on, as who was rewound does."""
         node, prefix = self.insert(caller, num_pages)
         self.lock(node, prefix)
         self.unlock(caller)
@@ -235,10 +253,11 @@ class CacheMachine(RuleBasedStateMachine):
         caller.held += fresh
 
     @some_callers
-    @rule(rank=ranks, num_pages=st.integers(0, 6))
-    def publish_chunk(self, rank: int, num_pages: int) -> None:
+    @rule(rank=ranks, num_pages=st.integers(0, 6), again=st.booleans())
+    def publish_chunk(self, rank: int, num_pages: int, again: bool) -> None:
         caller = self.pick(rank)
-        self.publish(caller, min(len(caller.locked[1]) + num_pages, len(caller.pages)))
+        publish = self.publish_again if again else self.publish
+        publish(caller, min(len(caller.locked[1]) + num_pages, len(caller.pages)))
 
     @some_callers
     @rule(rank=ranks)

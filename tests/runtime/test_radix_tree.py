@@ -345,6 +345,81 @@ def test_chain_deeper_than_recursion_limit_lock_evict_check() -> None:
     assert tree.clear() == depth
 
 
+# ---------------------------------------------------------------- going on from a node
+
+
+def go_on(tree: RadixTree, num_times: int, *, page_size: int) -> Inserted:
+    """A session: it locks what it has, and adds a page to it each time."""
+    node = tree.match([]).node
+    tree.lock(node)
+    for i in range(num_times):
+        last = tree.extend(node, [i] * page_size, tree.pool.allocate(1))
+        node = last.node
+    return last
+
+
+@pytest.mark.parametrize("retain", [True, False])
+def test_extend_a_thousand_times_stays_shallow_and_findable(retain: bool) -> None:
+    pool, tree = cache(1000, page_size=2, retain=retain)
+    node = go_on(tree, 1000, page_size=2).node
+    tree.check()
+    assert tree.num_locked == tree.num_cached == 1000
+    assert sum(1 for _ in tree._nodes()) < 12
+    tokens = [i for i in range(1000) for _ in range(2)]
+    assert known(tree, tokens) == (2000 if retain else 0)
+    tree.unlock(node)
+    assert tree.clear() == (1000 if retain else 0)
+    assert pool.num_free == 1000
+
+
+def test_extend_from_a_node_that_others_hold_leaves_theirs_as_it_is() -> None:
+    pool, tree = cache()
+    shared = put(tree, [1, 2, 3])
+    for _ in range(2):
+        tree.lock(shared.node)
+    mine = tree.extend(shared.node, [4], pool.allocate(1))
+    theirs = tree.extend(shared.node, [5], pool.allocate(1))
+    tree.check()
+    assert (known(tree, [1, 2, 3, 4]), known(tree, [1, 2, 3, 5])) == (4, 4)
+    tree.unlock(mine.node)
+    tree.check()
+    assert tree.num_locked == 4
+    tree.unlock(theirs.node)
+    assert tree.num_locked == 0
+
+
+def test_extend_with_what_another_has_added_takes_theirs() -> None:
+    pool, tree = cache()
+    shared = put(tree, [1])
+    tree.lock(shared.node)
+    first = put(tree, [1, 2, 3])
+    own = pool.allocate(3)
+    mine = tree.extend(shared.node, [2, 3, 4], own)
+    assert mine.pages == [*first.pages[1:], own[2]]
+    assert mine.duplicates == own[:2]
+    assert mine.node.end == 4
+    tree.check()
+
+
+def test_extend_of_the_root_keeps_namespaces_apart() -> None:
+    pool, tree = cache()
+    root = tree.match([]).node
+    for namespace in ("a", "b"):
+        tree.lock(root)
+        tree.extend(root, [1], pool.allocate(1), namespace=namespace)
+    assert (known(tree, [1], "a"), known(tree, [1], "b"), known(tree, [1])) == (1, 1, 0)
+    tree.check()
+
+
+def test_extend_without_a_lock_refused_and_nothing_changes() -> None:
+    pool, tree = cache()
+    node = put(tree, [1]).node
+    with pytest.raises(EngineError, match="not locked"):
+        tree.extend(node, [2], pool.allocate(1))
+    assert known(tree, [1, 2]) == 1
+    tree.check()
+
+
 # ---------------------------------------------------------------- prefix cache off
 
 
