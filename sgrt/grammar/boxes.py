@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sgrt.errors import ConstraintError
 from sgrt.grammar import automaton, charset, limits, regular
 from sgrt.grammar.automaton import Automaton
 from sgrt.grammar.charset import Charset
@@ -110,14 +109,8 @@ def of_lark(rule_set: RuleSet) -> Box:
     """The texts of a Lark grammar, whose terminals take as much as they can.
 
     Raises:
-        ConstraintError: it ignores terminals, which the engine would do everywhere.
         GrammarBudgetExceeded: a terminal is too large to be looked at.
     """
-    if rule_set.ignored:
-        raise ConstraintError(
-            "a Lark grammar with %ignore cannot be part of a composition",
-            hint="write the white space into its rules",
-        )
     inline: dict[str, Node] = {}
 
     def leaf(node: Node) -> Node:

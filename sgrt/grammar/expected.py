@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from sgrt.grammar import limits, regular
+from sgrt.grammar import ignored, limits, regular
 from sgrt.grammar.engines.llguidance_ import LLGrammar
 from sgrt.grammar.rules import (
     START,
@@ -29,11 +29,10 @@ from sgrt.grammar.rules import (
     Seq,
     literal,
     located,
-    mapped,
 )
 
 _PLAIN = re.compile(r'".*"|/[^/]*/')
-_ADDED = re.compile(r"^\d+\.| of the user$")
+_ADDED = re.compile(rf"^\d+\.| of the user$|({'|'.join(ignored.ADDED)})$")
 """What names of rules have where grammars are put together."""
 
 _DONE = 0
@@ -96,8 +95,6 @@ class Expected:
         self._rules = rule_set.finite()
         self._terminals = {*rule_set.terminals, *rule_set.options}
         self._lazy = rule_set.options.keys()
-        if rule_set.ignored:
-            self._ignore(Rep(Alt(tuple(rule_set.ignored)), 0, None))
         self._nodes: dict[int, Node] = {}
         self._known: dict[tuple[int, int, int], int] = {}
         self._lefts: list[tuple[Node, int, int]] = [(Seq(()), 0, 0)]  # node, repeats, what is left
@@ -147,17 +144,6 @@ class Expected:
         return said
 
     # grammar
-
-    def _ignore(self, ignored: Node) -> None:
-        """Let something stand before each terminal that a rule asks for."""
-
-        def leaf(node: Node) -> Node:
-            is_rule = isinstance(node, Ref) and node.name not in self._terminals
-            return node if is_rule else Seq((ignored, node))
-
-        for name, node in self._rules.items():
-            if name not in self._terminals:
-                self._rules[name] = mapped(node, leaf)
 
     def _left(self, node: Node, then: int, count: int = 0) -> int:
         """The number of a node with what is left behind it."""

@@ -6,7 +6,8 @@ The dialect is what Lark and the engine's front end have in common:
   ``~n``, ``~n..m``, ``{n}``, ``{n,}``, ``{,m}``, ``{n,m}``; comments by ``//`` or ``#``;
 - ``"text"`` with the escapes of JSON, ``"text"i`` (ASCII letters in either case), ``"a".."z"``;
 - ``/pattern/`` in the dialect of `sgrt.grammar.regex`, flag ``s``;
-- ``%ignore``, ``%import`` from the grammars shipped with sgrt, ``%json {schema}`` in rules;
+- ``%import`` from the grammars shipped with sgrt, ``%json {schema}`` in rules;
+- ``%ignore``: what may stand between two terminals, and never before the first or after the last;
 - ``name[lazy]: TERMINALS``: as little text as possible;
 - as guidance writes them: ``%llguidance {}``, ``name[capture]: …``, and ``"x-guidance"`` in a
   schema, which says what stands between its values.
@@ -30,6 +31,7 @@ from sgrt.core import JsonSchema
 from sgrt.errors import ConstraintError, GrammarSyntaxError, UnsupportedSchema
 from sgrt.grammar import charset, json_schema, layout, library, limits, regex
 from sgrt.grammar.engines import llguidance_
+from sgrt.grammar.ignored import woven
 from sgrt.grammar.rules import (
     EMPTY,
     Alt,
@@ -91,7 +93,10 @@ def parse(text: str) -> RuleSet:
     except UnicodeEncodeError as error:
         Place(text).fail("half a surrogate pair is not a character", error.start)
     limits.check_limit("bytes of grammar", size, limits.MAX_GRAMMAR_BYTES)
-    return _Parser(text).parse()
+    parser = _Parser(text)
+    rule_set = parser.parse()
+    rule_set.check()
+    return woven(rule_set, parser.ignored) if parser.ignored else rule_set
 
 
 def rules_of(grammar: str) -> RuleSet:
@@ -175,7 +180,7 @@ class _Parser:
         self.out = RuleSet({})
         self.places: dict[str, int] = {}
         self.name = ""  # of what is being defined
-        self.schema_at: int | None = None
+        self.ignored: list[Node] = []
 
     def parse(self) -> RuleSet:
         while self._skip_newlines().kind != "end":
@@ -184,10 +189,8 @@ class _Parser:
             self._check_terminal(name, node)
         for name in self.out.options:
             self._check_terminal(name, self.out.rules[name])
-        for node in self.out.ignored:
+        for node in self.ignored:
             self._check_terminal("%ignore", node)
-        if self.schema_at is not None and self.out.ignored:
-            self.place.fail("%json cannot be used together with %ignore", self.schema_at)
         return self.out
 
     # tokens
@@ -261,7 +264,7 @@ class _Parser:
             self._definition(self._next())
         elif self._take("%ignore"):
             self.name = "%ignore"
-            self.out.ignored.append(self._expansions())
+            self.ignored.append(self._expansions())
         elif self._take("%import"):
             self._import()
         elif self._take("%llguidance"):
@@ -502,8 +505,6 @@ class _Parser:
         return pattern(rewritten, self._origin(token))
 
     def _schema(self, token: _Token) -> Node:
-        if self.schema_at is None:
-            self.schema_at = token.pos
         start = token.pos + len(token.text)
         end = start + _json_end(self.text[start:])
         if end == start:

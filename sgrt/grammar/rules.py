@@ -133,13 +133,11 @@ class RuleSet:
 
     Args:
         terminals: what is read as one terminal each; they refer to terminals only.
-        ignored: terminals that may stand between any two others.
         options: what follows a rule's name in the engine's syntax.
     """
 
     rules: dict[str, Node]
     terminals: dict[str, Node] = field(default_factory=dict)
-    ignored: list[Node] = field(default_factory=list)
     options: dict[str, str] = field(default_factory=dict)
 
     def source(self) -> str:
@@ -182,7 +180,7 @@ class RuleSet:
         nodes = self.definitions()
         if START not in self.rules:
             raise GrammarSyntaxError(f"no rule {START!r}", hint=f"text begins with {START!r}")
-        for node in (*nodes.values(), *self.ignored):
+        for node in nodes.values():
             for ref in refs(node):
                 if ref.name not in nodes:
                     raise GrammarSyntaxError(
@@ -343,7 +341,6 @@ class _Pruned:
             if name != START:
                 options = self.rule_set.options.get(name, "")
                 lines.append(f"{engine_name}{options}: {self._text(self.nodes[name])}")
-        lines += [f"%ignore {self._text(node)}" for node in self.rule_set.ignored]
         return "\n".join(lines) + "\n"
 
     def _text(self, node: Node) -> str:
@@ -436,7 +433,7 @@ def prune(node: Node, is_alive: Callable[[str], bool]) -> Node:
 def _engine_names(rule_set: RuleSet, nodes: dict[str, Node]) -> dict[str, str]:
     """Plain names for all that can be reached, in the order it is met."""
     names = {START: START}
-    todo = [nodes[START], *rule_set.ignored]
+    todo = [nodes[START]]
     while todo:
         for ref in refs(todo.pop()):
             if ref.name not in names:

@@ -58,6 +58,49 @@ def test_lark_construct_accepts_what_its_regex_does(text: str, same: str) -> Non
         assert accepts(compiled, sample) == bool(re.fullmatch(same, sample)), sample
 
 
+def _random_node(rng: random.Random, depth: int) -> str:
+    if depth == 0 or rng.random() < 0.3:
+        return rng.choice(['"a"', '"b"', "x", "y", "AB", ""])
+    parts = [_random_node(rng, depth - 1) for _ in range(rng.randint(1, 3))]
+    inner = "(" + rng.choice([" ", " | "]).join(parts) + ")"
+    return inner + rng.choice(["", "", "?", "*", "+", "{2}", "{0,2}", "{1,}"])
+
+
+def test_lark_ignored_texts_stand_between_terminals_and_nowhere_else() -> None:
+    """Every terminal is one character, so without what is ignored the same texts are left."""
+    rng, num_accepted = random.Random(5), 0
+    for _ in range(40):
+        names = ("start", "x", "y")
+        rules = "\n".join(f"{name}: {_random_node(rng, 2)}" for name in names) + '\nAB: "a" | "b"'
+        try:
+            plain = grammar(Lark(rules))
+        except ConstraintError:
+            continue
+        ignoring = grammar(Lark(rules + '\n%ignore " "'))
+        for sample in _TEXTS:
+            is_inside = sample == sample.strip()
+            expected = is_inside and accepts(plain, sample.replace(" ", ""))
+            assert accepts(ignoring, sample) == expected, (rules, sample)
+            num_accepted += expected and " " in sample
+    assert num_accepted > 100
+
+
+def test_lark_ignored_comments_and_spaces_stand_beside_schemas() -> None:
+    text = """start: call+
+    call: NAME "=" %json {"type": "integer"} ";"
+    NAME: /[a-z]+/
+    %import common (WS, CPP_COMMENT)
+    %ignore WS
+    %ignore CPP_COMMENT"""
+    compiled = grammar(Lark(text))
+    for good in ("a=1;", "a = 1 ;\nb // c=\n = -20;"):
+        assert accepts(compiled, good)
+    for bad in ("a=1; ", " a=1;", "a=1 2;", "a b=1;", "a=1;//"):
+        assert not accepts(compiled, bad)
+    both = grammar("<" + Lark(text) + ">")
+    assert accepts(both, "<a = 1;>") and not accepts(both, "< a=1;>")
+
+
 def test_lark_terminal_takes_the_longest_text() -> None:
     compiled = grammar(Lark('start: "a" "bc" | "ab" "d"'))
     assert accepts(compiled, "abd") and not accepts(compiled, "abc")
@@ -109,7 +152,8 @@ def test_lark_random_walks_end_in_texts_of_the_grammar(name: str) -> None:
         ('start: A\nA: "x" b\nb: "c"', 2, 8, "terminal and cannot hold the rule"),
         ("start: A\nA: %json {}", 2, 1, "cannot hold %json"),
         ('start: t\nt[lazy]: u\nu: "c"', 2, 10, "cannot hold the rule"),
-        ('start: %json {} "a"\n%ignore " "', 1, 8, "together with %ignore"),
+        ('start: "a"\n%ignore b\nb: " "', 2, 9, "cannot hold the rule"),
+        ('start: "a"\n%ignore WS', 2, 9, "'WS' is not defined"),
         ("start: %json [1]", 1, 8, "schema in braces expected"),
         ('start: "a', 1, 8, "never closed"),
         ("start: /a", 1, 8, "never closed"),
