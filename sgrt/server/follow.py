@@ -101,6 +101,12 @@ class Follower:
         count = self.handle.usage_so_far
         return Usage() if count is None else count()
 
+    def token_ids(self) -> list[int]:
+        """All tokens that were drawn or forced, that which ended the text included."""
+        ids = [i for event in self.handle.events_from(0) for i in event.token_ids]
+        end_id = self.handle.result(0).end_id
+        return ids if end_id is None else [*ids, end_id]
+
     def _result(self) -> GenerateResult:
         try:
             return self.handle.result(0)

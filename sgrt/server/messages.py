@@ -186,7 +186,9 @@ def chat_prompt(
         raise ApiError(
             400, "this model has no chat template: use /v1/completions", at, "no_chat_template"
         )
-    for name in variables or {}:
+    for name, value in (variables or {}).items():
+        if name in ("enable_thinking", "thinking") and value is False:
+            continue  # none of its texts has such a part, unless the template says so
         if name not in template.variables:
             place = f"chat_template_kwargs.{name:.80}"
             raise bad_request(f"{place}: the model's template has no such variable", place)

@@ -207,6 +207,8 @@ async def tokenize(call: Call) -> Answer:
     told: dict[str, Any] = {"tokens": tokens, "count": [len(ids) for ids in tokens]}
     if wire.return_token_strs:
         told["token_strs"] = [[shown(tokenizer, i) for i in ids] for ids in tokens]
+    else:
+        told["token_strs"] = [None] * len(tokens)
     if not isinstance(wire.prompt, list):
         told = {name: value[0] for name, value in told.items()}
     return Answer({**told, "max_model_len": service.engine.context_len})

@@ -20,7 +20,15 @@ from sgrt.server.service import Job, Service
 from sgrt.server.tokens import ended_by, final_text
 from sgrt.server.usage import num_written
 from sgrt.server.wanted import wanted
-from sgrt.server.wire import Constrained, check_limit, num_choices, sampling_params, stop_patterns
+from sgrt.server.wire import (
+    Constrained,
+    StreamOptions,
+    check_limit,
+    check_stream_options,
+    num_choices,
+    sampling_params,
+    stop_patterns,
+)
 
 MAX_PROMPTS = 1024
 _SPELLING = {
@@ -57,6 +65,7 @@ class GenerateRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     top_logprobs_num: int | list[int] | None = None
     return_text_in_logprobs: bool | None = None
     stream: bool | None = None
+    stream_options: StreamOptions | None = None
     rid: str | list[str] | None = None
     model: str | None = None
     priority: int | None = None
@@ -148,6 +157,7 @@ def _read(wire: GenerateRequest, call: Call) -> Request:
             raise bad_request(f"{name} is not supported", name, "unsupported")
     if wire.log_metrics is False:
         raise bad_request("log_metrics=false: every request counts", "log_metrics", "unsupported")
+    check_stream_options(wire.stream_options, wire.stream)  # every event has its usage anyway
     service.model_named(wire.model)
     values, many, at = _prompts(wire)
     check_limit(at, len(values), MAX_PROMPTS)
@@ -242,6 +252,7 @@ def _prompt(
         params=sampling_params(
             params,
             service.config,
+            _SPELLING,
             max_tokens=_DEFAULT_MAX_NEW_TOKENS
             if params.max_new_tokens is None
             else params.max_new_tokens,

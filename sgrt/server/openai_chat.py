@@ -14,7 +14,7 @@ from sgrt.server.held import held_to
 from sgrt.server.http import Answer, Call, EventStream, encode, sse
 from sgrt.server.messages import chat_prompt, read_messages
 from sgrt.server.service import Job, Service
-from sgrt.server.tokens import chat_logprob, ended_by
+from sgrt.server.tokens import Spell, by_id, chat_logprob, ended_by, shown
 from sgrt.server.tools import CallReader, Piece, ToolUse, read_tools
 from sgrt.server.usage import num_written, usage, usage_so_far
 from sgrt.server.wanted import wanted
@@ -23,6 +23,7 @@ from sgrt.server.wire import (
     StreamOptions,
     check_labels,
     check_limit,
+    check_logprobs_by_id,
     check_stream_options,
     num_choices,
     request_name,
@@ -76,6 +77,7 @@ def _check_fixed(wire: ChatRequest) -> None:
             "add_generation_prompt and continue_final_message contradict each other",
             "continue_final_message",
         )
+    check_logprobs_by_id(wire, asked=bool(wire.logprobs))
     if wire.verbosity not in (None, "medium"):
         raise bad_request("verbosity: this model has no such setting", "verbosity")
     check_stream_options(wire.stream_options, wire.stream)
@@ -91,6 +93,8 @@ class Chat:
     stream: bool
     usage: bool
     continuous_usage: bool
+    token_ids: bool
+    spell: Spell
     name: str
     id: str
     created: int = field(default_factory=lambda: int(time.time()))
@@ -105,6 +109,11 @@ async def chat_completions(call: Call) -> Answer | EventStream:
     async with service.admitted(), service.running(chat.job, chat.name) as followers:
         results = [await follower.result() for follower in followers]
     choices = [_choice(service, chat, i, result) for i, result in enumerate(results)]
+    told_ids: dict[str, Any] = {}
+    if chat.token_ids:
+        told_ids["prompt_token_ids"] = await service.token_ids(chat.job)
+        for choice, follower in zip(choices, followers, strict=True):
+            choice["token_ids"] = follower.token_ids()
     return Answer(
         {
             "id": chat.id,
@@ -115,6 +124,7 @@ async def chat_completions(call: Call) -> Answer | EventStream:
             "usage": usage(results),
             "system_fingerprint": None,
             "service_tier": None,
+            **told_ids,
         }
     )
 
@@ -139,6 +149,7 @@ def read_chat(wire: ChatRequest, call: Call) -> Chat:
     params = sampling_params(
         wire,
         service.config,
+        _SPELLING,
         max_tokens=_max_tokens(wire, service),
         logprobs=_num_logprobs(wire, service),
     )
@@ -164,6 +175,8 @@ def read_chat(wire: ChatRequest, call: Call) -> Chat:
         stream=bool(wire.stream),
         usage=at_end,
         continuous_usage=continuous,
+        token_ids=bool(wire.return_token_ids),
+        spell=by_id if wire.return_tokens_as_token_ids else shown,
         name=name,
         id=wire.rid or f"chatcmpl-{name}",
     )
@@ -209,7 +222,7 @@ def _choice(service: Service, chat: Chat, index: int, result: GenerateResult) ->
     return {
         "index": index,
         "message": message,
-        "logprobs": _logprobs(service, result.logprobs),
+        "logprobs": _logprobs(service, chat, result.logprobs),
         "finish_reason": finish_reason(chat.use, result, bool(calls)),
         **ended_by(result),
     }
@@ -246,11 +259,14 @@ def finish_reason(use: ToolUse, result: GenerateResult, called: bool) -> str:
     return result.finish_reason
 
 
-def _logprobs(service: Service, tokens: tuple[TokenLogprob, ...] | None) -> dict[str, Any] | None:
+def _logprobs(
+    service: Service, chat: Chat, tokens: tuple[TokenLogprob, ...] | None
+) -> dict[str, Any] | None:
     if tokens is None:
         return None
     tokenizer = service.engine.tokenizer
-    return {"content": [chat_logprob(tokenizer, token) for token in tokens], "refusal": None}
+    content = [chat_logprob(tokenizer, token, chat.spell) for token in tokens]
+    return {"content": content, "refusal": None}
 
 
 # ---------------------------------------------------------------- as events
@@ -260,8 +276,9 @@ async def stream_chat(call: Call, chat: Chat) -> AsyncIterator[bytes]:
     """The chunks of a chat completion."""
     service = call.service
     async with service.admitted(), service.running(chat.job, chat.name) as followers:
-        num_prompt = len(await service.token_ids(chat.job)) if chat.continuous_usage else 0
-        writers = [_Writer(service, chat, i, num_prompt) for i in range(len(followers))]
+        told_prompt = chat.continuous_usage or chat.token_ids
+        prompt_ids = await service.token_ids(chat.job) if told_prompt else []
+        writers = [_Writer(service, chat, i, prompt_ids) for i in range(len(followers))]
         for writer in writers:
             yield writer.first()
         async for index, events in merged(followers):
@@ -280,9 +297,9 @@ async def stream_chat(call: Call, chat: Chat) -> AsyncIterator[bytes]:
 class _Writer:
     """Chunks of one choice. What does not change is encoded once."""
 
-    def __init__(self, service: Service, chat: Chat, index: int, num_prompt: int) -> None:
+    def __init__(self, service: Service, chat: Chat, index: int, prompt_ids: Sequence[int]) -> None:
         self._service = service
-        self._num_prompt = num_prompt
+        self._prompt_ids = prompt_ids
         self._chat = chat
         self._index = index
         self._reader = CallReader() if chat.use.active else None
@@ -300,13 +317,17 @@ class _Writer:
         start = encode(self.head)[:-1]
         self._before = b"data: " + start + b',"choices":[{"index":%d,"delta":{"content":' % index
         self._after = b'},"logprobs":null,"finish_reason":null}]}\n\n'
-        self._is_plain = (
-            self._reader is None and chat.job.params.logprobs is None and not chat.continuous_usage
+        self._is_plain = not (
+            self._reader
+            or chat.job.params.logprobs is not None
+            or chat.continuous_usage
+            or chat.token_ids
         )
 
     def first(self) -> bytes:
         delta = {"role": "assistant", "content": None if self._reader else ""}
-        return self._frame(delta)
+        more = {"prompt_token_ids": self._prompt_ids} if self._chat.token_ids else {}
+        return self._frame(delta, more=more)
 
     def frames(self, events: Sequence[TokenEvent]) -> bytes:
         """The chunks for some events; b"" where there is nothing to show yet."""
@@ -317,12 +338,14 @@ class _Writer:
         self._num_tokens += sum(len(e.token_ids) for e in events)
         text = "".join(event.text for event in events)
         logprobs = tuple(p for event in events for p in event.logprobs)
+        ids = [i for event in events for i in event.token_ids] if self._chat.token_ids else []
         if self._reader is None:
-            return self._frame({"content": text}, logprobs) if text or logprobs else b""
+            shows = text or logprobs or ids
+            return self._frame({"content": text}, logprobs, ids) if shows else b""
         pieces = self._reader.feed(text)
         frames = [self._frame(self._delta(piece)) for piece in pieces]
-        if logprobs:
-            frames.append(self._frame({}, logprobs))
+        if logprobs or ids:
+            frames.append(self._frame({}, logprobs, ids))
         return b"".join(frames)
 
     def is_behind(self, follower: Follower) -> bool:
@@ -338,7 +361,8 @@ class _Writer:
             rest = self._reader.feed(_cut_end(self._chat, result)) + self._reader.finish()
             frames = [self._frame(self._delta(piece)) for piece in rest]
         reason = finish_reason(self._chat.use, result, self._called)
-        frames.append(self._frame({}, reason=reason, ended=ended_by(result)))
+        ids = [] if result.end_id is None else [result.end_id]
+        frames.append(self._frame({}, ids=ids, reason=reason, ended=ended_by(result)))
         return b"".join(frames)
 
     def _delta(self, piece: Piece) -> dict[str, Any]:
@@ -354,18 +378,22 @@ class _Writer:
         self,
         delta: Mapping[str, Any],
         logprobs: tuple[TokenLogprob, ...] = (),
+        ids: Sequence[int] = (),
         *,
         reason: str | None = None,
         ended: Mapping[str, str | int | None] | None = None,
+        more: Mapping[str, Any] | None = None,
     ) -> bytes:
         choice: dict[str, Any] = {
             "index": self._index,
             "delta": delta,
-            "logprobs": _logprobs(self._service, logprobs) if logprobs else None,
+            "logprobs": _logprobs(self._service, self._chat, logprobs) if logprobs else None,
             "finish_reason": reason,
             **(ended or {}),
         }
-        chunk = {**self.head, "choices": [choice]}
+        if self._chat.token_ids:
+            choice["token_ids"] = ids
+        chunk = {**self.head, "choices": [choice], **(more or {})}
         if self._chat.continuous_usage:
-            chunk["usage"] = usage_so_far(self._num_prompt, self._num_tokens)
+            chunk["usage"] = usage_so_far(len(self._prompt_ids), self._num_tokens)
         return sse(encode(chunk))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +13,7 @@ from sgrt.server.failures import bad_request
 from sgrt.server.follow import Follower, merged
 from sgrt.server.http import Answer, Call, EventStream, encode, sse
 from sgrt.server.service import Job, Service
-from sgrt.server.tokens import ended_by, ending, final_text, floored, shown
+from sgrt.server.tokens import Spell, by_id, ended_by, ending, final_text, floored, shown
 from sgrt.server.usage import num_written, usage, usage_so_far
 from sgrt.server.wanted import wanted
 from sgrt.server.wire import (
@@ -21,6 +21,7 @@ from sgrt.server.wire import (
     StreamOptions,
     check_labels,
     check_limit,
+    check_logprobs_by_id,
     check_stream_options,
     num_choices,
     request_name,
@@ -62,6 +63,8 @@ class Completion:
     stream: bool
     usage: bool
     continuous_usage: bool
+    token_ids: bool
+    spell: Spell
     name: str
     id: str
     created: int = field(default_factory=lambda: int(time.time()))
@@ -85,12 +88,24 @@ async def completions(call: Call) -> Answer | EventStream:
         followers = await _start(call, request, stack)
         echoes = [await _echo(call.service, job, request) for job in request.jobs]
         results = [[await f.result() for f in group] for group in followers]
-    flat = [result for group in results for result in group]
     choices = [
         _choice(call.service, request, i, echoes[p], result)
         for i, (p, result) in enumerate((p, r) for p, group in enumerate(results) for r in group)
     ]
-    return Answer({**request.head, "choices": choices, "usage": usage(*results)} if flat else {})
+    if request.token_ids:
+        for choice, (job, follower) in zip(choices, _each(request, followers), strict=True):
+            choice["prompt_token_ids"] = await call.service.token_ids(job)
+            choice["token_ids"] = follower.token_ids()
+    return Answer({**request.head, "choices": choices, "usage": usage(*results)})
+
+
+def _each(
+    request: Completion, groups: Sequence[Sequence[Follower]]
+) -> Iterator[tuple[Job, Follower]]:
+    """Every choice with the prompt that it continues."""
+    for job, group in zip(request.jobs, groups, strict=True):
+        for follower in group:
+            yield job, follower
 
 
 def _read(wire: CompletionRequest, call: Call) -> Completion:
@@ -102,6 +117,7 @@ def _read(wire: CompletionRequest, call: Call) -> Completion:
     params = sampling_params(
         wire,
         service.config,
+        _SPELLING,
         max_tokens=16 if wire.max_tokens is None else wire.max_tokens,
         logprobs=wire.logprobs,
     )
@@ -132,6 +148,8 @@ def _read(wire: CompletionRequest, call: Call) -> Completion:
         stream=bool(wire.stream),
         usage=at_end,
         continuous_usage=continuous,
+        token_ids=bool(wire.return_token_ids),
+        spell=by_id if wire.return_tokens_as_token_ids else shown,
         name=name,
         id=wire.rid or f"cmpl-{name}",
     )
@@ -153,6 +171,7 @@ def _check_fixed(wire: CompletionRequest, n: int) -> None:
             "unsupported",
         )
     check_stream_options(wire.stream_options, wire.stream)
+    check_logprobs_by_id(wire, asked=wire.logprobs is not None)
     if wire.max_tokens == 0 and not wire.echo:
         raise bad_request("max_tokens=0 leaves nothing to return without echo", "max_tokens")
     if wire.echo and wire.stream and wire.logprobs is not None:
@@ -218,7 +237,7 @@ def _choice(
 ) -> dict[str, Any]:
     logprobs = None
     if result.logprobs is not None:
-        logprobs = _logprobs(service, (*echo.tokens, *result.logprobs))
+        logprobs = _logprobs(service, request, (*echo.tokens, *result.logprobs))
     return {
         "index": index,
         "text": echo.text + final_text(result, keep_stop=request.keep_stop),
@@ -229,7 +248,10 @@ def _choice(
 
 
 def _logprobs(
-    service: Service, tokens: Sequence[TokenLogprob | int], offset: int = 0
+    service: Service,
+    request: Completion,
+    tokens: Sequence[TokenLogprob | int],
+    offset: int = 0,
 ) -> dict[str, Any]:
     """Parallel lists; a plain id has no logprob (nothing stands before it)."""
     tokenizer = service.engine.tokenizer
@@ -239,7 +261,7 @@ def _logprobs(
     offsets: list[int] = []
     for token in tokens:
         token_id = token if isinstance(token, int) else token.token_id
-        texts.append(shown(tokenizer, token_id))
+        texts.append(request.spell(tokenizer, token_id))
         offsets.append(offset)
         offset += len(tokenizer.token_bytes(token_id).decode(errors="replace"))
         if isinstance(token, int):
@@ -247,7 +269,7 @@ def _logprobs(
             top.append(None)
             continue
         values.append(floored(token.logprob))
-        best = {shown(tokenizer, i): floored(p) for i, p in token.top}
+        best = {request.spell(tokenizer, i): floored(p) for i, p in token.top}
         top.append({**best, texts[-1]: floored(token.logprob)})
     return {"tokens": texts, "token_logprobs": values, "top_logprobs": top, "text_offset": offsets}
 
@@ -280,9 +302,10 @@ async def _writers(
 ) -> list[_Writer]:
     writers: list[_Writer] = []
     for job, group in zip(request.jobs, groups, strict=True):
-        num_prompt = len(await service.token_ids(job)) if request.continuous_usage else 0
+        told = request.continuous_usage or request.token_ids
+        prompt_ids = await service.token_ids(job) if told else []
         for _ in group:
-            writers.append(_Writer(service, request, job, len(writers), num_prompt))
+            writers.append(_Writer(service, request, job, len(writers), prompt_ids))
     return writers
 
 
@@ -294,31 +317,37 @@ class _Writer:
     request: Completion
     job: Job
     index: int
-    num_prompt: int
+    prompt_ids: Sequence[int]
     num_tokens: int = 0
     offset: int = 0
+    has_begun: bool = False
 
     def events(self, events: Sequence[TokenEvent]) -> bytes:
         """The chunk for some events; b"" where there is nothing to show yet."""
         text = "".join(event.text for event in events)
         tokens = [token for event in events for token in event.logprobs]
-        self.num_tokens += sum(len(event.token_ids) for event in events)
-        if not text and not tokens:
+        ids = [i for event in events for i in event.token_ids]
+        self.num_tokens += len(ids)
+        if not text and not tokens and not (ids and self.request.token_ids):
             return b""
-        logprobs = _logprobs(self.service, tokens, self.offset) if tokens else None
+        logprobs = None
+        if tokens:
+            logprobs = _logprobs(self.service, self.request, tokens, self.offset)
         self.offset += len(text)
-        return self.frame(text, logprobs)
+        return self.frame(text, logprobs, ids)
 
     def last(self, result: GenerateResult) -> bytes:
         """The chunk with the reason of the end."""
         self.num_tokens = num_written(result)
         rest = ending(result, keep_stop=self.request.keep_stop)
-        return self.frame(rest, reason=result.finish_reason, ended=ended_by(result))
+        ids = [] if result.end_id is None else [result.end_id]
+        return self.frame(rest, ids=ids, reason=result.finish_reason, ended=ended_by(result))
 
     def frame(
         self,
         text: str,
         logprobs: dict[str, Any] | None = None,
+        ids: Sequence[int] = (),
         *,
         reason: str | None = None,
         ended: Mapping[str, str | int | None] | None = None,
@@ -330,7 +359,12 @@ class _Writer:
             "finish_reason": reason,
             **(ended or {}),
         }
+        if self.request.token_ids:
+            choice["token_ids"] = ids
+            if not self.has_begun:
+                choice["prompt_token_ids"] = self.prompt_ids
+        self.has_begun = True
         chunk: dict[str, Any] = {**self.request.head, "choices": [choice]}
         if self.request.continuous_usage:
-            chunk["usage"] = usage_so_far(self.num_prompt, self.num_tokens)
+            chunk["usage"] = usage_so_far(len(self.prompt_ids), self.num_tokens)
         return sse(encode(chunk))

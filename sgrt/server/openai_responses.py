@@ -141,6 +141,7 @@ def _read(wire: ResponsesRequest, call: Call) -> Response:
     params = sampling_params(
         wire,
         service.config,
+        _SPELLING,
         max_tokens=limit or service.config.default_max_tokens or service.engine.context_len,
         logprobs=(wire.top_logprobs or 0) if wants_logprobs else None,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from sgrt.core import GenerateResult, TokenLogprob
@@ -23,18 +24,27 @@ def shown(tokenizer: Any, token_id: int) -> str:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
 
-def chat_logprob(tokenizer: Any, token: TokenLogprob) -> dict[str, Any]:
+def by_id(tokenizer: Any, token_id: int) -> str:
+    """A token told by its number, in place of `shown`."""
+    return f"token_id:{token_id}"
+
+
+Spell = Callable[[Any, int], str]
+"""`shown` or `by_id`."""
+
+
+def chat_logprob(tokenizer: Any, token: TokenLogprob, spell: Spell = shown) -> dict[str, Any]:
     """As chat completions list it."""
     return {
-        **_chat_token(tokenizer, token.token_id, token.logprob),
-        "top_logprobs": [_chat_token(tokenizer, i, p) for i, p in token.top],
+        **_chat_token(tokenizer, token.token_id, token.logprob, spell),
+        "top_logprobs": [_chat_token(tokenizer, i, p, spell) for i, p in token.top],
     }
 
 
-def _chat_token(tokenizer: Any, token_id: int, logprob: float) -> dict[str, Any]:
+def _chat_token(tokenizer: Any, token_id: int, logprob: float, spell: Spell) -> dict[str, Any]:
     raw = tokenizer.token_bytes(token_id)
     return {
-        "token": shown(tokenizer, token_id),
+        "token": spell(tokenizer, token_id),
         "logprob": floored(logprob),
         "bytes": list(raw) if raw else None,
     }

@@ -10,7 +10,7 @@ import msgspec
 from sgrt.config import ServerConfig
 from sgrt.core import SamplingParams
 from sgrt.errors import InvalidSamplingParams
-from sgrt.server.failures import bad_request, from_error
+from sgrt.server.failures import Spelling, bad_request, from_error
 
 
 class Sampling(msgspec.Struct, kw_only=True):
@@ -66,6 +66,8 @@ class Labels(Constrained, kw_only=True):
     cache_salt: str | None = None
     rid: str | None = None
     request_id: str | None = None
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
 
 
 class StreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -120,6 +122,13 @@ def check_stream_options(wire: StreamOptions | None, stream: bool | None) -> Non
         raise bad_request(f"{place}=true: events are not padded", place, "unsupported")
 
 
+def check_logprobs_by_id(wire: Labels, *, asked: bool) -> None:
+    """Refuse to spell log-probabilities that nobody asks for."""
+    if wire.return_tokens_as_token_ids and not asked:
+        name = "return_tokens_as_token_ids"
+        raise bad_request(f"{name} needs logprobs", name)
+
+
 def request_name(wire: Labels, otherwise: str) -> str:
     """What a request is called, in its answer's id and by ``/abort_request``.
 
@@ -133,11 +142,12 @@ def request_name(wire: Labels, otherwise: str) -> str:
 
 
 def sampling_params(
-    wire: Sampling, config: ServerConfig, *, max_tokens: int, **more: Any
+    wire: Sampling, config: ServerConfig, spelling: Spelling, *, max_tokens: int, **more: Any
 ) -> SamplingParams:
     """The sampling of a request.
 
     Args:
+        spelling: what this interface calls the fields.
         max_tokens: what the request's own fields come to.
         more: fields of `SamplingParams` that this interface spells its own way.
 
@@ -157,7 +167,7 @@ def sampling_params(
         "frequency_penalty": wire.frequency_penalty,
         "repetition_penalty": wire.repetition_penalty,
         "logit_bias": _biases(wire.logit_bias),
-        "seed": None if wire.seed is None else wire.seed % (1 << 64),
+        "seed": _seed(wire.seed),
         "stop": tuple(stops),
         "stop_token_ids": tuple(wire.stop_token_ids or ()),
         "min_tokens": wire.min_tokens,
@@ -168,16 +178,20 @@ def sampling_params(
     try:
         return SamplingParams(**{k: v for k, v in given.items() if v is not None})
     except InvalidSamplingParams as error:
-        raise from_error(error) from None
+        raise from_error(error, spelling=spelling) from None
+
+
+def _seed(value: int | None) -> int | None:
+    """As the sampler takes it; negative ones stand for the upper half."""
+    return value if value is None or value >= 1 << 64 or value < -(1 << 63) else value % (1 << 64)
 
 
 def _biases(wire: dict[str, float] | None) -> dict[int, float]:
-    biases = {}
-    for key, value in (wire or {}).items():
-        if not key.isdecimal() or not key.isascii():
-            raise bad_request(f"logit_bias: {key!r:.80} is not a token id", "logit_bias")
-        biases[int(key)] = value
-    return biases
+    wrong = [key for key in wire or {} if not (key.isdecimal() and key.isascii())]
+    if wrong:
+        listed = ", ".join(f"{key!r:.80}" for key in wrong[:5])
+        raise bad_request(f"logit_bias: not token ids: {listed}", "logit_bias")
+    return {int(key): value for key, value in (wire or {}).items()}
 
 
 def num_choices(wire: Sampling, config: ServerConfig) -> int:

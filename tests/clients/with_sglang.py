@@ -14,14 +14,17 @@ ask a server, do not. What they import of the rest is stood in for here.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import math
+import random
 import sys
 import types
 import unittest
 import unittest.mock
 
+import aiohttp
 import requests
 from harness import KEY, MODEL, URL, run
 
@@ -175,6 +178,37 @@ def check_kit_stress() -> None:
     """Left out: capitals, which this model ends before it names; a prompt as long as its context."""
     wise = ("test_concurrent_requests", "test_long_prompt")
     _run_kit("basic_scheduler_stress_kit", "BasicSchedulerStressMixin", wise)
+
+
+def _sampled(num_prompts: int, input_len: int, **_: object) -> list[types.SimpleNamespace]:
+    """Prompts of tokens that no two share a beginning of."""
+    tokens = random.Random(num_prompts)
+    return [
+        types.SimpleNamespace(prompt=[tokens.randrange(100, 40_000) for _ in range(input_len)])
+        for _ in range(num_prompts)
+    ]
+
+
+def check_kit_cache_hits() -> None:
+    """Its prompts come from a data set; here they are drawn."""
+    datasets = types.ModuleType("sglang.benchmark.datasets.random")
+    datasets.sample_random_requests = _sampled
+    serving = types.ModuleType("sglang.benchmark.serving")
+    serving.RequestFuncOutput = lambda: types.SimpleNamespace(ttft=0.0, itl=[], error="")
+    utils = types.ModuleType("sglang.benchmark.utils")
+    utils.get_tokenizer = lambda path: None
+    utils.remove_prefix = str.removeprefix
+    stand_ins = {module.__name__: module for module in (datasets, serving, utils)}
+    session = functools.partial(aiohttp.ClientSession, headers=HEADERS)
+    with (
+        unittest.mock.patch.dict(sys.modules, stand_ins),
+        unittest.mock.patch.object(aiohttp, "ClientSession", session),
+        unittest.mock.patch.object(requests.sessions, "default_headers", lambda: dict(HEADERS)),
+    ):
+        kit = importlib.import_module("sglang.test.kits.cache_hit_kit")
+        kit.run_multiturn_cache_hit_test(
+            URL, MODEL, num_clients=4, num_rounds=3, request_length=96, output_length=16
+        )
 
 
 def check_kit_abort_all() -> None:

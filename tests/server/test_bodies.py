@@ -222,6 +222,29 @@ def test_half_a_surrogate_pair_is_refused_with_its_place(server: Server) -> None
             "sampling_params.stream_interval",
         ),
         ("/generate", {"text": ["a", "b"], "rid": ["x", "x"]}, "rid"),
+        ("/generate", {"sampling_params": {"temperature": -1}}, "sampling_params.temperature"),
+        (
+            "/generate",
+            {"sampling_params": {"max_new_tokens": -1}},
+            "sampling_params.max_new_tokens",
+        ),
+        (
+            "/v1/chat/completions",
+            {"logprobs": True, "top_logprobs": -1},
+            "top_logprobs",
+        ),
+        ("/v1/chat/completions", {"seed": 1 << 64}, "seed"),
+        ("/v1/chat/completions", {"seed": -(1 << 63) - 1}, "seed"),
+        (
+            "/v1/chat/completions",
+            {"chat_template_kwargs": {"enable_thinking": True}},
+            "chat_template_kwargs.enable_thinking",
+        ),
+        (
+            "/v1/completions",
+            {"return_tokens_as_token_ids": True},
+            "return_tokens_as_token_ids",
+        ),
         ("/v1/completions", {"rid": "a", "request_id": "b"}, "request_id"),
         (
             "/v1/completions",

@@ -137,3 +137,34 @@ def test_reader_of_an_aborted_request_is_told_why(server: Server, path: str) -> 
         assert told["meta_info"]["finish_reason"] == reason
     else:
         assert told["error"]["message"] == "enough of it"
+
+
+@pytest.mark.parametrize("path", ROUTES)
+@pytest.mark.parametrize("change", [{"seed": 3}, {"logit_bias": {"257": 100}}, {"stop": "b"}])
+def test_token_ids_of_a_stream_are_those_of_the_whole_answer(
+    server: Server, path: str, change: dict[str, Any]
+) -> None:
+    asked = {**BODIES[path], "max_tokens": 6, "return_token_ids": True, **change}
+    whole = server.post(path, asked).json()
+    [choice] = whole["choices"]
+    assert len(choice["token_ids"]) == whole["usage"]["completion_tokens"]
+    answer = server.post(path, {**asked, "stream": True})
+    lines = [x[6:] for x in answer.text.splitlines() if x.startswith("data: ")][:-1]
+    chunks = [json.loads(line) for line in lines]
+    streamed = [i for chunk in chunks for i in chunk["choices"][0]["token_ids"]]
+    assert streamed == choice["token_ids"]
+    places = [{**chunk, **chunk["choices"][0]} for chunk in chunks]
+    told = [place["prompt_token_ids"] for place in places if "prompt_token_ids" in place]
+    assert told == [{**whole, **choice}["prompt_token_ids"]]
+    assert len(told[0]) == whole["usage"]["prompt_tokens"]
+
+
+def test_logprobs_are_told_by_id_where_wanted(server: Server) -> None:
+    asked = {"prompt": "a", "logprobs": 2, "max_tokens": 3, "seed": 1, "return_token_ids": True}
+    answer = server.post("/v1/completions", {**asked, "return_tokens_as_token_ids": True}).json()
+    [choice] = answer["choices"]
+    spelled = [f"token_id:{i}" for i in choice["token_ids"]]
+    assert choice["logprobs"]["tokens"] == spelled[: len(choice["logprobs"]["tokens"])]
+    assert all(
+        key.startswith("token_id:") for top in choice["logprobs"]["top_logprobs"] for key in top
+    )
