@@ -45,15 +45,15 @@ def _remembered(func: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(func)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         values = (*args, *kwargs.values())
-        # With types, because True == 1; in a tuple they would have to be looked for.
-        kinds = tuple(map(type, values))
-        key = (values, kinds, *kwargs)
+        key = (*values, *map(type, values), *kwargs, len(args))  # with types, because True == 1
         try:
-            found = None if tuple in kinds else known.get(key)
+            found = known.get(key)
         except TypeError:  # a list or mapping, say
             return func(*args, **kwargs)
         if found is None:
             found = func(*args, **kwargs)
+            if tuple in map(type, values):  # types inside would have to be looked for
+                return found
             if len(known) >= 1024:
                 known.clear()
             known[key] = found

@@ -234,7 +234,8 @@ class Trace:
 
     def _gen(self, gen: Gen) -> None:
         request = self.run.defaults.request(gen)
-        variable = Generated(gen, self.program, here(), params=request.params)
+        # `append` was called by a method of the state, and has called `_lower`, and this.
+        variable = Generated(gen, self.run.program, here(4), params=request.params)
         self._produce(variable)
         if gen.n == 1:
             write = self._write()
