@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from sgrt.backends.local import Engine
-from sgrt.core import Backend, Generate, Message, Regex, SamplingParams, Session, Text
+from sgrt.core import Backend, Choices, Generate, Message, Regex, SamplingParams, Session, Text
 from sgrt.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -244,6 +244,27 @@ def test_segment_is_one_round_trip_and_its_texts_cost_no_step_of_their_own() -> 
         assert engine.stats()["submissions"] == 1
         assert parts.runner.num_forwards == 5 * 3
         assert [r.usage.prompt - r.usage.cached for r in results] == [9] + [10] * 4
+
+
+@pytest.mark.parametrize("rest", [{}, {"prefix_cache": False}])
+def test_segment_takes_a_pass_for_each_token_that_is_drawn_and_no_other(rest: dict) -> None:
+    """Neither ends, nor what is forced, nor the text between: all of it goes with a drawn token."""
+    free = SamplingParams(max_tokens=5, temperature=1, seed=3, ignore_eos=True)
+    requests = [
+        Generate(params=free),
+        Generate(params=free, constraint=Regex("[ab]{1,3}")),  # may end by a drawn end of text
+        Generate(params=free, constraint=Choices(("yes, it is", "yes, always", "no"))),
+        Generate(params=free, constraint=Regex("only(?:this)")),
+        Generate(params=SamplingParams(max_tokens=0)),
+        Generate(params=SamplingParams(max_tokens=9, seed=1, stop=("a", "b", "c", "d", "e"))),
+        Generate(params=SamplingParams(max_tokens=40, seed=1)),
+    ]
+    parts = integer_parts(**rest)
+    with Engine.from_parts(parts) as engine:
+        segment = [x for i, request in enumerate(requests) for x in (Text(f"\n{i}: "), request)]
+        results = [handle.result(10) for handle in engine.open().generate(segment)]
+        assert parts.runner.num_forwards == sum(result.usage.sampled for result in results)
+        assert sum(result.usage.forced for result in results) >= len("only" + "this")
 
 
 def test_usage_adds_up(engine: Engine) -> None:
