@@ -122,7 +122,8 @@ def gen(
         return_text_in_logprobs: `ProgramState.get_meta_info` always spells tokens out.
         dtype: the value's type, or its name: int, float or bool as they are written in running
             text (the model may go on with the sentence, the value ends before that), str as a
-            quoted string; all other types as ``output``.
+            quoted string (where max_tokens cuts it, what there is of it); all other types as
+            ``output``.
         choices: makes it a `select` of these; to draw one token by token instead, give
             ``grammar=Choices((...))`` or ``output=Literal[...]``.
         choices_method: how that `select` compares them.

@@ -73,11 +73,14 @@ class Output:
         name: of the type, for messages.
         constraint: what its text satisfies; None for any text.
         parse: from text to an object of the type; raises ValueError.
+        parse_part: the same for a text that was cut; None where the beginning of a text has no
+            value.
     """
 
     name: str
     constraint: Constraint | None
     parse: Callable[[str], Any]
+    parse_part: Callable[[str], Any] | None = None
 
     @property
     def is_json(self) -> bool:
@@ -136,7 +139,7 @@ def output_of(kind: Any) -> Output:
     if isinstance(kind, (str, int, float, bytes)) or kind is None:
         raise TypeError(f"output must be a type, not {kind!r:.80}")
     if isinstance(kind, Plain):
-        return Output(kind.name, Regex(kind.pattern), kind.read)
+        return Output(kind.name, Regex(kind.pattern), kind.read, kind.read_part)
     plain = _PLAIN.get(kind) if isinstance(kind, type) else None
     return plain or _one_of(kind) or _json(kind)
 

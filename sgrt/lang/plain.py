@@ -8,6 +8,7 @@ only the number stays.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -38,12 +39,15 @@ class Plain:
         pattern: of the value and, where it has no end of its own, of what may follow.
         stop: ends the text, besides what the user gives.
         read: from the value's text to the value.
+        read_part: from the beginning of such a text to the value that it has so far; None where a
+            beginning has none, as with numbers: 12 is not what 1234 has so far.
     """
 
     name: str
     pattern: str
     stop: tuple[str, ...]
     read: Callable[[str], Any]
+    read_part: Callable[[str], Any] | None = None
 
     @property
     def __name__(self) -> str:  # for messages, as classes have one
@@ -54,9 +58,16 @@ class Plain:
         return self.read(text)
 
 
+def _string_so_far(text: str) -> str:
+    """What stands in a string that was cut, without an escape that was cut."""
+    whole = re.match(REGEX_STR.removesuffix('"'), text)
+    value: str = json.loads(whole[0] + '"') if whole else ""
+    return value[:-1] if "\ud800" <= value[-1:] <= "\udbff" else value
+
+
 PLAIN: dict[type, Plain] = {
     int: Plain("int", _INT + _END, _ENDS, int),
     float: Plain("float", _FLOAT + _END, _ENDS, float),
     bool: Plain("bool", REGEX_BOOL, (), lambda text: text.lower() == "true"),
-    str: Plain("str", REGEX_STR, (), json.loads),
+    str: Plain("str", REGEX_STR, (), json.loads, _string_so_far),
 }

@@ -30,7 +30,7 @@ from sgrt.core import (
 )
 from sgrt.errors import ProgramError
 from sgrt.lang.ir import Gen, Select
-from sgrt.lang.outputs import output_of
+from sgrt.lang.outputs import Output, output_of
 from sgrt.lang.partials import PartialReader, reader_of
 
 T = TypeVar("T")
@@ -313,7 +313,10 @@ class Generated(Produced):
         return self._value
 
     def _value_of(self, result: GenerateResult) -> Any:
+        output = None if self._gen.output is None else output_of(self._gen.output)
         if not result.is_complete:
+            if output is not None and output.parse_part is not None:
+                return output.parse_part(result.text)
             ended_by = (
                 f"max_tokens={self._params.max_tokens}"
                 if result.finish_reason == "length"
@@ -324,10 +327,9 @@ class Generated(Produced):
                 f"satisfied; it ends in {result.text[-60:]!r}",
                 hint="allow more tokens or bound the constraint; result(name).text has the part",
             )
-        return result.text if self._gen.output is None else self._parsed(result.text)
+        return result.text if output is None else self._parsed(result.text, output)
 
-    def _parsed(self, text: str) -> Any:
-        output = output_of(self._gen.output)
+    def _parsed(self, text: str, output: Output) -> Any:
         try:
             return output.parse(text)
         except ValueError as error:

@@ -54,6 +54,47 @@ def test_number_ends_before_what_follows(answer, value):
 
 
 @pytest.mark.parametrize(
+    ("answer", "max_tokens", "value"),
+    [
+        ('"a long name"', 5, "a lo"),
+        ('"a long name"', 12, "a long name"),
+        ('"a long name"', 13, "a long name"),
+        ('"a long name"', 1, ""),
+        ('"a long name"', 0, ""),
+        (r'"say \"no\""', 6, "say "),
+        (r'"say \"no\""', 7, 'say "'),
+        (r'"\u00e1"', 6, ""),
+        (r'"\\"', 2, ""),
+        (r'"\\"', 3, "\\"),
+        (r'"x\ud83d\ude00"', 8, "x"),
+    ],
+)
+def test_string_that_is_cut_has_what_there_is_of_it(answer, max_tokens, value):
+    @sgl.function
+    def program(s):
+        s += "name: " + sgl.gen_string("name", max_tokens=max_tokens)
+        s += ", plain: " + sgl.gen("plain", max_tokens=max_tokens, output=str)
+
+    state = program.run(backend=scripted(answer, "free text"))
+    assert state["name"] == value
+    assert state["plain"] == "free text"[:max_tokens]
+    is_cut = max_tokens < len(answer)
+    assert state.get_meta_info("name")["finish_reason"]["type"] == ("length" if is_cut else "stop")
+
+
+@pytest.mark.parametrize(
+    ("answer", "given"), [("-1.5", {"dtype": float}), ('"abc"', {"regex": REGEX_STR})]
+)
+def test_what_is_no_string_and_cut_has_no_value(answer, given):
+    @sgl.function
+    def program(s):
+        s += "n: " + sgl.gen("n", max_tokens=1, **given)
+
+    with pytest.raises(sgl.ProgramError, match="ended the text before"):
+        program.run(backend=scripted(answer))["n"]
+
+
+@pytest.mark.parametrize(
     ("pattern", "yes", "no"),
     [
         (REGEX_INT, ["0", "-12", "365 ", "7\n"], ["007", "+5", "1.5", "", "1  "]),
