@@ -11,10 +11,10 @@ import functools
 import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from operator import add, and_, itemgetter, or_
+from operator import add, and_, or_
 from typing import Any, TypeVar
 
-from sgrt.grammar import charset, limits
+from sgrt.grammar import charset, limits, minimal
 from sgrt.grammar.charset import Charset
 
 T = TypeVar("T", bound=Hashable)
@@ -47,6 +47,22 @@ class Automaton:
             run = bisect.bisect_right(self.starts, ord(char)) - 1
             state = self.table[state][self.classes[run]]
         return self.accepting[state]
+
+    @functools.cached_property
+    def live(self) -> frozenset[int]:
+        """States from which a text can still be accepted."""
+        sources: list[list[int]] = [[] for _ in self.table]
+        for state, row in enumerate(self.table):
+            for target in set(row):
+                sources[target].append(state)
+        todo = [state for state, accepts in enumerate(self.accepting) if accepts]
+        live = set(todo)
+        while todo:
+            for source in sources[todo.pop()]:
+                if source not in live:
+                    live.add(source)
+                    todo.append(source)
+        return frozenset(live)
 
     def is_empty(self) -> bool:
         return not any(self.accepting)  # every state is reachable
@@ -243,98 +259,12 @@ def _minimal(
     table: Sequence[Sequence[int]],
     accepting: Sequence[Any],
 ) -> Automaton:
-    """Merge states that accept the same texts, then characters that are never told apart.
-
-    Instead of whether a state accepts, `accepting` may have a number of whatever is said there.
-    """
-    group = _merged_states(table, accepting)
-    first: dict[int, int] = {}
-    for state, name in enumerate(group):
-        first.setdefault(name, state)
-    number = {name: i for i, name in enumerate(first)}
-    rows = [[number[group[target]] for target in table[state]] for state in first.values()]
-    columns: dict[tuple[int, ...], int] = {}
-    of_class = [columns.setdefault(c, len(columns)) for c in zip(*rows, strict=True)]
-    runs: dict[int, int] = {}
-    last = -1
-    for start, name in zip(starts, classes, strict=True):
-        if of_class[name] != last:
-            runs[start] = last = of_class[name]
-    return Automaton(
-        tuple(runs),
-        tuple(runs.values()),
-        tuple(zip(*columns, strict=True)),
-        tuple(accepting[state] for state in first.values()),
-    )
+    return Automaton(*minimal.minimised(starts, classes, table, accepting))
 
 
-def _merged_states(table: Sequence[Sequence[int]], accepting: Sequence[int]) -> list[int]:
-    """A name for each state; states of one name accept the same texts (Moore's refinement)."""
-    names: dict[tuple[int, ...], int] = {}
-    group = [names.setdefault(d, len(names)) for d in _distances(table, accepting)]
-    members: list[list[int]] = [[] for _ in names]
-    for state, name in enumerate(group):
-        members[name].append(state)
-    targets = [itemgetter(*row, row[0]) for row in table]  # twice, so that it is never one alone
-    todo = [m for m in members if len(m) > 1]
-    num_groups = len(members)
-    while todo:
-        limits.check_patience()
-        split = []
-        for states in todo:
-            by_targets: dict[tuple[int, ...], list[int]] = {}
-            for state in states:
-                by_targets.setdefault(targets[state](group), []).append(state)
-            split.append(list(by_targets.values()))
-        todo = []
-        has_changed = False
-        for parts in split:
-            has_changed |= len(parts) > 1
-            todo += [part for part in parts if len(part) > 1]
-            for part in parts[1:]:
-                for state in part:
-                    group[state] = num_groups
-                num_groups += 1
-        if not has_changed:
-            break
-    return group
-
-
-def _distances(table: Sequence[Sequence[int]], accepting: Sequence[int]) -> list[tuple[int, ...]]:
-    """How many characters each state is away from each thing that is said: the same for states
-    to be merged. In long chains (counted characters) this tells apart what refinement would one
-    by one."""
-    sources: list[set[int]] = [set() for _ in table]
-    for state, row in enumerate(table):
-        for target in row:
-            sources[target].add(state)
-    found = []
-    for said in dict.fromkeys(accepting):
-        level = {state for state, says in enumerate(accepting) if says == said}
-        distance = [-1] * len(table)
-        length = 0
-        while level:
-            for state in level:
-                distance[state] = length
-            level = {s for t in level for s in sources[t] if distance[s] < 0}
-            length += 1
-        found.append(distance)
-    return list(zip(*found, strict=True))
-
-
-def live_states(a: Automaton) -> set[int]:
+def live_states(a: Automaton) -> frozenset[int]:
     """States from which a text can still be accepted."""
-    sources: dict[int, set[int]] = {}
-    for state, row in enumerate(a.table):
-        for target in row:
-            sources.setdefault(target, set()).add(state)
-    live = {s for s, accepts in enumerate(a.accepting) if accepts}
-    todo = list(live)
-    while todo:
-        new = sources.get(todo.pop(), set()) - live
-        live |= new
-        todo += new
-    return live
+    return a.live
 
 
 def chars_of(a: Automaton) -> list[Charset]:
@@ -559,37 +489,100 @@ def _class_of(text: str) -> Charset:
 
 
 def _determinise(nfa: _Builder, start: int, end: int, max_states: int) -> Automaton:
-    sets_of_chars = {move[0] for move in nfa.moves if move}
+    """Subsets as bits: one for each state that reads a character, and one for the end."""
+    sets_of_chars = list({move[0]: None for move in nfa.moves if move})
     starts, classes = _runs(sets_of_chars)
-    in_set = {chars: _classes_in(chars, starts, classes) for chars in sets_of_chars}
-    moves = [(in_set[move[0]], move[1]) if move else ((), -1) for move in nfa.moves]
-    width = max(classes) + 1
-    first = _closure(nfa.empty, [start])
-    numbers = {first: 0}
-    closed: dict[frozenset[int], int] = {}
-    sets = [first]
-    num_met = 0
+    sets_of_class = _sets_of_classes(sets_of_chars, starts, classes)
+    closures = _Closures(nfa, end, sets_of_chars, max_states)
+    found = {closures.of(start): 0}
+    todo = list(found)
     table = []
-    for states in sets:
-        targets: list[set[int]] = [set() for _ in range(width)]
-        for state in states:
-            names, to = moves[state]
-            for name in names:
-                targets[name].add(to)
+    num_met = 0
+    for bits in todo:
+        targets = [0] * len(sets_of_chars)
+        for name, to in closures.moves(bits):
+            targets[name] |= closures.of(to)
+            num_met += 1
         row = []
-        for target in map(frozenset, targets):
-            if target not in closed:
-                closure = _closure(nfa.empty, target)
-                num_met += len(closure)
-                if closure not in numbers:
-                    numbers[closure] = len(sets)
-                    sets.append(closure)
-                closed[target] = numbers[closure]
-            row.append(closed[target])
+        for sets in sets_of_class:
+            target = 0
+            for name in sets:
+                target |= targets[name]
+            if target not in found:
+                found[target] = len(todo)
+                todo.append(target)
+            row.append(found[target])
         table.append(row)
-        _check_states(len(sets), max_states)
+        _check_states(len(todo), max_states)
         limits.check_limit("states met by states of an automaton", num_met, 100 * max_states)
-    return _minimal(starts, classes, table, [end in s for s in sets])
+    return _minimal(starts, classes, table, [bool(bits & 1) for bits in todo])
+
+
+def _sets_of_classes(
+    sets_of_chars: list[Charset], starts: list[int], classes: list[int]
+) -> list[tuple[int, ...]]:
+    """Which sets each class of characters is in."""
+    found: list[dict[int, None]] = [{} for _ in range(max(classes) + 1)]
+    for name, chars in enumerate(sets_of_chars):
+        for run in _runs_in(chars, starts):
+            found[classes[run]][name] = None
+    return [tuple(names) for names in found]
+
+
+class _Closures:
+    """What can be reached without a character, as bits; the end is the lowest one."""
+
+    def __init__(
+        self, nfa: _Builder, end: int, sets_of_chars: list[Charset], max_states: int
+    ) -> None:
+        self._nfa = nfa
+        self._end = end
+        self._names = {chars: name for name, chars in enumerate(sets_of_chars)}
+        self._most = 100 * max_states
+        self._num_met = 0
+        self._reading: list[tuple[int, int]] = []
+        self._bit: dict[int, int] = {}
+        self._known: dict[int, int] = {}
+
+    def of(self, state: int) -> int:
+        known = self._known.get(state)
+        if known is None:
+            known = self._known[state] = self._found_from(state)
+        return known
+
+    def _found_from(self, state: int) -> int:
+        empty = self._nfa.empty
+        seen, todo = {state}, [state]
+        bits = 0
+        while todo:
+            state = todo.pop()
+            bits |= self._bit_of(state)
+            for target in empty[state]:
+                if target not in seen:
+                    seen.add(target)
+                    todo.append(target)
+        self._num_met += len(seen)
+        limits.check_limit("states met by states of an automaton", self._num_met, self._most)
+        return bits
+
+    def _bit_of(self, state: int) -> int:
+        bit = self._bit.get(state)
+        if bit is None:
+            move = self._nfa.moves[state]
+            bit = int(state == self._end)
+            if move is not None:
+                self._reading.append((self._names[move[0]], move[1]))
+                bit = 1 << len(self._reading)
+            self._bit[state] = bit
+        return bit
+
+    def moves(self, bits: int) -> Iterator[tuple[int, int]]:
+        """The sets of characters read in some states, and where they lead."""
+        bits >>= 1
+        while bits:
+            low = bits & -bits
+            yield self._reading[low.bit_length() - 1]
+            bits ^= low
 
 
 def _runs(sets_of_chars: Iterable[Charset]) -> tuple[list[int], list[int]]:
@@ -608,18 +601,3 @@ def _runs(sets_of_chars: Iterable[Charset]) -> tuple[list[int], list[int]]:
 def _runs_in(chars: Charset, starts: list[int]) -> Iterator[int]:
     for low, high in chars:
         yield from range(bisect.bisect_left(starts, low), bisect.bisect_right(starts, high))
-
-
-def _classes_in(chars: Charset, starts: list[int], classes: list[int]) -> tuple[int, ...]:
-    return tuple(sorted({classes[run] for run in _runs_in(chars, starts)}))
-
-
-def _closure(empty: list[list[int]], states: Iterable[int]) -> frozenset[int]:
-    found = set(states)
-    todo = list(found)
-    while todo:
-        for target in empty[todo.pop()]:
-            if target not in found:
-                found.add(target)
-                todo.append(target)
-    return frozenset(found)

@@ -40,7 +40,7 @@ _CONTROL_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v"}
 _HEX_ESCAPES = {"x": 2, "u": 4, "U": 8}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dialect:
     """How one family of readers understands a pattern.
 
@@ -430,8 +430,14 @@ class _Parser:
             members.append(self._class_member(negated))
             first = False
         self.pos += 1
-        chars = charset.union(*members)
-        self._add(charset.to_regex(charset.complement(chars) if negated else chars))
+        # The sets of escapes are long; the same class comes often.
+        written = self.pattern[opened_at : self.pos], self.dialect
+        if written not in _CLASSES:
+            if len(_CLASSES) >= _MAX_CLASSES:
+                _CLASSES.clear()
+            chars = charset.union(*members)
+            _CLASSES[written] = charset.to_regex(charset.complement(chars) if negated else chars)
+        self._add(_CLASSES[written])
 
     def _class_member(self, negated: bool) -> Charset:
         low = self._class_atom(negated)
@@ -459,6 +465,10 @@ class _Parser:
         code_point = 8 if char == "b" else self._escaped_char(char)
         self._literal(code_point)
         return code_point
+
+
+_CLASSES: dict[tuple[str, Dialect], str] = {}
+_MAX_CLASSES = 256
 
 
 def _is_count(text: str) -> bool:

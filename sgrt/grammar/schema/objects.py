@@ -191,9 +191,14 @@ class Object:
 
     # as a schema
 
-    @property
+    @cached_property
     def is_closed(self) -> bool:
         """Whether no key but the named ones is allowed."""
+        barred = [rule.keys for rule in self._rules if rule.value == FALSE]
+        if not barred:
+            return False
+        if any(k.others and not k.patterns and k.names <= self.properties.keys() for k in barred):
+            return True  # mostly; patterns need not be looked at
         return self.rest == FALSE and all(f == FALSE for f in self.patterns.values())
 
     def shape(self, child: Child) -> dict[str, Any] | None:
@@ -205,15 +210,17 @@ class Object:
             return None
         shape: dict[str, Any] = {}
         # The engine counts keys only where all that are named may be there.
-        left_out = (FALSE,) if self.is_closed else ()
+        is_closed = self.is_closed
+        left_out = (FALSE,) if is_closed else ()
         properties = {n: f for n, f in self.properties.items() if f not in left_out}
-        patterns = {p: f for p, f in self.patterns.items() if f not in left_out}
+        patterns = {} if is_closed else self.patterns
         if properties:
             shape["properties"] = {n: child(f) for n, f in properties.items()}
         if patterns:
             shape["patternProperties"] = {f"^{p}$": child(f) for p, f in patterns.items()}
-        if self.rest != TRUE:
-            shape["additionalProperties"] = child(self.rest)
+        rest = FALSE if is_closed else self.rest
+        if rest != TRUE:
+            shape["additionalProperties"] = child(rest)
         if self.required:
             shape["required"] = list(self.required)
         if low > len(self.required):
