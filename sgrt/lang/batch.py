@@ -17,8 +17,9 @@ from sgrt.lang.state import ProgramState
 
 _AT_ONCE = 64
 Item = tuple[int, ProgramState]
-Begin = Callable[[int, Callable[[ProgramState], None]], ProgramState]
-"""Begin item i; the function given is called with its state when all of it has ended."""
+Begin = Callable[["Batch", int, Callable[[ProgramState], None]], ProgramState]
+"""Begin item i of a batch; the function given is called with its state when all of it has ended.
+The batch is given each time, because one that it held would keep all states until a collection."""
 
 
 class Batch:
@@ -74,7 +75,7 @@ class Batch:
             if index is None:
                 return False
             self._running[index] = None
-        state = self._begin_item(index, partial(self._ended, index))
+        state = self._begin_item(self, index, partial(self._ended, index))
         with self._lock:
             if index in self._running:
                 self._running[index] = state

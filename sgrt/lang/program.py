@@ -388,11 +388,11 @@ class Program:
             and global_config.enable_precache_with_tracing
         )
 
-        def begin(index: int, then: Callable[[ProgramState], None]) -> ProgramState:
+        def begin(batch: Batch, index: int, then: Callable[[ProgramState], None]) -> ProgramState:
             nonlocal is_warm
             if not is_warm:
                 is_warm = True
-                self._warm(where, items, made)
+                self._warm(where, items, batch)
             args, kwargs = items[index]
             own_seed = None if seed is None else split_seed(seed, index)
             state = self._new_state(where, defaults, own_seed, deadline_s)
@@ -402,8 +402,7 @@ class Program:
 
         limit = given.num_in_flight(num_threads)
         if resume is None:
-            made = Batch(begin, len(items), limit)
-            return made
+            return Batch(begin, len(items), limit)
         from sgrt.lang.journal import Journal  # only who resumes pays for it
 
         def blank(index: int) -> ProgramState:
@@ -412,14 +411,15 @@ class Program:
 
         journal = Journal(resume, self._name, defaults.params, seed, items, blank)
 
-        def begin_and_keep(index: int, then: Callable[[ProgramState], None]) -> ProgramState:
+        def begin_and_keep(
+            batch: Batch, index: int, then: Callable[[ProgramState], None]
+        ) -> ProgramState:
             def keep(state: ProgramState) -> None:
-                journal.put(index, state, partial(then, state), made.stop)
+                journal.put(index, state, partial(then, state), batch.stop)
 
-            return begin(index, keep)
+            return begin(batch, index, keep)
 
-        made = Batch(begin_and_keep, len(items), limit, journal.done, journal.close)
-        return made
+        return Batch(begin_and_keep, len(items), limit, journal.done, journal.close)
 
     def _warm(self, backend: Backend, items: Sequence[Arguments], batch: Batch) -> None:
         """Let the backend begin with what the items share, and keep it till the batch has ended."""

@@ -1,9 +1,11 @@
 """`run_batch`: order kept, user code once per item, failures kept apart."""
 
+import gc
 import os
 import signal
 import threading
 import time
+import weakref
 from collections import Counter
 
 import pytest
@@ -183,6 +185,47 @@ def test_leaving_an_iterator_early_cancels_the_rest(form):
     num_began = len(began)
     time.sleep(0.1)
     assert len(began) == num_began < 10
+
+
+@sgrt.function
+def forking(s, text):
+    s += text + sgrt.gen("x")
+    children = s.fork(2)
+    children += sgrt.gen("y")
+    children.join()
+    return s["y"]
+
+
+WAYS = {
+    "run": lambda program, items, fake: [program.run(*item, backend=fake) for item in items],
+    "run_batch": lambda program, items, fake: program.run_batch(items, backend=fake),
+    "in_order": lambda program, items, fake: list(
+        program.run_batch(items, backend=fake, generator_style=True)
+    ),
+    "stream_batch": lambda program, items, fake: [
+        state for _, state in program.stream_batch(items, backend=fake)
+    ],
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("program", [echo, forking])
+def test_states_end_with_who_holds_them_and_need_no_garbage_collection(way, program):
+    gc.collect()
+    gc.disable()
+    try:
+        states = WAYS[way](program, [(str(i),) for i in range(10)], backend(latency=0.001))
+        assert all(state.error() is None for state in states)
+        left = [weakref.ref(state) for state in states]
+        left += [weakref.ref(state._trace) for state in states]
+        del states
+        for _ in range(200):  # what has run them lets go a moment later
+            if not any(ref() for ref in left):
+                return
+            time.sleep(0.01)
+        pytest.fail(f"{sum(ref() is not None for ref in left)} of {len(left)} are still there")
+    finally:
+        gc.enable()
 
 
 def test_progress_bar_of_an_iterator_counts_what_has_ended(capsys):
