@@ -52,6 +52,14 @@ def intersection(one: Charset, other: Charset) -> Charset:
     return complement(union(complement(one), complement(other)))
 
 
+def any_case(chars: Charset) -> Charset:
+    """The characters, of ASCII letters both cases."""
+    upper = intersection(chars, ((0x41, 0x5A),))
+    lower = intersection(chars, ((0x61, 0x7A),))
+    shifted = ((low + 32, high + 32) for low, high in upper)
+    return union(chars, tuple(shifted), tuple((low - 32, high - 32) for low, high in lower))
+
+
 @functools.lru_cache(maxsize=256)
 def to_regex(chars: Charset) -> str:
     """A character class in the engine's syntax; surrogates drop out."""

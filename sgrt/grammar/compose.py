@@ -40,6 +40,7 @@ from sgrt.grammar import (
     limits,
     regex,
     regular,
+    scalars,
     structural,
     substring,
     tag_format,
@@ -199,6 +200,10 @@ class Composer:
         self.boxes[name] = replace(box, what=f"{box.what} ({self.place})") if self.place else box
         return self.rule(name, node, is_lazy=is_lazy)
 
+    def drop(self, box: Ref) -> None:
+        """Forget a box that was only looked at."""
+        del self.boxes[box.name], self.rules[box.name]
+
     def rule(self, name: str, node: Node, *, is_lazy: bool = False) -> Ref:
         """A rule of its own; what only a terminal's definition can say becomes a terminal.
 
@@ -242,7 +247,11 @@ class Composer:
 
     def _schema(self, constraint: JsonSchema) -> Node:
         normal = json_schema.normalise(constraint.schema)
-        source = llguidance_.json_part(normal, layout.of(constraint))
+        spaced = layout.of(constraint)
+        plain = scalars.node_of(json.loads(normal))
+        if plain is not None:
+            return plain
+        source = llguidance_.json_part(normal, spaced)
         node = Lexeme(source, len(normal), Origin(schema=constraint))
         return self.box(boxes.of_schema(json.loads(normal)), node)
 

@@ -5,7 +5,7 @@ The dialect is what Lark and the engine's front end have in common:
 - rules in lower case, terminals in upper case, ``|``, ``( )``, ``[ ]`` (optional), ``* + ?``,
   ``~n``, ``~n..m``, ``{n}``, ``{n,}``, ``{,m}``, ``{n,m}``; comments by ``//`` or ``#``;
 - ``"text"`` with the escapes of JSON, ``"text"i`` (ASCII letters in either case), ``"a".."z"``;
-- ``/pattern/`` in the dialect of `sgrt.grammar.regex`, flag ``s``;
+- ``/pattern/`` in the dialect of `sgrt.grammar.regex`, flags ``s`` and ``i`` (ASCII letters);
 - ``%import`` from the grammars shipped with sgrt, ``%json {schema}`` in rules;
 - ``%ignore``: what may stand between two terminals, and never before the first or after the last;
 - ``name[lazy]: TERMINALS``: as little text as possible;
@@ -492,8 +492,8 @@ class _Parser:
 
     def _regexp(self, token: _Token) -> Node:
         body, _, flags = token.text[1:].rpartition("/")
-        if flags not in ("", "s"):
-            self._fail(f"flags {flags!r} are not supported", token, "only s is")
+        if not set(flags) <= {"i", "s"}:
+            self._fail(f"flags {flags!r} are not supported", token, "only i and s are")
         prefix = f"(?{flags})" if flags else ""
         try:
             rewritten = regex.rewrite(prefix + body, regex.PYTHON)

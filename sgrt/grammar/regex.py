@@ -3,7 +3,7 @@ r"""Regular expressions: parsed here, rewritten for the engine, refused where re
 Two dialects, one parser:
 
 - `PYTHON`, for `core.Regex`: exactly what ``re.fullmatch(pattern, text, re.ASCII)`` accepts, so
-  ``\d \w \s`` are ASCII and ``.`` is any character but ``\n``.
+  ``\d \w \s`` and the letters of ``(?i)`` are ASCII and ``.`` is any character but ``\n``.
 - `JSON_PATTERN`, for the schema keywords ``pattern`` and ``patternProperties``: a search. JSON
   Schema means ECMA-262 and Python validators mean `re`; where the two disagree (``\d``, ``\w``,
   ``\s``, ``.``, ``$``) only what both accept is generated, a subset that every reader calls valid.
@@ -12,7 +12,7 @@ In a schema's pattern, a look-ahead that is not repeated without end is worked o
 the text has to match (or not) what it asks for, which is a regular language again.
 
 Refused, with the column: any other look-around, back-references, word boundaries, atomic groups and
-possessive repeats, flags (but ``(?s)`` and ``(?a)`` at the start of a Python pattern), anchors
+possessive repeats, flags (but ``(?a)``, ``(?s)`` and ``(?i)`` at the start of a Python pattern), anchors
 that are not at the edge of an alternative. Lazy repeats are read as plain ones, which describe
 the same texts.
 
@@ -130,6 +130,7 @@ class _Parser:
         self.dialect = dialect
         self.pos = 0
         self.dot = dialect.dot
+        self.any_case = False
         self.stack = [_Group(-1, dialect)]
         self.start = 0  # of what is being read
         self.symbols: list[tuple[int, int]] = []
@@ -179,6 +180,8 @@ class _Parser:
     def _literal(self, code_point: int) -> str:
         if charset.SURROGATES[0] <= code_point <= charset.SURROGATES[1]:
             self._fail(f"U+{code_point:04X} is half a surrogate pair, not a character")
+        if self.any_case and code_point < 0x80:
+            return charset.to_regex(charset.any_case(((code_point, code_point),)))
         return charset.literal(code_point)
 
     # sequence
@@ -256,13 +259,14 @@ class _Parser:
         self.pos = end + 1
 
     def _leading_flags(self) -> None:
-        """``(?s)`` and ``(?a)``, which Python allows at the very start only."""
+        """``(?a)``, ``(?i)`` and ``(?s)``, which Python allows at the very start only."""
         if not self.dialect.python or not self._peek("(?"):
             return
         end = self.pattern.find(")")
         flags = self.pattern[2:end]
-        if end > 2 and set(flags) <= {"s", "a"}:
+        if end > 2 and set(flags) <= {"a", "i", "s"}:
             self.pos = end + 1
+            self.any_case = "i" in flags
             if "s" in flags:
                 self.dot = charset.complement(())
 
@@ -431,13 +435,17 @@ class _Parser:
             first = False
         self.pos += 1
         # The sets of escapes are long; the same class comes often.
-        written = self.pattern[opened_at : self.pos], self.dialect
-        if written not in _CLASSES:
+        written = self.pattern[opened_at : self.pos], self.dialect, self.any_case
+        known = _CLASSES.get(written)  # other threads may clear it
+        if known is None:
             if len(_CLASSES) >= _MAX_CLASSES:
                 _CLASSES.clear()
             chars = charset.union(*members)
-            _CLASSES[written] = charset.to_regex(charset.complement(chars) if negated else chars)
-        self._add(_CLASSES[written])
+            if self.any_case:
+                chars = charset.any_case(chars)
+            known = charset.to_regex(charset.complement(chars) if negated else chars)
+            _CLASSES[written] = known
+        self._add(known)
 
     def _class_member(self, negated: bool) -> Charset:
         low = self._class_atom(negated)
@@ -467,7 +475,7 @@ class _Parser:
         return code_point
 
 
-_CLASSES: dict[tuple[str, Dialect], str] = {}
+_CLASSES: dict[tuple[str, Dialect, bool], str] = {}
 _MAX_CLASSES = 256
 
 

@@ -16,7 +16,7 @@ from sgrt.core import AnyText, JsonSchema, StructuralTag, Structure
 from sgrt.errors import ConstraintError
 from sgrt.grammar import automaton, boxes, charset, limits, regular
 from sgrt.grammar.boxes import Box
-from sgrt.grammar.rules import ANY_CHAR, EMPTY, Alt, Lexeme, Node, Rep, Seq, literal
+from sgrt.grammar.rules import EMPTY, Alt, Lexeme, Node, Rep, Seq, literal
 
 if TYPE_CHECKING:
     from sgrt.grammar.compose import Composer
@@ -112,8 +112,13 @@ def dispatch(
     marks = _distinct("trigger", (*bodies, *ends))
     excludes = _excluded(excludes, marks)
     size = sum(map(len, (*marks, *excludes)))
-    after = Rep(ANY_CHAR, 0, None) if loop else Alt(tuple(map(literal, ends)))
-    composer.check(Seq((Alt(tuple(bodies.values())), after if loop or ends else EMPTY)))
+    after: Node = Alt(tuple(map(literal, ends))) if ends else EMPTY
+    if loop:
+        free = composer.box(Box("free text", boxes.ANYTHING, (), nullable=True), EMPTY)
+        composer.check(Seq((Alt(tuple(bodies.values())), free)))
+        composer.drop(free)
+    else:
+        composer.check(Seq((Alt(tuple(bodies.values())), after)))
     name = f"{len(composer.rules)}.dispatch"
     tags: list[Node] = []
     for i, (trigger, body) in enumerate(bodies.items()):
@@ -124,12 +129,12 @@ def dispatch(
         end = _lexeme(_ANYTHING + _one_of(ends), excludes, size)
         last = composer.rule(f"{name}.end", end, is_lazy=True)
     else:
-        free = _lexeme(_ANYTHING, (*excludes, *bodies), size)
-        last = composer.rule(f"{name}.free", free)
+        free_text = _lexeme(_ANYTHING, (*excludes, *bodies), size)
+        last = composer.rule(f"{name}.free", free_text)
     options = Alt(tuple(tags))
     whole: Node = Seq((Rep(options, 0, None), last))
     if not loop:
-        whole = Alt((last, Seq((options, after if ends else EMPTY))))
+        whole = Alt((last, Seq((options, after))))
     extends = () if ends else boxes.ANYTHING
     return composer.box(Box("free text", boxes.ANYTHING, extends, not ends), whole)
 

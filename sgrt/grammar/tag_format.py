@@ -109,7 +109,9 @@ def parts(value: Format, path: str) -> Iterator[tuple[str, Any]]:
     for key in ("elements", "tags", "rules"):
         items = value.get(key)
         for i, item in enumerate(items if isinstance(items, list) else ()):
-            if key != "rules":
+            if key == "tags" and isinstance(item, dict):
+                yield f"{path}.{key}[{i}]", {"type": "tag", **item}
+            elif key != "rules":
                 yield f"{path}.{key}[{i}]", item
             elif isinstance(item, list) and len(item) == 2:
                 yield f"{path}.rules[{i}][1]", item[1]
@@ -268,11 +270,15 @@ def kind_of(value: Format) -> str:
     return kind if isinstance(kind, str) else ""
 
 
-def _checked(value: object, path: str) -> str:
-    """The type of a format whose keys are right."""
+def _checked(value: object, path: str, default: str = "") -> str:
+    """The type of a format whose keys are right.
+
+    Args:
+        default: its type where it names none.
+    """
     if not isinstance(value, dict):
         _fail(path, f"must be a format object, not {value!r:.80}")
-    kind = kind_of(value)
+    kind = kind_of(value) if "type" in value else default
     if kind in REFUSED:
         _fail(path, f"type={kind!r}: {REFUSED[kind]}")
     if kind not in FORMATS:
@@ -318,7 +324,7 @@ def _texts(values: list[Any], path: str) -> tuple[str, ...]:
 def _tags(value: Format, path: str) -> list[tuple[Format, str]]:
     found = [(tag, f"{path}.tags[{i}]") for i, tag in _filled(value["tags"], f"{path}.tags")]
     for tag, place in found:
-        if _checked(tag, place) != "tag":
+        if _checked(tag, place, "tag") != "tag":
             _fail(place, "must be a tag")
     return found
 
@@ -340,8 +346,6 @@ def _ends_of(value: Format, path: str) -> tuple[str, ...]:
     )
     for text in ends:
         structural.check_text(f"{path}.end", text)
-    if "" in ends and len(ends) > 1:
-        _fail(f"{path}.end", "an empty end beside others")
     return ends
 
 

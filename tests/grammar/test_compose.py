@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from typing import Any
 
@@ -305,3 +306,22 @@ def test_substring_of_no_text_is_refused(text: str) -> None:
 def test_substring_by_something_else_is_refused() -> None:
     with pytest.raises(ConstraintError, match="by='lines'"):
         grammar(Substring("a", "lines"))  # type: ignore[arg-type]
+
+
+_SCALARS = [
+    {"type": "number"},
+    {"type": "integer"},
+    {"type": ["null", "boolean", "integer"]},
+    {"enum": [1, -20, None, True, 'é"\\/', "a b", ""]},
+    {"const": "x"},
+]
+
+
+@pytest.mark.parametrize("schema", _SCALARS)
+def test_composition_reads_a_scalar_as_its_schema_does(schema: Any) -> None:
+    alone = grammar(JsonSchema(json.dumps(schema)))
+    composed = grammar(SequenceOf((JsonSchema(json.dumps(schema)), "E1")))
+    pieces = ["", "-", "0", "1", "20", ".", "5", "e", "E", "+", "null", "true", "false", '"', "a b", "x", 'é\\"\\\\/', "/"]  # fmt: skip
+    for parts in itertools.product(pieces, repeat=3):
+        text = "".join(parts)
+        assert accepts(composed, text + "E1") == accepts(alone, text), text

@@ -76,6 +76,18 @@ def test_regex_corner_of_the_syntax_matches_what_re_fullmatch_matches(pattern: s
         assert accepts(compiled, text) == bool(expected.fullmatch(text)), text
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    ["(?i)aB", "(?i)[^a]", "(?i)[A-b]+", r"(?i)\x41\u0062", r"(?is).\W", r"(?i)[^\Wb]", "(?i)k", "(?i)[É-ÿ]",
+     "(?i)é", "(?i)[^k]", "(?ia)[\\[-`]|z"],
+)  # fmt: skip
+def test_regex_in_any_case_matches_what_re_fullmatch_matches(pattern: str) -> None:
+    compiled, expected = grammar(Regex(pattern)), re.compile(pattern, re.ASCII)
+    texts = [*"aAbBkK\u212aſéÉzZ[`_\n", *map("".join, itertools.product("aAbB\n_", repeat=2))]
+    for text in texts:
+        assert accepts(compiled, text) == bool(expected.fullmatch(text)), text
+
+
 @given(_PATTERNS.filter(lambda p: "?P<" not in p and "{,2}" not in p and "[]" not in p))
 @settings(max_examples=50, deadline=None)
 def test_pattern_random_search_accepts_only_what_re_search_accepts(pattern: str) -> None:
@@ -99,7 +111,7 @@ def test_pattern_anchors_mean_the_edges_of_the_text(pattern: str) -> None:
 
 @pytest.mark.parametrize(
     ("pattern", "column"),
-    [("(?=a)b", 1), ("a(?!b)", 2), ("(?<=a)b", 1), (r"(a)\1", 5), (r"\bword", 2), ("(?i)a", 1),
+    [("(?=a)b", 1), ("a(?!b)", 2), ("(?<=a)b", 1), (r"(a)\1", 5), (r"\bword", 2), ("(?m)a", 1), ("(?ix)a", 1),
      ("a(?i:b)", 2), ("(?>a)", 1), ("a++", 3), ("a^b", 2), ("a$b", 3), ("(a$)?", 5), ("(a", 1),
      ("a)", 2), ("[a", 1), ("[z-a]", 4), (r"[\w-.]", 5), ("*a", 1), ("a**", 3), ("a{3,2}", 6),
      ("a\\", 2), (r"\x4", 2), (r"\p{L}", 2), (r"\q", 2), ("(?P=n)", 1), ("(?#c)", 1), ("\ud800", 1)],

@@ -97,9 +97,9 @@ def test_report_tells_of_each_part_at_its_place(
 
 
 def test_report_of_what_only_building_refuses_says_so_for_the_whole() -> None:
-    rows = _rows(SequenceOf((JsonSchema('{"type":"integer"}'), Regex("[0-9]"))))
+    rows = _rows(SequenceOf((JsonSchema('{"minimum":3}'), Regex("[0-9]"))))
     assert rows[-1] == ("", None, "refused")
-    assert rows[:-1] == [("parts[0]", "type", "enforced"), ("parts[1]", None, "enforced")]
+    assert rows[:-1] == [("parts[0]", "minimum", "enforced"), ("parts[1]", None, "enforced")]
 
 
 # the command

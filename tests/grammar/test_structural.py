@@ -140,8 +140,16 @@ def test_tag_triggers_that_share_letters_are_told_apart() -> None:
         ([], ["<f"], "no structure begins"),
         ([("<f>", EMPTY, ""), ("<f>", ANY_OBJECT, "")], ["<f"], "both begin: with '{'"),
         ([("<f>", EMPTY, ""), ("<f>{", EMPTY, "")], ["<f"], "both begin: with '{'"),
-        ([("<f>", JsonSchema('{"type":"integer"}'), "")], ["<f"], "read as part of it"),
-        ([("<f>", JsonSchema('{"type":"integer"}'), "0")], ["<f"], "read as part of it: with '0'"),
+        (
+            [("<f>", JsonSchema('{"type":"integer"}'), "")],
+            ["<f"],
+            "free text and other text can both begin: with '0'",
+        ),
+        (
+            [("<f>", JsonSchema('{"type":"integer"}'), "0")],
+            ["<f"],
+            "free text and other text can both begin: with '0'",
+        ),
         ([("<f\ud800", EMPTY, "")], ["<f"], "surrogate"),
         ([("<f>", EMPTY, 3)], ["<f"], "must be a string"),
         ([("<f>", Choices(("a",)), "")], ["<f"], "schema must be a JsonSchema"),

@@ -107,6 +107,19 @@ _TABLE: list[tuple[Format, list[str], list[str]]] = [
 ]
 
 
+def test_format_tags_need_no_type_where_only_tags_stand() -> None:
+    bare = [{k: v for k, v in tag.items() if k != "type"} for tag in CALLS]
+    for form in (_triggered(tags=bare), _separated(", ", tags=bare)):
+        assert accepts(grammar(StructuralFormat(json.dumps(form))), A)
+    for form in (
+        bare[0],
+        {"type": "sequence", "elements": bare},
+        _triggered(tags=[{**bare[0], "type": None}]),
+    ):
+        with pytest.raises(ConstraintError, match=r"type=None is no format"):
+            grammar(StructuralFormat(json.dumps(form)))
+
+
 @pytest.mark.parametrize(("form", "good", "bad"), _TABLE)
 def test_format_keeps_its_table(form: Format, good: list[str], bad: list[str]) -> None:
     compiled = grammar(StructuralFormat(json.dumps(form)))
@@ -147,7 +160,7 @@ def test_every_format_is_in_the_table() -> None:
         ({**BOOL, "excludes": ["a"]}, "format.excludes: is not enforced"),
         ({"type": "any_text", "max_tokens": 5}, "format.max_tokens: tokens are not counted"),
         ({"type": "any_text", "excludes": [""]}, "format.excludes[0]: must be a string"),
-        (_tag("a", ANY, ["", "x"]), "format.end: an empty end beside others"),
+        (_tag("a", ANY, ["", "x"]), "format.content: a until must not be empty"),
         (_tag("a", ANY, ["</a>", ">"]), "format.content: until '</a>' holds until '>'"),
         (_triggered(triggers=[]), "format: a structural tag needs at least one trigger"),
         (_triggered(triggers=["<g"]), "begins with none of the triggers"),
