@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -18,7 +19,8 @@ from sgrt.lang.state import ProgramState
 _AT_ONCE = 64
 Item = tuple[int, ProgramState]
 Begin = Callable[["Batch", int, Callable[[ProgramState], None]], ProgramState]
-"""Begin item i of a batch; the function given is called with its state when all of it has ended.
+"""Begin item i of a batch, and tell it by `Batch.runs`; the function given is called with its
+state when all of it has ended.
 The batch is given each time, because one that it held would keep all states until a collection."""
 
 
@@ -43,11 +45,11 @@ class Batch:
         self._at_end = at_end
         self._begin_item = begin
         self._done = done or {}
-        self._left = iter([i for i in range(num_items) if i not in self._done])
+        self._left = deque(i for i in range(num_items) if i not in self._done)
         self.num_items = num_items
         self._limit = limit
         self._lock = threading.Lock()
-        self._running: dict[int, ProgramState | None] = {}
+        self._running: dict[int, ProgramState] = {}
         self._num_ended = 0
         self._stopped = False
         self.finished: Feed[Item] = Feed()
@@ -70,19 +72,20 @@ class Batch:
             hub.in_turn(partial(self._begin_some, num_items - _AT_ONCE))
 
     def _begin_next(self) -> bool:
-        with self._lock:
-            index = None if self._stopped else next(self._left, None)
-            if index is None:
-                return False
-            self._running[index] = None
+        if self._stopped:
+            return False
+        try:
+            index = self._left.popleft()
+        except IndexError:
+            return False
         state = self._begin_item(self, index, partial(self._ended, index))
-        with self._lock:
-            if index in self._running:
-                self._running[index] = state
-            stopped = self._stopped
-        if stopped:
+        if self._stopped:  # perhaps before it was known to run
             state.cancel()
         return True
+
+    def runs(self, index: int, state: ProgramState) -> None:
+        """Item i is about to run."""
+        self._running[index] = state
 
     def _ended(self, index: int, state: ProgramState) -> None:
         self.finished.append((index, state))
@@ -104,7 +107,7 @@ class Batch:
         """Cancel what runs; what has not begun will not. Followers end, with the error if given."""
         with self._lock:
             self._stopped = True
-            running = [state for state in self._running.values() if state is not None]
+            running = list(self._running.values())
         for state in running:
             state.cancel()
         self._at_end()

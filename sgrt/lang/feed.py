@@ -45,7 +45,12 @@ class Feed(Generic[T]):
     def close(self) -> None:
         """No item follows."""
         with self._lock:
-            self._closed = True
+            self.close_held()
+
+    def close_held(self) -> None:
+        """`close` for who holds the lock."""
+        self._closed = True
+        if self._more is not None:
             self._tell()
 
     def _tell(self) -> None:

@@ -39,7 +39,7 @@ TICK_S = 0.02
 _STALL_TICKS = 3  # a hub that stands still for so many ticks is stuck in somebody's code
 _IDLE_TICKS = 50
 _MAX_HUBS = 8
-_MAX_IDLE = 256  # greenlets kept for later bodies: making one takes as long as a short body
+_MAX_IDLE = 1024  # greenlets kept for later bodies: making one takes as long as a short body
 
 Body = Callable[[], None]
 

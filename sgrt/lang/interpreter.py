@@ -27,10 +27,7 @@ def when_done(handle: Handle[Any], work: Callable[[], None]) -> None:
 
 
 def when_all_done(handles: Sequence[Handle[Any]], work: Callable[[], None]) -> None:
-    """Run ``work`` after all have ended: now, or on the shared thread."""
-    if not handles:
-        work()
-        return
+    """Run ``work`` on the shared thread, after all have ended; there is at least one."""
     left = iter(range(len(handles) - 1))  # only the shared thread counts, so no lock
 
     def count() -> None:
@@ -148,13 +145,16 @@ class Lane:
     def close(self) -> None:
         """Give the session back; safe at any time."""
         with self._lock:
-            if self._session is not None:
-                self._session.close()
-                self._session = None
-            self._working = ()
-            self.is_closed = True
-            if self._closed is not None:
-                self._closed.finish(None)
+            self._close()
+
+    def _close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+        self._working = ()
+        self.is_closed = True
+        if self._closed is not None:
+            self._closed.finish(None)
 
     def closed(self) -> Handle[None]:
         """What ends when the session has been given back."""
@@ -183,7 +183,10 @@ class Lane:
         """
         waiting = [handle for handle in self._working if not handle.done()]
         waiting += [child.closed() for child in self.children if not child.is_closed]
-        when_all_done(waiting, self.close)
+        if waiting:
+            when_all_done(waiting, self.close)
+        else:
+            self._close()
 
     def join(self) -> None:
         """Wait until all is done that a finished lane has taken, beside the session too."""

@@ -397,6 +397,7 @@ class Program:
             own_seed = None if seed is None else split_seed(seed, index)
             state = self._new_state(where, defaults, own_seed, deadline_s)
             self._conduct.sees((*args, *kwargs.values()))
+            batch.runs(index, state)
             self._launch(state, partial(self._call, state, *args, **kwargs), context.copy(), then)
             return state
 

@@ -351,7 +351,7 @@ class Trace:
             self.ended = True
             for child in self.children:
                 child.end()
-            self.parts.close()
+            self.parts.close_held()
             if self._is_noted or self._is_open:
                 self.hand_over()
                 self.lane.end()
@@ -379,7 +379,7 @@ class Trace:
             self.ended = self._is_open = True  # a session that it has not got, it does not need
             for child in list(self.children):
                 child.cancel(error)
-            self.parts.close()
+            self.parts.close_held()
             self.lane.stop(error)
             self.hand_over()
 

@@ -197,7 +197,7 @@ class Produced(Variable):
 
 
 _NONE_YET = object()
-_taking = threading.Lock()  # guards what says that a backend has taken a generation
+_taking = threading.Lock()  # of who makes what says that a backend has taken a generation
 
 
 class Generated(Produced):
@@ -245,29 +245,23 @@ class Generated(Produced):
 
     def attach(self, handles: tuple[Generation, ...]) -> None:
         """The backend took it."""
-        with _taking:
-            self._handles = handles
-            taken = self._taken
-        if taken is not None:
-            taken.finish(None)
+        self._handles = handles
+        if self._taken is not None:  # looked at last, and made first: nobody waits in vain
+            self._taken.finish(None)
 
     def fail(self, error: BaseException) -> None:
-        with _taking:
-            if self._handles is not None or self._refused is not None:
-                return
+        if self._handles is None and self._refused is None:
             self._refused = error
-            taken = self._taken
-        if taken is not None:
-            taken.finish(None)
+            if self._taken is not None:
+                self._taken.finish(None)
 
     def _taking(self) -> Handle[None]:
         """What ends when the backend has taken or refused it."""
         with _taking:
-            if self._taken is None:
-                self._taken = Handle()
-                if self._handles is not None or self._refused is not None:
-                    self._taken.finish(None)
-            return self._taken
+            taken = self._taken = self._taken or Handle()
+        if self._handles is not None or self._refused is not None:
+            taken.finish(None)
+        return taken
 
     def handles(self) -> tuple[Generation, ...]:
         """Wait until the backend has taken it; raises why it has not."""
