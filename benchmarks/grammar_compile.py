@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import gc
 import importlib.metadata
 import itertools
 import json
@@ -124,6 +125,8 @@ def _serve(tokens: Path | None, name: str, connection: Connection) -> None:
     vocabulary = _vocabulary(tokens)
     engine = ENGINES[name](vocabulary)
     _timed(engine, "{}")  # tries, tables and tokenizers are made now
+    gc.collect()
+    gc.freeze()  # as a server does: no look for garbage is at what is loaded
     connection.send(None)
     while True:
         path = connection.recv()

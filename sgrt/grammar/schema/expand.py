@@ -57,6 +57,9 @@ class Expander:
         self._open: dict[Schema, None] = {}
         self._kinds: dict[Schema, frozenset[str]] = {}
         self.joins = Joins()
+        self._has_key: dict[tuple[Keys, str, bool], bool] = {}
+        self.listed: dict[Keys, Keys] = {}
+        """Sets of keys, those told by an enumeration by the keys in it."""
         self.cells: dict[Any, tuple[dict[str, Formula], Formula]] = {}
         """What `objects.Object` found out about sets of keys."""
 
@@ -182,15 +185,23 @@ class Expander:
 
     def has_key(self, keys: Keys, name: str) -> bool:
         """Whether a key is, for some reader, in a set."""
-        if keys.failing is not None:
-            return not self.holds(name, keys.failing)
-        return _lists(keys, name, certain=keys.others) != keys.others
+        return self._is_key(keys, name, certain=False)
 
     def surely_has(self, keys: Keys, name: str) -> bool:
         """Whether a key is, for every reader, in a set."""
-        if keys.failing is not None:
-            return self.holds(name, negate(keys.failing))
-        return _lists(keys, name, certain=not keys.others) != keys.others
+        return self._is_key(keys, name, certain=True)
+
+    def _is_key(self, keys: Keys, name: str, *, certain: bool) -> bool:
+        asked = (keys, name, certain)
+        if asked not in self._has_key:
+            if keys.failing is None:
+                found = _lists(keys, name, certain=certain != keys.others) != keys.others
+            elif certain:
+                found = self.holds(name, negate(keys.failing))
+            else:
+                found = not self.holds(name, keys.failing)
+            self._has_key[asked] = found
+        return self._has_key[asked]
 
 
 def _lists(keys: Keys, name: str, *, certain: bool) -> bool:

@@ -85,10 +85,20 @@ class IsKind(Formula):
 
 
 @dataclass(frozen=True, eq=False)
-class OneOf(Formula):
-    """The value is one of these."""
+class Values(Formula):
+    """Something about these values; equal where they are written alike."""
 
     values: tuple[Any, ...]
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self._text == other._text
+
+    @cached_property
+    def _text(self) -> str:
+        return repr(self.values)
 
     @cached_property
     def keys(self) -> frozenset[str]:
@@ -96,11 +106,12 @@ class OneOf(Formula):
         return frozenset(map(json_text.equality_key, self.values))
 
 
-@dataclass(frozen=True, eq=False)
-class NoneOf(Formula):
-    """The value is none of these, which are null, booleans or strings."""
+class OneOf(Values):
+    """The value is one of these."""
 
-    values: tuple[Any, ...]
+
+class NoneOf(Values):
+    """The value is none of these, which are null, booleans or strings."""
 
 
 @dataclass(frozen=True)

@@ -92,15 +92,22 @@ class Object:
 
     def _listed(self, rule: Properties) -> Properties:
         """Keys that fail an enumeration are all but those in it."""
-        if rule.keys.failing is None:
-            return rule
+        known = self._expander.listed
+        if rule.keys not in known:
+            known[rule.keys] = self._all_but_listed(rule.keys)
+        keys = known[rule.keys]
+        return rule if keys == rule.keys else Properties(rule.pointer, keys, rule.value)
+
+    def _all_but_listed(self, keys: Keys) -> Keys:
+        if keys.failing is None:
+            return keys
         names: set[str] = set()
-        for clause in self._expander.clauses(rule.keys.failing, "string"):
+        for clause in self._expander.clauses(keys.failing, "string"):
             listed = next((a.values for a in clause if isinstance(a, OneOf)), None)
             if listed is None:
-                return rule
+                return keys
             names |= {v for v in listed if all(self._expander.holds(v, a) for a in clause)}
-        return Properties(rule.pointer, Keys(frozenset(names), others=True), rule.value)
+        return Keys(frozenset(names), others=True)
 
     # keys that are not named
 
@@ -324,19 +331,17 @@ def choose(clause: Clause, expander: Expander) -> Iterator[Clause]:
     for name in names:
         yield from choose((*others, Has(at, name), Property(at, name, searched.value)), expander)
     if (keys.others or keys.patterns or keys.failing is not None) and not whole.is_closed:
-        names = [n for n, f in whole.properties.items() if n not in whole.required and f != FALSE]
-        for found in _unnamed_only(searched, others, list(whole.properties), names):
+        for found in _unnamed_only(searched, others, whole):
             yield from choose(found, expander)
 
 
-def _unnamed_only(
-    searched: SomeProperty, others: Clause, names: list[str], optional: list[str]
-) -> Iterator[Clause]:
+def _unnamed_only(searched: SomeProperty, others: Clause, whole: Object) -> Iterator[Clause]:
     """Clauses in which what is searched for has a name that the schema does not give, and so have
     all other keys without one: those the engine can count.
     """
     at = searched.pointer
-    named = OneOf(tuple(names)) if names else FALSE
+    named = OneOf(tuple(whole.properties)) if whole.properties else FALSE
+    optional = [n for n, f in whole.properties.items() if n not in whole.required and f != FALSE]
     inside = _is_in(searched)
     only = Properties(at, Keys(failing=either((inside, named))), FALSE)
     each = Properties(at, Keys(failing=either((negate(inside), named))), searched.value)
