@@ -47,10 +47,14 @@ class Tuple:
             if isinstance(atom, ItemAt):
                 at.setdefault(atom.index, []).append(atom.item)
         size = max((*(start for start, _ in rests), *(index + 1 for index in at)), default=0)
-        items = [
-            joins([item for start, item in rests if start <= i] + at.get(i, []))
-            for i in range(size)
-        ]
+        items: list[Formula] = []
+        starts = {start for start, _ in rests}
+        for i in range(size):
+            if i == 0 or i in starts or i in at or i - 1 in at:
+                found = [item for start, item in rests if start <= i]
+                items.append(joins(found + at.get(i, [])))
+            else:
+                items.append(items[-1])
         rest = joins([item for _, item in rests])
         low, high = lengths(clause)
         ends = [i for i, item in enumerate([*items, rest]) if item == FALSE]

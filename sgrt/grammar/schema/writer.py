@@ -47,6 +47,8 @@ class Writer:
         self._expander = Expander(reader)
         self._collect = collect
         self._places: dict[frozenset[Formula], int] = {}
+        self._known: dict[int, tuple[Formula, int]] = {}
+        """The place of each formula that was met, by identity; kept, so that no other gets it."""
         self._nodes: list[Node] = []
         self._todo: list[tuple[Formula, int]] = []
         self._refs: list[Node] = []
@@ -73,7 +75,10 @@ class Writer:
         """What stands for the values of a formula inside another schema."""
         if isinstance(formula, (And, Or)) and not formula.parts:
             return formula == TRUE
-        number = self._place(formula)
+        known = self._known.get(id(formula))
+        if known is None:
+            known = self._known[id(formula)] = formula, self._place(formula)
+        number = known[1]
         self._owners[number].append(self._current)
         return self._refs[number]
 
