@@ -270,7 +270,7 @@ def _logprobs(
             continue
         values.append(floored(token.logprob))
         best = {request.spell(tokenizer, i): floored(p) for i, p in token.top}
-        top.append({**best, texts[-1]: floored(token.logprob)})
+        top.append({texts[-1]: floored(token.logprob), **best})  # its own first, as vLLM has it
     return {"tokens": texts, "token_logprobs": values, "top_logprobs": top, "text_offset": offsets}
 
 

@@ -27,6 +27,9 @@ from sgrt.server.service import Service
 log = logging.getLogger("sgrt.server")
 _LAST_WORDS_S = 5
 """For cancelled requests to tell their clients, after the drain."""
+_SWITCH_S = 1e-4
+"""How long a thread may compute while another wants to: at Python's 5 ms, a few threads that read
+grammars hold up every step of the model by some of these each."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -44,6 +47,7 @@ def serve(engine: EngineConfig, config: ServerConfig) -> int:
     check(config)
     listening = listen(config)
     _set_up_logs(config)
+    sys.setswitchinterval(_SWITCH_S)
     service = Service(config)
     server = Listener(uvicorn_config(service), service)
     loader = threading.Thread(target=_load, args=(service, engine, server), daemon=True)
@@ -114,6 +118,7 @@ def _load(service: Service, engine: EngineConfig, server: Listener) -> None:
     try:
         started = time.perf_counter()
         parts = load_parts(engine)
+        parts.grammars.vocabulary.prepare()  # no request is to wait for it
         gc.collect()
         gc.freeze()  # or a look for garbage at all that is loaded stops every step, for 0.1 s
         service.attach(Engine.from_parts(parts))

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -104,7 +107,9 @@ class Service:
         self.num_running = 0
         self.follow: dict[tuple[str, str], list[Follower]] = {}
         self.metrics = Metrics(self)
-        self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="sgrt-serve")
+        self._threads = ThreadPoolExecutor(
+            _NUM_THREADS, thread_name_prefix="sgrt-serve", initializer=_stand_back
+        )
         self._waker: Waker | None = None
         self._serial = itertools.count(1)
 
@@ -348,6 +353,13 @@ class Service:
             "model",
             "model_not_found",
         )
+
+
+def _stand_back() -> None:
+    """Let the model's steps go before the work of this thread, where threads have priorities."""
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + 5)
 
 
 def _is_part(name: str, request_id: str) -> bool:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import socket
+import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -251,3 +254,12 @@ def test_tokens_of_other_streams_go_on_beside_a_hostile_grammar(server: Server) 
     assert gaps[-1] < 1, "a stream stood still while a grammar was compiled"
     assert refused.startswith(b"HTTP/1.1 ")
     assert not refused.startswith(b"HTTP/1.1 5")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities of threads are Linux's")
+def test_helpers_stand_back_behind_the_model(server: Server) -> None:
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    helpers = server.service._threads.submit(priority).result()
+    assert priority() < helpers or helpers == 19
