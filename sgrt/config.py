@@ -22,7 +22,7 @@ ENVIRONMENT = {
     "SGRT_NUM_THREADS": "threads of the CPU kernels (default: the CPUs this process may use)",
     "SGRT_API_KEY": "key that clients of `sgrt serve` must send, where no flag gives one",
     "SGRT_ADMIN_API_KEY": "key of the admin routes, where no flag gives one",
-    "SGRT_OFFLINE": "1 forbids fetching models",
+    "SGRT_OFFLINE": "anything but 0 forbids fetching models",
     "OPENAI_API_KEY": "key of the OpenAI backend, where it is given none",
 }
 """The one table of environment variables, with their meaning."""

@@ -102,8 +102,29 @@ def _with_template(model: LoadedModel, config: EngineConfig) -> LoadedModel:
 
 def _compiler(config: EngineConfig, model: LoadedModel) -> GrammarCompiler:
     cache = config.grammar_cache
-    directory = None if cache is None else Path(cache).expanduser()
+    directory = None if cache is None else own_directory(Path(cache).expanduser())
     return GrammarCompiler(grammar_vocabulary(model.tokenizer), directory=directory)
+
+
+def own_directory(path: Path) -> Path:
+    """The directory of ``grammar_cache``, made where it is missing.
+
+    Raises:
+        RequestError: it cannot be written, or others may write what would be taken for compiled.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = path.stat()
+    except OSError as error:
+        raise RequestError(f"grammar_cache={str(path)!r}: {error.strerror or error}") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise RequestError(f"grammar_cache={str(path)!r}: this process may not write there")
+    if hasattr(os, "geteuid") and (status.st_uid != os.geteuid() or status.st_mode & 0o022):
+        raise RequestError(
+            f"grammar_cache={str(path)!r}: others may write there",
+            hint="give a directory that is yours and that chmod go-w has been called on",
+        )
+    return path
 
 
 def some_text_id(tokenizer: Tokenizer) -> int:

@@ -79,9 +79,12 @@ def _message(item: Any, at: str) -> Message:
     for key in ("audio", "function_call") if role == "assistant" else ():
         if item.get(key) is not None:
             raise bad_request(f"{at}.{key} is not supported", f"{at}.{key}", "unsupported")
-    if role == "assistant" and item.get("annotations") == []:  # as OpenAI's answers have it
-        item = {key: value for key, value in item.items() if key != "annotations"}
-    check_fields(item, at, {"role", "content", *_FIELDS[role]})
+    known = {"role", "content", *_FIELDS[role]}
+    if role == "assistant":
+        known.add("parsed")  # what OpenAI's client has read in the content
+        if item.get("annotations") == []:
+            known.add("annotations")
+    check_fields(item, at, known)
     extra: dict[str, Any] = {}
     for key in ("name", "tool_call_id", "reasoning_content", "refusal"):
         value = item.get(key)

@@ -259,3 +259,11 @@ def test_name_is_shown_or_refused_at_its_place(role: str) -> None:
         _shown(TAKING_TURNS, messages, ToolUse())
     place = 0 if role == "system" else 1
     assert (caught.value.status, caught.value.param) == (400, f"messages[{place}].name")
+
+
+def test_message_that_openais_client_has_parsed_goes_back_as_it_is() -> None:
+    call = _call("1", "Rome")
+    parsed = {**call, "function": {**call["function"], "parsed_arguments": {"city": "Rome"}}}
+    told = {"role": "assistant", "content": '{"a":1}', "parsed": {"a": 1}, "annotations": []}
+    [message] = read_messages([{**told, "tool_calls": [parsed]}])
+    assert message == read_messages([{**told, "parsed": None, "tool_calls": [call]}])[0]
