@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -188,8 +189,17 @@ class Inline(Expr):
 
 
 @dataclass(frozen=True, slots=True)
+class Named(Expr):
+    """``(name := value)``"""
+
+    name: str
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
 class Each(Expr):
-    """A comprehension with one ``for``. ``kind``: list, set, dict (of pairs) or iter (lazy)."""
+    """A comprehension with one ``for``. ``kind``: list, set, dict (of pairs), iter (lazy), or chain:
+    lazy too, of the items of its elements, for a ``for`` with others inside of it."""
 
     kind: str
     element: Expr
@@ -349,9 +359,26 @@ _SAYS = (
 )
 _BUILTINS = (
     *("len", "range", "enumerate", "zip", "reversed", "sorted", "min", "max", "sum", "any", "all"),
-    *("abs", "round", "str", "int", "float", "bool", "list", "tuple", "dict", "set", "repr"),
+    *(
+        "abs",
+        "round",
+        "divmod",
+        "str",
+        "int",
+        "float",
+        "bool",
+        "list",
+        "tuple",
+        "dict",
+        "set",
+        "repr",
+    ),
 )
-ERRORS = ("Exception", "RuntimeError", "ValueError", "TypeError", "KeyError", "LookupError")
+ERRORS = (
+    *("Exception", "RuntimeError", "ValueError", "TypeError", "KeyError", "LookupError"),
+    *("IndexError", "AssertionError"),
+)
+_MATH = ("ceil", "exp", "floor", "isclose", "isfinite", "isnan", "log", "log10", "log2", "sqrt")
 GENERATIONS = ("gen", "select", "regex", "gen_int", "gen_string")
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     **{name: getattr(api, name) for name in _SAYS},
@@ -359,6 +386,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     **constants.CONSTRAINTS,
     "json.dumps": json.dumps,
     "json.loads": json.loads,
+    **{f"math.{name}": getattr(math, name) for name in _MATH},
 }
 """All that a plan calls by name. None acts on anything but its arguments."""
 

@@ -423,6 +423,8 @@ class Machine:
         inner = frame.inner()
         items = iter(self.eval(node.items, frame))
         values = self._produced(node, items, inner)
+        if node.kind == "chain":
+            return (each for group in values for each in group)
         return values if node.kind == "iter" else _COLLECT[node.kind](values)
 
     def _produced(self, node: code.Each, items: Iterator[Any], inner: Frame) -> Iterator[Any]:
@@ -430,6 +432,10 @@ class Machine:
             self.bind(node.target, value, inner)
             if all(self.eval(test, inner) for test in node.tests):
                 yield self.eval(node.element, inner)
+
+    def named(self, node: code.Named, frame: Frame) -> Any:
+        value = frame.locals[node.name] = self.eval(node.value, frame)
+        return value
 
     def function(self, node: code.Lambda, frame: Frame) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
@@ -511,6 +517,7 @@ _EXPRESSIONS: Mapping[type[Node], Callable[..., Any]] = {
     code.Call: lambda m, n, f: m.call(n, f),
     code.Method: lambda m, n, f: m.method(n, f),
     code.Inline: lambda m, n, f: m.inline(n, f),
+    code.Named: lambda m, n, f: m.named(n, f),
     code.Each: lambda m, n, f: m.each(n, f),
     code.Lambda: lambda m, n, f: m.function(n, f),
 }

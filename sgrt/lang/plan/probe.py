@@ -169,6 +169,13 @@ class _Probe(BoundedMachine):
                 raise
             raise _Stop from None
 
+    def named(self, node: code.Named, frame: Frame) -> Any:
+        try:
+            return super().named(node, frame)
+        except _Stop:
+            frame.locals[node.name] = Unknown()
+            raise
+
     def local(self, name: str, frame: Frame) -> Any:
         value = super().local(name, frame)
         if isinstance(value, Unknown):

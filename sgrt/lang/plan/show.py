@@ -191,7 +191,10 @@ def _calling(node: code.Node) -> str:
         case code.Each(kind=kind, element=element, target=target, items=items, tests=tests):
             ifs = "".join(f" if {_written(test)}" for test in tests)
             inner = f"{_written(element)} for {_written(target)} in {_written(items)}{ifs}"
-            return {"list": f"[{inner}]", "iter": f"({inner})"}.get(kind, "{" + inner + "}")
+            shown = {"list": f"[{inner}]", "iter": f"({inner})", "chain": f"chain({inner})"}
+            return shown.get(kind, "{" + inner + "}")
+        case code.Named(name=name, value=value):
+            return f"({name} := {_written(value)})"
         case code.Lambda(parameters=names, body=body):
             return f"lambda {', '.join(names)}: {_written(body)}"
         case code.Append(target=target, value=value):

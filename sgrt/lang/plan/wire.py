@@ -42,7 +42,7 @@ _ALLOWED: Mapping[tuple[str, str], frozenset[str]] = {
     ("Compare", "ops"): frozenset(COMPARE),
     ("Logic", "op"): frozenset({"and", "or"}),
     ("Items", "kind"): frozenset({"list", "tuple", "set"}),
-    ("Each", "kind"): frozenset({"list", "set", "dict", "iter"}),
+    ("Each", "kind"): frozenset({"list", "set", "dict", "iter", "chain"}),
     ("Format", "conversion"): frozenset({"", "s", "r", "a"}),
     ("Jump", "kind"): frozenset({"break", "continue", "pass"}),
     ("Call", "function"): frozenset(code.FUNCTIONS),

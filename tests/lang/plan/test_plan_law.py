@@ -435,7 +435,7 @@ def test_plan_fails_as_its_function_does(program, args, kwargs):
 
 def test_most_programs_here_are_whole():
     partial = [p.values[0]._name for p in PROGRAMS if not p.values[0].compile().is_whole]
-    assert set(partial) == {"data", "values"}  # starred targets and displays are Python's own
+    assert set(partial) == {"data"}  # starred targets are Python's own
 
 
 def test_whole_plan_never_calls_the_function():
