@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from sgrt.errors import PlanError
@@ -42,7 +42,11 @@ class Limits:
 
 
 _SCALARS = (str, int, float, bool, type(None))
-_LAZY: tuple[type, ...] = (range, enumerate, zip, reversed, type(iter([])), type(_ for _ in ()))
+_LAZY: tuple[type, ...] = (
+    *(range, enumerate, zip, reversed),
+    *map(type, (iter([]), (_ for _ in ()), reversed(range(0)))),
+)
+_WRAPPING = ("enumerate", "zip", "reversed")
 _VIEWS: tuple[type, ...] = (
     type({}.items()),
     type({}.keys()),
@@ -82,7 +86,24 @@ class BoundedMachine(Machine):
     def run(self, arguments: MutableMapping[str, Any]) -> Any:
         for value in arguments.values():
             self.check(value)
-        return super().run(arguments)
+        try:
+            return super().run(arguments)
+        except RecursionError:
+            raise PlanError("the plan nests values too deeply") from None
+
+    def each(self, node: code.Each, frame: Frame) -> Any:
+        if node.kind in ("iter", "chain"):
+            node = replace(node, items=code.Const(self._unwound(self.eval(node.items, frame))))
+        return super().each(node, frame)
+
+    def _unwound(self, value: Any) -> Any:
+        """A lazy value as a list, where another is made of it: a tower of them, built in a loop,
+        would overflow the stack when it is read."""
+        if not isinstance(value, _LAZY) or isinstance(value, range):
+            return value
+        items = _up_to(value, self._limits.items + 1)
+        self.check(items)
+        return items
 
     def eval(self, node: code.Expr, frame: Frame) -> Any:
         self.step()
@@ -265,6 +286,8 @@ class BoundedMachine(Machine):
         return value.field(name)
 
     def called(self, function: str, args: list[Any], named: dict[str, Any]) -> Any:
+        if function in _WRAPPING:
+            args = [self._unwound(value) for value in args]
         for value in (*args, *named.values()):
             self.check(value)
             if isinstance(value, (str, list, tuple, dict, set)):

@@ -308,6 +308,59 @@ def test_plan_that_does_too_much_is_stopped(body):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 500_000
 
 
+def each(kind, element, items):
+    named = {"kind": kind, "element": element, "target": local("q"), "items": items, "tests": []}
+    return {"is": "Each", "line": 1, **named}
+
+
+def tower(op_value):
+    """``v = op(v)`` 5,000 times, then all of it is read."""
+    loop = node(
+        "For", target=local("i"), items=call("range", const(5_000)), other=[],
+        body=[assign("v", op_value)],
+    )  # fmt: skip
+    return [assign("v", call("range", const(1))), loop, do(call("str", call("list", local("v"))))]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        tower(each("iter", local("q"), local("v"))),
+        tower(each("chain", {"is": "Items", "kind": "list", "items": [local("q")]}, local("v"))),
+        tower(call("enumerate", local("v"))),
+        tower(call("zip", local("v"))),
+        tower(call("reversed", call("list", local("v")))),
+        tower({"is": "Items", "kind": "list", "items": [local("v")]}),
+        [do(each("list", const(1), each("chain", call("range", const(99_999)), call("range", const(99_999)))))],
+        [do(call("any", each("chain", each("iter", const(0), call("range", const(99_999))), call("range", const(99_999)))))],
+    ],
+    ids=lambda body: json.dumps(body[-2:])[-80:],
+)  # fmt: skip
+def test_values_built_on_values_end_or_are_stopped(body):
+    plan = Plan.from_json(json.dumps(plan_of(*body)))
+    plan.prefix(new_backend())
+    begun = time.process_time()
+    try:
+        plan.run("x", backend=new_backend())
+    except PlanError as error:
+        assert "limit" in str(error) or "too deeply" in str(error)
+    assert time.process_time() - begun < 10
+
+
+def test_foreign_plan_iterates_what_is_lazy_as_python_does():
+    @sgrt.function
+    def lazily(s, xs):
+        for i in reversed(range(3)):
+            s += f"{i}"
+        for i, (a, b) in enumerate(zip(xs, (x * 2 for x in xs), strict=False)):
+            s += f"{i}{a}{b}"
+        s += ",".join(str(x) for x in (y + 1 for y in xs if y)) + sgrt.gen("a")
+
+    again = Plan.from_json(lazily.compile().to_json())
+    texts = [p.run([1, 2], backend=new_backend()).text() for p in (lazily, again)]
+    assert texts[0] == texts[1]
+
+
 def test_looking_at_a_foreign_plan_stays_within_limits():
     bomb = call("gen", regex=binary("*", const("x"), const(10**10)))
     plan = Plan.from_json(json.dumps(plan_of(node("Append", target=local("s"), value=bomb))))
