@@ -91,6 +91,10 @@ class BoundedMachine(Machine):
         except RecursionError:
             raise PlanError("the plan nests values too deeply") from None
 
+    def handler(self, node: code.Try, error: Exception) -> code.Except | None:
+        own = isinstance(error, (PlanError, RecursionError, MemoryError))
+        return None if own else super().handler(node, error)
+
     def each(self, node: code.Each, frame: Frame) -> Any:
         if node.kind in ("iter", "chain"):
             node = replace(node, items=code.Const(self._unwound(self.eval(node.items, frame))))

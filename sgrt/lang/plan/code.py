@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from sgrt import errors
 from sgrt.lang import api
 from sgrt.lang.plan import constants
 
@@ -293,6 +294,32 @@ class With(Stmt):
 
 
 @dataclass(frozen=True, slots=True)
+class Except(Stmt):
+    """``except (errors) as name``, inside of a `Try` only.
+
+    Args:
+        errors: of `CAUGHT`.
+        names: one, or none.
+    """
+
+    errors: tuple[str, ...]
+    names: tuple[str, ...]
+    body: tuple[Stmt, ...]
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Try(Stmt):
+    """``try``, with `Except`s as its handlers."""
+
+    body: tuple[Stmt, ...]
+    handlers: tuple[Stmt, ...]
+    other: tuple[Stmt, ...]
+    final: tuple[Stmt, ...]
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
 class Return(Stmt):
     value: Expr | None
     line: int
@@ -379,6 +406,14 @@ ERRORS = (
     *("IndexError", "AssertionError"),
 )
 _MATH = ("ceil", "exp", "floor", "isclose", "isfinite", "isnan", "log", "log10", "log2", "sqrt")
+CAUGHT: Mapping[str, type[Exception]] = {
+    **{name: getattr(builtins, name) for name in ERRORS},
+    **{kind.__name__: kind for kind in (ArithmeticError, ZeroDivisionError, AttributeError)},
+    "json.JSONDecodeError": json.JSONDecodeError,
+    "SgrtError": errors.SgrtError,
+    "ProgramError": errors.ProgramError,
+}
+"""All that a plan's ``except`` names."""
 GENERATIONS = ("gen", "select", "regex", "gen_int", "gen_string")
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     **{name: getattr(api, name) for name in _SAYS},

@@ -256,6 +256,43 @@ class Machine:
             return self.block(node.body, frame)
         return None  # a manager that swallows errors
 
+    def attempt(self, node: code.Try, frame: Frame) -> Returned | str | None:
+        try:
+            signal = self._attempted(node, frame)
+        except BaseException:
+            last = self.block(node.final, frame)
+            if last is None:
+                raise
+            return last
+        last = self.block(node.final, frame)
+        return signal if last is None else last
+
+    def _attempted(self, node: code.Try, frame: Frame) -> Returned | str | None:
+        try:
+            signal = self.block(node.body, frame)
+        except Exception as error:
+            handler = self.handler(node, error)
+            if handler is None:
+                raise
+            return self._handled(handler, error, frame)
+        return self.block(node.other, frame) if signal is None else signal
+
+    def handler(self, node: code.Try, error: Exception) -> code.Except | None:
+        """Which handler takes an error."""
+        for each in node.handlers:
+            assert isinstance(each, code.Except)
+            if isinstance(error, tuple(code.CAUGHT[name] for name in each.errors)):
+                return each
+        return None
+
+    def _handled(self, node: code.Except, error: Exception, frame: Frame) -> Returned | str | None:
+        frame.locals.update(dict.fromkeys(node.names, error))
+        try:
+            return self.block(node.body, frame)
+        finally:
+            for name in node.names:
+                frame.locals.pop(name, None)
+
     def leave(self, node: code.Return, frame: Frame) -> Returned:
         return Returned(None if node.value is None else self.eval(node.value, frame))
 
@@ -493,6 +530,7 @@ _STATEMENTS: Mapping[type[Node], Callable[..., Any]] = {
     code.For: lambda m, n, f: m.loop_over(n, f),
     code.While: lambda m, n, f: m.loop_while(n, f),
     code.With: lambda m, n, f: m.inside(n, f),
+    code.Try: lambda m, n, f: m.attempt(n, f),
     code.Return: lambda m, n, f: m.leave(n, f),
     code.Raise: lambda m, n, f: m.fail(n, f),
     code.Jump: lambda m, n, f: m.jump(n, f),

@@ -150,6 +150,9 @@ class _Probe(BoundedMachine):
         except _Stop:
             frame.locals[node.name] = Unknown()
 
+    def handler(self, node: code.Try, error: Exception) -> None:
+        raise _Stop from None  # it may be one that the program does not meet
+
     def leave(self, node: code.Return, frame: Frame) -> Any:
         try:
             return super().leave(node, frame)

@@ -134,6 +134,9 @@ class Reader:
                 failed = code.Unary("not", self.expr(test), line)
                 if __debug__:
                     yield code.If(failed, (error,), (), line)
+            case ast.Try(body=body, handlers=handlers, orelse=other, finalbody=final):
+                caught = tuple(map(self._except, handlers))
+                yield code.Try(self.block(body), caught, self.block(other), self.block(final), line)
             case ast.Match(subject=subject, cases=cases):
                 it, chosen_by = self._fresh(line), self.expr(subject)
                 chosen = self._chosen(cases, it)
@@ -214,6 +217,28 @@ class Reader:
             case ast.MatchOr(patterns=patterns):
                 return code.Logic("or", tuple(self._fits(each, it) for each in patterns))
         raise Unsupported(f"a pattern of the kind {_described(node)}")
+
+    def _except(self, node: ast.ExceptHandler) -> code.Except:
+        match node.type:
+            case None:
+                raise Unsupported("`except:` without saying what")
+            case ast.Tuple(elts=kinds):
+                pass
+            case kind:
+                kinds = [kind]
+        names = () if node.name is None else (node.name,)
+        if any(self._kinds.get(name, "value") != "value" for name in names):
+            raise Unsupported(f"{node.name!r} is not always an error")
+        errors = tuple(map(self._caught, kinds))
+        return code.Except(errors, names, self.block(node.body), node.lineno)
+
+    def _caught(self, node: ast.expr) -> str:
+        path = self._path(node)
+        found = MISSING if path is None else self._builder.guard(self._function, path)
+        for name, kind in code.CAUGHT.items():
+            if found is kind:
+                return name
+        raise Unsupported(f"catching {ast.unparse(node):.60}")
 
     def _raised(self, node: ast.Call) -> code.Expr:
         call = self.expr(node)

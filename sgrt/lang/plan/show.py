@@ -106,6 +106,18 @@ class _Painter:
                 name = "" if target is None else f" as {written(target)}"
                 yield Row(node.line, depth, f"with {written(value)}{name}:", self._take(value))
                 yield from self.block(body, depth + 1)
+            case code.Try(body=body, handlers=handlers, other=other, final=final):
+                yield Row(node.line, depth, "try:")
+                yield from self.block(body, depth + 1)
+                yield from self.block(handlers, depth)
+                for word, rest in (("else:", other), ("finally:", final)):
+                    if rest:
+                        yield Row(rest[0].line, depth, word)
+                        yield from self.block(rest, depth + 1)
+            case code.Except(errors=errors, names=names, body=body):
+                name = "".join(f" as {name}" for name in names)
+                yield Row(node.line, depth, f"except {' | '.join(errors)}{name}:")
+                yield from self.block(body, depth + 1)
             case code.Python(last=last, reason=reason):
                 until = f"–{last}" if last > node.line else ""
                 self._take(node)

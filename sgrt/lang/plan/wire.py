@@ -46,6 +46,7 @@ _ALLOWED: Mapping[tuple[str, str], frozenset[str]] = {
     ("Format", "conversion"): frozenset({"", "s", "r", "a"}),
     ("Jump", "kind"): frozenset({"break", "continue", "pass"}),
     ("Call", "function"): frozenset(code.FUNCTIONS),
+    ("Except", "errors"): frozenset(code.CAUGHT),
     ("Method", "name"): _METHODS,
 }
 
@@ -214,6 +215,7 @@ def from_json(text: str | bytes) -> tuple[Image, list[str]]:
     reader = _Reader(len(procedures))
     image = Image(tuple(reader.procedure(p) for p in procedures), tuple(None for _ in procedures))
     _check_calls(image)
+    _check_handlers(image)
     return image, notes
 
 
@@ -323,6 +325,11 @@ def _check_node(node: code.Node) -> None:
             fits = len(node.names) == len(node.values)
         case code.Raise(value=value):
             fits = isinstance(value, code.Call) and value.function in code.ERRORS
+        case code.Try(handlers=handlers, final=final):
+            are_handlers = [isinstance(each, code.Except) for each in handlers]
+            fits = all(are_handlers) and bool(are_handlers or final)
+        case code.Except(errors=errors, names=names):
+            fits = len(errors) > 0 and len(names) < 2
         case code.Compare(ops=ops, rights=rights):
             fits = len(ops) == len(rights) > 0
         case code.Dict(keys=keys, values=values):
@@ -361,6 +368,15 @@ def _check_calls(image: Image) -> None:
         done |= {i for i, called in enumerate(calls) if called <= done}
     if len(done) < len(calls):
         raise PlanError("a procedure of the plan calls itself")
+
+
+def _check_handlers(image: Image) -> None:
+    """Handlers stand where they handle something."""
+    for procedure in image.procedures:
+        nodes = list(code.walk(*procedure.body))
+        placed = {id(each) for n in nodes if isinstance(n, code.Try) for each in n.handlers}
+        if any(isinstance(n, code.Except) and id(n) not in placed for n in nodes):
+            raise PlanError("a plan has an Except outside of the handlers of a Try")
 
 
 def _check_keys(value: Any, keys: Sequence[str], what: str) -> None:

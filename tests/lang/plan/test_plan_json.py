@@ -186,11 +186,35 @@ def binary(op, left, right):
     return node("Binary", op=op, left=left, right=right)
 
 
+def try_(body, *errors, **changes):
+    handler = node("Except", errors=list(errors or ("Exception",)), names=[], body=[do(const(1))])
+    return node("Try", **{"body": body, "handlers": [handler], "other": [], "final": []} | changes)
+
+
 def deep(depth):
     value = const(1)
     for _ in range(depth):
         value = {"is": "Unary", "op": "-", "value": value, "line": 1}
     return do(value)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        try_([], "BaseException"),
+        try_([], "open"),
+        try_([], handlers=[]),
+        try_([], handlers=[do(const(1))]),
+        try_(try_([])["handlers"]),
+        try_([])["handlers"][0],
+        try_([], handlers=[{**try_([])["handlers"][0], "names": ["a", "b"]}]),
+        try_([], handlers=[{**try_([])["handlers"][0], "errors": []}]),
+    ],
+    ids=json.dumps,
+)
+def test_handler_that_is_none_is_refused(body):
+    with pytest.raises(PlanError):
+        Plan.from_json(json.dumps(plan_of(body)))
 
 
 @pytest.mark.parametrize(
@@ -295,6 +319,8 @@ twice = {"is": "Items", "kind": "list", "items": [local("v"), local("v")]}
         [do(method(local("x"), "user"))],
         [do(node("Item", value=call("enumerate", const("a")), index=const(0)))],
         [do(binary("+", call("gen"), local("s")))],
+        [try_(forever)],
+        [node("While", test=const(True), body=[try_([big])], other=[])],
     ],
     ids=lambda body: json.dumps(body[-1])[-80:],
 )  # fmt: skip

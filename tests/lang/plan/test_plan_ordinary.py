@@ -1,5 +1,7 @@
 """What ordinary programs are written with: by plan and as written, the same comes out."""
 
+# ruff: noqa: B012, B904, SIM401  (the programs are written as users write)
+
 import math
 from enum import Enum
 
@@ -130,6 +132,92 @@ def numbers(s, n):
     s += f"{math.sqrt(n):.2f} {math.floor(n / 3)} {math.log(n, 10)} {divmod(n, 3)}" + sgrt.gen("a")
 
 
+@case("4", ["x"])
+@case("four", ["x"])
+@case("four", [])
+@sgrt.function
+def errors(s, x, xs):
+    try:
+        n = int(x)
+        s += f"{n}" + sgrt.gen("n")
+    except ValueError as error:
+        s += f"no number ({error})"
+        n = 0
+    else:
+        s += " fine"
+    finally:
+        s += "." + sgrt.gen("end")
+    for y in (1, 0, 2, 3):
+        try:
+            if y == 2:
+                continue
+            if y == 3:
+                break
+            s += f"{6 // y}"
+        except (KeyError, ZeroDivisionError):
+            s += "zero"
+        finally:
+            s += "|"
+    try:
+        try:
+            return xs[0]
+        finally:
+            s += "first"
+    except LookupError:
+        s += s["missing"] if "missing" in s else "none"
+    return n
+
+
+@case("b", 1)
+@case("b", 0)
+@sgrt.function
+def errors_that_pass(s, x, n):
+    s += x + sgrt.gen("a")
+    try:
+        try:
+            s += f"{1 // n}"
+        except ZeroDivisionError:
+            raise ValueError(f"{x} by nothing")
+        except ValueError:
+            s += "not caught here"
+    finally:
+        s += "left"
+
+
+@case("b")
+@sgrt.function
+def errors_of_the_model(s, x):
+    s += x + sgrt.gen("a")
+    try:
+        found = s["a"]
+    except sgrt.ProgramError as error:
+        return error.variable
+    try:
+        return found + s["unknown"]
+    except KeyError:
+        return "?"
+    except sgrt.SgrtError:
+        return "sgrt"
+
+
+@case("b")
+@sgrt.function
+def last_word(s, x):
+    s += x + sgrt.gen("a")
+    while True:
+        try:
+            s += x[7]
+        finally:
+            break
+    try:
+        return 1
+    finally:
+        try:
+            s += x[8]
+        except IndexError:
+            return s["a"]
+
+
 @case(2)
 @sgrt.function
 def forks_in_comprehensions(s, n):
@@ -199,6 +287,8 @@ def test_name_given_to_what_is_not_known_is_not_known():
         "match x:\n        case str(): s += x",
         "match x:\n        case v if v: s += v",
         "first, *rest = x",
+        "try: s += x[5]\n    except: s += 'none'",
+        "try: s += x[5]\n    except (lambda: IndexError)(): s += 'none'",
         "s += ''.join(y for i in range(2) if (y := x))",
     ],
 )
