@@ -2,10 +2,12 @@
 
     python -m benchmarks.grammar_tokens --data ~/maskbench/data
 
-Valid instances of real schemas are written as a model that wants just them would write them:
-where the grammar leaves one text, its tokens are appended without the model (`Matcher.forced`),
-as the engine does; every other token costs a step. Counted are the instances that sgrt accepts,
-keys in the schema's order, for every policy of separators.
+Valid instances of real schemas are written as a model that wants just them would write them, as
+the engine does it: where the grammar leaves one text, its tokens are appended without the model
+(`Matcher.forced`); tokens that are likely then (`Matcher.guess`) are computed along with them, and
+where the text goes on with them they cost no step of their own; every other token costs one.
+Counted are the instances that sgrt accepts, keys in the schema's order, for every policy of
+separators; and the steps that there would be without guesses.
 """
 
 from __future__ import annotations
@@ -30,26 +32,32 @@ from sgrt.grammar.vocabulary import Vocabulary
 POLICIES: dict[Any, tuple[str, str]] = {"compact": (",", ":"), "fixed": (", ", ": ")}
 
 
-def write(matcher: Matcher, vocabulary: Vocabulary, text: bytes) -> tuple[int, int] | None:
+def write(
+    matcher: Matcher, vocabulary: Vocabulary, text: bytes, *, guesses: bool
+) -> tuple[int, int] | None:
     """Tokens and model steps of a text; None where the grammar does not take it."""
     num_tokens = num_steps = at = 0
     planned: list[int] = []  # tokens of the rest of the text
+    ahead: list[int] = []  # tokens that the last step computed ahead of the text
+    is_known = False  # whether it tells what follows here
     while at < len(text):
         run = matcher.forced()
         if run:
-            spelled = vocabulary.bytes_of(run)
-            if not text.startswith(spelled, at):
-                return None
             planned = []
         else:
             planned = planned or vocabulary.encode(text[at:].decode())
-            run, spelled = planned[:1], vocabulary.tokens[planned[0]]
-            num_steps += 1
+            run, planned = planned[:1], planned[1:]
+            if not is_known:
+                num_steps += 1
+                ahead = matcher.guess() if guesses else []
+        spelled = vocabulary.bytes_of(run)
+        if not text.startswith(spelled, at):
+            return None
         try:
             matcher.accept(run)
         except ConstraintError:
             return None
-        planned = planned[1:]
+        is_known, ahead = bool(ahead) and ahead[: len(run)] == run, ahead[len(run) :]
         num_tokens += len(run)
         at += len(spelled)
     return (num_tokens, num_steps) if matcher.is_complete else None
@@ -73,17 +81,21 @@ def measure(
                 continue
             value = ordered(test["data"], case["schema"])
             text = json.dumps(value, separators=POLICIES[policy], ensure_ascii=False)
-            found = write(grammar.matcher(), vocabulary, text.encode("utf-8", "surrogatepass"))
-            if found is None:
+            data = text.encode("utf-8", "surrogatepass")
+            found = write(grammar.matcher(), vocabulary, data, guesses=True)
+            alone = write(grammar.matcher(), vocabulary, data, guesses=False)
+            if found is None or alone is None:
                 counts["instances_not_taken"] += 1
                 continue
             counts["instances"] += 1
             counts["tokens"] += found[0]
             counts["steps"] += found[1]
+            counts["steps_without_guesses"] += alone[1]
             ratios.append(found[0] / max(found[1], 1))
     compiler.close()
     row = {"separators": policy, **counts}
     row["tokens_per_step"] = round(counts["tokens"] / counts["steps"], 3)
+    row["without_guesses"] = round(counts["tokens"] / counts["steps_without_guesses"], 3)
     row["median_of_instances"] = round(float(np.median(ratios)), 3)
     return row, ratios
 

@@ -65,7 +65,8 @@ class EngineConfig:
         max_running: most sequences in one step.
         max_step_tokens: most tokens in one step (prefill chunks and decode rows together).
         prefix_cache: keep computed prefixes for later sequences.
-        forced_runs: append text that a constraint leaves no choice about without sampling it.
+        forced_runs: append text that a constraint leaves no choice about without sampling it,
+            and compute its likely tokens ahead where they are not certain.
         grammar_cache: directory, writable by you alone, in which constraints that take long to
             compile are kept as text for the next start; None keeps nothing.
         policy: order of waiting sequences: "lpm" longest cached prefix first, with aging;

@@ -59,6 +59,13 @@ class Matcher(Protocol):
         text. [] where there is a choice.
         """
 
+    def guess(self) -> list[int]:
+        """Tokens that are likely to come next where `forced` tells nothing; [] where none are.
+
+        Those of the one text that can follow, where only some of what may come behind it would
+        change them. All are allowed, one after the other.
+        """
+
     @property
     def is_complete(self) -> bool:
         """Whether the text so far satisfies the constraint."""

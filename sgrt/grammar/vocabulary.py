@@ -64,6 +64,7 @@ class Vocabulary:
         self.fingerprint = fingerprint
         self._remembered = lru_cache(maxsize=4096)(self._certain_tokens)
         self._growths = lru_cache(maxsize=4096)(self._find_growths)
+        self._growing = lru_cache(maxsize=4096)(self._find_growing)
         outside = [i for i in self.special_ids if not 0 <= i < len(self.tokens)]
         if outside:
             raise ModelError(f"special token {outside[0]} is outside a vocabulary of {len(self)}")
@@ -165,6 +166,31 @@ class Vocabulary:
             ids = _common_prefix(ids, self.try_encode(other) or [])
         return ids
 
+    def likely_tokens(self, text: bytes, after: bytes) -> list[int]:
+        """The tokens of text that is certain to follow, if little of what comes after changes them.
+
+        Args:
+            text, after: as for `certain_tokens`.
+        """
+        if not after or len(text) > len(whole_characters(text)):
+            return []
+        starts = range(max(0, len(text) - self.max_token_len + 1), len(text))
+        changing = {byte for start in starts for byte in self._growing(text[start:])}
+        return (self.try_encode(text) or []) if 4 * len(changing & {*after}) <= len(after) else []
+
+    def _find_growing(self, prefix: bytes) -> bytes:
+        """Bytes that some token has behind this beginning."""
+        at, size = self._range(prefix), len(prefix)
+        return bytes(
+            {self._sorted_tokens[i][size] for i in at if len(self._sorted_tokens[i]) > size}
+        )
+
+    def _range(self, prefix: bytes) -> range:
+        """Which of the tokens in order begin with these bytes."""
+        low = bisect_left(self._sorted_tokens, prefix)
+        end = prefix + b"\xff" * self.max_token_len
+        return range(low, bisect_left(self._sorted_tokens, end, low))
+
     def _open_cuts(self, text: bytes, after: bytes) -> list[int]:
         """Places in ``text`` where a token that reaches beyond its end might begin.
 
@@ -189,14 +215,8 @@ class Vocabulary:
 
     def _find_growths(self, suffix: bytes, after: bytes) -> list[bytes]:
         """Tokens that begin with ``suffix`` and one of these bytes, or the first of many."""
-        tokens = self._sorted_tokens
-        low = bisect_left(tokens, suffix)
-        if low == len(tokens) or not tokens[low].startswith(suffix):
-            return []
-        high = bisect_left(tokens, suffix + b"\xff" * self.max_token_len, low)
-        size = len(suffix)
-        others = (tokens[i] for i in range(low, high))
-        some = (t for t in others if len(t) > size and t[size] in after)
+        tokens, size = (self._sorted_tokens[i] for i in self._range(suffix)), len(suffix)
+        some = (t for t in tokens if len(t) > size and t[size] in after)
         return list(islice(some, _MAX_TRIED + 1))
 
     def _is_written(self, before: bytes, token: bytes) -> bool:

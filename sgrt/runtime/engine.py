@@ -38,7 +38,7 @@ from sgrt.runtime.kv_manager import KVManager
 from sgrt.runtime.masking import LateMask
 from sgrt.runtime.model_runner import Batch, Runner
 from sgrt.runtime.sampler import Row, Sampler, Token
-from sgrt.runtime.scheduler import Scheduler
+from sgrt.runtime.scheduler import Scheduler, common_prefix_len
 from sgrt.runtime.searcher import Found, Searcher
 from sgrt.runtime.sequence import Sequence, Work
 from sgrt.runtime.stats import Stats
@@ -67,6 +67,7 @@ class Live:
         self.seq = Sequence(group=group, priority=priority, namespace=namespace)
         self.queue: deque[Operation] = deque()
         self.task: GenerateTask | BranchTask | TextTask | None = None
+        self.num_drafted = 0  # last tokens of the sequence that were not drawn
         self.pending: Operation | None = None  # what other sequences carry out for this one
         self.unborn = False  # a fork that has not happened yet
         self.error: SgrtError | None = None
@@ -281,21 +282,35 @@ class Engine:
         for work in works:
             self._count_cached(work)
             self.scheduler.computed(work)
+        over: set[Sequence] = set()  # those whose other rows are of no use any more
         for row, token in zip(rows, drawn, strict=True):
             live = self._lives.get(row.seq)
-            if live is None:
+            if live is None or row.seq in over:
                 continue
             try:
-                if isinstance(token, LateMask):
-                    self._await_mask(live, token)
-                elif isinstance(token, Exception):
-                    raise token
-                else:
-                    self._take(live, row, token)
-            except SgrtError as error:
-                self.fail(live, error)
+                is_over = self._settle_row(live, row, token)
             except Exception as error:
-                self.fail(live, _wrap(error))
+                is_over = True
+                self.fail(live, error if isinstance(error, SgrtError) else _wrap(error))
+            if is_over:
+                over.add(row.seq)
+
+    def _settle_row(self, live: Live, row: Row, token: Token | Exception) -> bool:
+        """Move one sequence on; returns whether its later rows of this step are of no use."""
+        task = live.task
+        if isinstance(task, GenerateTask):
+            if row.position != task.next_position:
+                return False
+            num_drawn = len(live.seq.token_ids) - live.num_drafted
+            if isinstance(token, Exception) and row.position > num_drawn:
+                self._go_on(live, task, None)  # behind the draft: it is drawn again, on its own
+                return True
+        if isinstance(token, LateMask):
+            self._await_mask(live, token)
+            return True
+        if isinstance(token, Exception):
+            raise token
+        return self._take(live, row, token)
 
     # ------------------------------------------------------------ tasks
 
@@ -305,32 +320,60 @@ class Engine:
         assert task is not None
         return task.row(seq, position + 1)
 
-    def _take(self, live: Live, row: Row, token: Token) -> None:
+    def _take(self, live: Live, row: Row, token: Token) -> bool:
+        """Give a token to the task; returns whether it wants no more of this step."""
         task = live.task
         if isinstance(task, (BranchTask, TextTask)):
-            if task.take(row.position, token):
+            is_over = task.take(row.position, token)
+            if is_over:
                 live.task = None
                 self.scheduler.park(live.seq)
                 task.done(None)
-            return
+            return is_over
         assert task is not None
         logprob = None
         if task.params.logprobs is not None:
             logprob = TokenLogprob(token.token_id, token.logprob, token.top)
-        before = len(task.output)
-        self._go_on(live, task, before, task.take(token.token_id, logprob))
+        step = task.take(token.token_id, logprob)
+        if step is None and self._is_ahead(live, task):
+            return False
+        self._go_on(live, task, step)
+        return True
 
-    def _go_on(self, live: Live, task: GenerateTask, before: int, step: Step) -> None:
-        """Append what the task produced since ``before`` and ask for more, or end it."""
-        live.seq.token_ids += task.output[before:]
+    def _is_ahead(self, live: Live, task: GenerateTask) -> bool:
+        """Whether the draft went as the task did, so that this step has its next row too."""
+        seq, end = live.seq, task.next_position
+        if not live.num_drafted or end > seq.num_computed:
+            return False
+        num_drawn = len(seq.token_ids) - live.num_drafted
+        return seq.token_ids[num_drawn:end] == task.output[num_drawn - task.counts.prompt :]
+
+    def _go_on(self, live: Live, task: GenerateTask, step: Step) -> None:
+        """Append what the task has produced and ask for more, or end it."""
+        self._append(live, task)
         if isinstance(step, Ending):
             self._finish(live, task, step)
         elif step is None:
-            live.seq.want_next_token()
+            num_drawn = len(live.seq.token_ids)
+            draft = task.draft()
+            live.seq.token_ids += draft
+            live.num_drafted = len(draft)
+            live.seq.want_states(num_drawn - 1)
             self.scheduler.add(live.seq)
         else:
             self.scheduler.suspend(live.seq)
             self._searcher.submit(step.run, partial(self._on_found, live, task, step))
+
+    def _append(self, live: Live, task: GenerateTask) -> None:
+        """Make the sequence end with what the task has produced, in place of its draft."""
+        seq = live.seq
+        at = len(seq.token_ids) - live.num_drafted
+        new = task.output[at - task.counts.prompt :]
+        at += common_prefix_len(new, seq.token_ids[at:], live.num_drafted)
+        if at < len(seq.token_ids):
+            self.kv.truncate(seq, at)
+        seq.token_ids += task.output[at - task.counts.prompt :]
+        live.num_drafted = 0
 
     def _await_mask(self, live: Live, mask: LateMask) -> None:
         """Let a sequence go on once its mask is there, without the others' waiting for it."""
@@ -350,8 +393,7 @@ class Engine:
             if live.task is not task:
                 return  # it failed meanwhile
             try:
-                before = len(task.output)
-                self._go_on(live, task, before, search.then(found()))
+                self._go_on(live, task, search.then(found()))
             except Exception as error:
                 self.fail(live, error if isinstance(error, SgrtError) else _wrap(error))
 
@@ -365,7 +407,7 @@ class Engine:
             raise PromptTooLong(num_tokens, self.limit - 1)
         task.begin(live.seq.token_ids)
         live.task = task
-        self._go_on(live, task, 0, task.opening())
+        self._go_on(live, task, task.opening())
 
     def compute(self, live: Live, task: BranchTask) -> None:
         """Start to compute a branch at the end of a sequence that has no task."""

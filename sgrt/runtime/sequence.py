@@ -79,10 +79,6 @@ class Sequence:
         """Tokens still to compute before the task gets its output."""
         return self.target_len - self.num_computed
 
-    def want_next_token(self) -> None:
-        """Ask for the hidden state after the last token."""
-        self.want_states(len(self.token_ids) - 1)
-
     def want_states(self, start: int) -> None:
         """Ask for the hidden states of tokens [start, len)."""
         self.target_len = len(self.token_ids)

@@ -29,7 +29,7 @@ from sgrt.core import (
 from sgrt.errors import ConstraintError, InvalidSamplingParams, RequestError, SgrtError
 from sgrt.grammar import stopping
 from sgrt.grammar.closing import Closing
-from sgrt.grammar.matcher import Grammar
+from sgrt.grammar.matcher import Grammar, Matcher
 from sgrt.runtime.detokenizer import Detokenizer
 from sgrt.runtime.masking import LateMask, ReadyMask, Row, fill_one
 from sgrt.runtime.sampler import Token
@@ -79,7 +79,8 @@ class GenerateTask:
         handle: where events and the result go.
         grammar: of its constraint; None generates freely.
         limit: most tokens the sequence may have (context and KV pool).
-        forced_runs: whether text without choice is appended unsampled.
+        forced_runs: whether text without choice is appended unsampled, and computed ahead where
+            its tokens are not certain.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class GenerateTask:
         self._output: list[int] = []
         self._last_prompt_id: int | None = None
         self._mask: ReadyMask | None = None  # of the next token, where it took too long
+        self._ahead: list[Matcher] = []  # behind each token of the last draft
         self._num_late = 0
         self._prompt_counts: Counter[int] = Counter()
         self._output_counts: Counter[int] = Counter()
@@ -166,24 +168,43 @@ class GenerateTask:
     # -- a step
 
     def row(self, seq: Sequence, position: int) -> Row:
-        """How the next token is drawn; it will stand at ``position``."""
+        """How a token is drawn; it will stand at ``position``, behind what was drawn or, further
+        on, behind tokens of the last draft."""
+        ahead = position - self.next_position
+        matcher = self._ahead[ahead - 1] if ahead else self.matcher
+        num_tokens = len(self._output) + ahead
         changes: dict[str, object] = {"position": position}
         if self._penalised:
             changes["history"] = self._history()
-        if len(self._output) < self.params.min_tokens:
+        if num_tokens < self.params.min_tokens:
             changes["banned"] = sorted(self._end_ids)
-        sampling = _replace(self._row, changes)
-        return Row(seq, position, sampling, self._mask or self.matcher, self._ends_here())
+        may_end = num_tokens >= self.params.min_tokens and matcher and matcher.is_complete
+        end_ids = self._end_ids if may_end else frozenset[int]()
+        mask = matcher if ahead else self._mask or matcher
+        return Row(seq, position, _replace(self._row, changes), mask, end_ids)
+
+    @property
+    def next_position(self) -> int:
+        """Where in the sequence the next token will stand."""
+        return self.counts.prompt + len(self._output)
+
+    def draft(self) -> list[int]:
+        """Tokens that are likely to be drawn next. Computed along with the last token, they save
+        a step where they are drawn; what is drawn does not depend on them."""
+        self._ahead = []
+        if self.matcher is None or not self._forced_runs or self._penalised or self._num_late:
+            return []
+        ids = self.matcher.guess()[: self._room() - 1]
+        matcher = self.matcher
+        for token_id in ids:
+            matcher = matcher.fork()
+            matcher.accept([token_id])
+            self._ahead.append(matcher)
+        return ids
 
     def _history(self) -> Mapping[int, tuple[int, int]]:
         seen = self._prompt_counts.keys() | self._output_counts.keys()
         return {i: (self._prompt_counts[i], self._output_counts[i]) for i in seen}
-
-    def _ends_here(self) -> frozenset[int]:
-        """Tokens that may be drawn to end the text here, besides what the matcher allows."""
-        if self.matcher is None or not self.matcher.is_complete:
-            return frozenset()
-        return self._end_ids if len(self._output) >= self.params.min_tokens else frozenset()
 
     def take(self, token_id: int, logprob: TokenLogprob | None) -> Step:
         """Take a drawn token, and the run it forces.

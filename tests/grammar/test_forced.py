@@ -25,6 +25,7 @@ from sgrt.grammar.vocabulary import Vocabulary
 _MORE = [
     Regex(r"Name: [A-Z][a-z]{1,5}\. Age: \d+ years"),
     Regex("  +x"),
+    Regex('"name":"[a-z!?., ]{0,9}"'),
     Regex("\n\n- item(\n- item){0,2}"),
     Regex("(a|b)?   hello\n    world(x)?"),
     Regex("é(è|ê)x"),
@@ -87,6 +88,25 @@ def test_forced_run_is_allowed_and_leaves_no_other_text(constraint: Constraint) 
                 matcher.accept([rng.choice(allowed)])
             else:
                 break
+
+
+@pytest.mark.parametrize("constraint", [*CONSTRAINTS, *_MORE], ids=lambda c: repr(c)[:40])
+def test_guess_is_allowed_and_spells_text_that_is_forced(constraint: Constraint) -> None:
+    vocabulary, rng = bpe_vocabulary(), random.Random(6)
+    for _ in range(12):
+        matcher = grammar(constraint, "bpe").matcher()
+        for _ in range(40):
+            run = matcher.forced()
+            allowed = allowed_ids(matcher, vocabulary)
+            guess = [] if run else matcher.guess()
+            if guess:
+                text = vocabulary.bytes_of(guess)
+                spelled = [vocabulary.tokens[i] for i in allowed]
+                assert all(text.startswith(t) or t.startswith(text) for t in spelled)
+                matcher.fork().accept(guess)
+            if not run and not allowed:
+                break
+            matcher.accept(run or [rng.choice(allowed)])
 
 
 def test_forced_run_to_the_end_is_taken_whole() -> None:
@@ -233,3 +253,6 @@ def test_forced_run_on_the_real_tokenizer_is_canonical(smollm2: object) -> None:
     number = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     run = real.compile(JsonSchema(json.dumps(number))).matcher().forced()
     assert vocabulary.bytes_of(run) == b'{"n":'  # though '":"' is a token
+    matcher = real.compile(RECORD).matcher()
+    matcher.accept(matcher.forced())
+    assert vocabulary.bytes_of(matcher.guess()) == b'":"'  # unless the name begins with "." or such

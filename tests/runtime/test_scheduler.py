@@ -73,7 +73,7 @@ class Simulation:
             self.scheduler.remove(seq)
             return
         seq.token_ids += [self.rng.randrange(50) for _ in range(self.rng.choice([1, 1, 1, 4]))]
-        seq.want_next_token()
+        seq.want_states(len(seq.token_ids) - 1)
         if self.rng.random() < self.suspending:
             self.scheduler.suspend(seq)
             self.suspended[seq] = self.num_steps + self.rng.randint(1, 6)

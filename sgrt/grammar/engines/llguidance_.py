@@ -33,6 +33,7 @@ _LIMITS: Any = llguidance.LLParserLimits(
     verbose_errors=False,
 )
 _MAX_FORCED_BYTES = 4_096
+_MAX_GUESSED_BYTES = 32
 _OUT_OF_BUDGET = ("too large", "too complex", "fuel", "limit", "too many", "Unable to determine")
 
 
@@ -231,18 +232,29 @@ class LLMatcher:
         if not text:
             return []
         place = self.place
-        known = place.forced if isinstance(place, Place) else None
-        if known is None:
-            known = tuple(self._find_forced(text))
-            if isinstance(place, Place):
-                place.forced = known
-        return list(known)
+        if not isinstance(place, Place):
+            return self._certain(text)
+        if place.forced is None:
+            place.forced = tuple(self._certain(text))
+        return list(place.forced)
 
-    def _find_forced(self, text: bytes) -> list[int]:
+    def _certain(self, text: bytes) -> list[int]:
         vocabulary = self._grammar.vocabulary
         if len(text) > _MAX_FORCED_BYTES:  # the rest is forced when these are taken
             return vocabulary.certain_tokens(text[:_MAX_FORCED_BYTES])
         return vocabulary.certain_tokens(text, self._bytes_after(text))
+
+    def guess(self) -> list[int]:
+        text = self._engine.compute_ff_bytes()
+        if not 0 < len(text) <= _MAX_GUESSED_BYTES:
+            return []
+        place = self.place
+        if not isinstance(place, Place):
+            return self._grammar.vocabulary.likely_tokens(text, self._bytes_after(text))
+        if place.guess is None:
+            likely = self._grammar.vocabulary.likely_tokens(text, self._bytes_after(text))
+            place.guess = tuple(likely)
+        return list(place.guess)
 
     def _bytes_after(self, text: bytes) -> bytes:
         """Bytes that may follow after this text, b"" where the constraint is final then."""

@@ -46,16 +46,17 @@ class Place:
 
     Attributes:
         is_known: False where that is not known, and nothing is promised.
-        forced: tokens of the one text that can follow; None where nobody has asked yet.
+        forced, guess: what matchers answer here; None where nobody has asked yet.
     """
 
-    __slots__ = ("after", "forced", "is_known", "state")
+    __slots__ = ("after", "forced", "guess", "is_known", "state")
 
     def __init__(self, state: _State) -> None:
         self.state = state
         self.is_known = state[3] is not None
         self.after: dict[int, Place] = {}  # by token
         self.forced: tuple[int, ...] | None = None
+        self.guess: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -256,7 +256,7 @@ class TableGrammar:
         self.accepting = states.accepting
         self._places: dict[int, _Place] = {}
         self._masks: dict[bytes, NDArray[np.uint32]] = {}
-        self._forced: dict[int, tuple[int, ...]] = {}
+        self._forced: dict[int, tuple[list[int], list[int]]] = {}
         if not self.accepting[0] and not self.place(0).after:
             raise UnsupportedSchema("no text satisfies this constraint")
 
@@ -294,17 +294,18 @@ class TableGrammar:
     def next_bytes(self, state: int) -> list[int]:
         return [byte for byte, target in enumerate(self.table[state]) if target != _DEAD]
 
-    def forced(self, state: int) -> tuple[int, ...]:
-        """Tokens of the one text that can follow."""
+    def forced(self, state: int) -> tuple[list[int], list[int]]:
+        """Tokens of the one text that can follow: those that are certain, and likely ones."""
         if state not in self._forced:
             text, end = bytearray(), state
             # a cycle without a way out would be dead
             while not self.accepting[end] and len(found := self.next_bytes(end)) == 1:
                 text += bytes(found)
                 end = self.table[end][found[0]]
-            after = bytes(self.next_bytes(end))
-            ids = self.vocabulary.certain_tokens(bytes(text), after) if text else []
-            self._forced[state] = tuple(ids)
+            after, vocabulary = bytes(self.next_bytes(end)), self.vocabulary
+            certain = vocabulary.certain_tokens(bytes(text), after) if text else []
+            likely = vocabulary.likely_tokens(bytes(text), after) if text and not certain else []
+            self._forced[state] = certain, likely
         return self._forced[state]
 
     @cached_property
@@ -391,7 +392,10 @@ class TableMatcher:
             del self._token_ids[-num_tokens:]
 
     def forced(self) -> list[int]:
-        return list(self._grammar.forced(self._path[-1]))
+        return list(self._grammar.forced(self._path[-1])[0])
+
+    def guess(self) -> list[int]:
+        return list(self._grammar.forced(self._path[-1])[1])
 
     @property
     def is_complete(self) -> bool:

@@ -148,6 +148,9 @@ class TrieMatcher:
     def forced(self) -> list[int]:
         return self._grammar.forced(self._path[-1])
 
+    def guess(self) -> list[int]:
+        return []
+
     @property
     def is_complete(self) -> bool:
         return self._grammar.is_option(self._path[-1])
