@@ -156,12 +156,14 @@ class MaskBuffer:
         return result
 
     def _remember(self, key: Hashable, found: Known, num_rows: int) -> Known:
-        """Keep what a place allows; a mask that no other place has, from the second time on."""
+        """Keep what a place allows; where room for masks gets short, one that no other place has
+        is kept from the second time on only."""
         if isinstance(found, int):
             words = self._bitmask[found].tobytes()
             slot = self._slots.get(words)
             if slot is None:
-                if len(self._slots) == _SLOTS or (num_rows == 1 and key not in self._known):
+                is_new = num_rows == 1 and key not in self._known
+                if len(self._slots) >= (_SLOTS // 2 if is_new else _SLOTS):
                     self._known.setdefault(key, None)
                     return found
                 self._slots[words] = slot = len(self._slots)

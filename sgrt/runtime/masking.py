@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from queue import Empty, SimpleQueue
 
 import numpy as np
@@ -290,19 +291,18 @@ def plan_of(num_rows: int, at: Seq[int], masks: Masks) -> ops.MaskPlan:
         num_rows: R.
         at: which of them each row of ``masks`` is, ascending; the others are free.
     """
-    kind = np.zeros(num_rows, np.uint8)
-    mask_row = np.zeros(num_rows, np.int32)
-    few_start = np.zeros(num_rows + 1, np.int32)
-    few_ids = np.zeros(0, np.int32)
-    wide = [at[i] for i in masks.mask_row]
-    kind[wide] = _BITMASK
-    mask_row[wide] = list(masks.mask_row.values())
-    if masks.listed:
-        order = sorted(masks.listed)
-        lists = [masks.listed[i] for i in order]
-        rows, lengths = [at[i] for i in order], np.fromiter(map(len, lists), np.int32, len(lists))
-        kind[rows] = np.where(lengths == 1, _FORCED, _FEW)
-        few_start[1:][rows] = lengths
-        np.cumsum(few_start, out=few_start)
-        few_ids = np.concatenate(lists, dtype=np.int32, casting="unsafe")
-    return ops.MaskPlan(kind, masks.bitmask, few_ids, few_start, mask_row)
+    kind, mask_row, few_len = [0] * num_rows, [0] * num_rows, [0] * (num_rows + 1)
+    for i, mask in masks.mask_row.items():
+        kind[at[i]] = _BITMASK
+        mask_row[at[i]] = mask
+    lists = [masks.listed[i] for i in sorted(masks.listed)]
+    for i, ids in masks.listed.items():
+        kind[at[i]] = _FORCED if len(ids) == 1 else _FEW
+        few_len[at[i] + 1] = len(ids)
+    few_ids = (
+        np.concatenate(lists, dtype=np.int32, casting="unsafe") if lists else np.zeros(0, np.int32)
+    )
+    few_start = np.array(list(accumulate(few_len)), np.int32)
+    return ops.MaskPlan(
+        np.array(kind, np.uint8), masks.bitmask, few_ids, few_start, np.array(mask_row, np.int32)
+    )

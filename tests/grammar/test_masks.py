@@ -162,19 +162,23 @@ def test_more_places_than_are_kept_change_nothing(monkeypatch: pytest.MonkeyPatc
         assert rows_of(buffer, matchers) == expected
 
 
-@pytest.mark.parametrize(
-    "text, num_fills", [('{"name":"ab","age":1,"kind":"', 1), ('{"name":"', 2)]
-)
-def test_place_that_allows_few_is_filled_once_and_another_twice(text: str, num_fills: int) -> None:
-    vocabulary, asked = bpe_vocabulary(), []
+def test_place_is_filled_once_and_a_wide_one_twice_where_room_is_short(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sgrt.grammar.masks._SLOTS", 3)
+    vocabulary, num_filled = bpe_vocabulary(), 0
 
     def lister(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        asked.append(len(masks))
+        nonlocal num_filled
+        num_filled += len(masks)
         return list_few(masks)
 
     buffer = MaskBuffer(len(vocabulary), lister)
-    for _ in range(4):
-        matcher = grammar(RECORD, "bpe").matcher()
-        matcher.accept(vocabulary.encode(text))
-        buffer.fill([matcher])
-    assert asked == [1] * num_fills
+    few, wide, other = '{"name":"ab","age":1,"kind":"', '{"name":"', '{"name":"abcdefg'
+    for text, num_fills in ((few, 1), (wide, 1), (other, 2)):
+        num_filled = 0
+        for _ in range(4):
+            matcher = grammar(RECORD, "bpe").matcher()
+            matcher.accept(vocabulary.encode(text))
+            buffer.fill([matcher])
+        assert num_filled == num_fills, text
