@@ -36,6 +36,9 @@ from sgrt.runtime.sampler import Token
 from sgrt.runtime.sequence import Sequence
 from sgrt.runtime.trie import Branch
 
+_MIN_DRAFT_SCORE = -2
+"""Below that, what the model writes is not what is computed ahead: no more of it."""
+
 _SLOW = 2
 """After so many late masks, those of a sequence are filled before its steps, not beside them."""
 
@@ -116,6 +119,8 @@ class GenerateTask:
         self._last_prompt_id: int | None = None
         self._mask: ReadyMask | None = None  # of the next token, where it took too long
         self._ahead: list[Matcher] = []  # behind each token of the last draft
+        self._draft: tuple[int, list[int]] = (0, [])  # where in the output it begins
+        self._draft_score = 0  # right ones less wrong ones
         self._num_late = 0
         self._prompt_counts: Counter[int] = Counter()
         self._output_counts: Counter[int] = Counter()
@@ -191,16 +196,25 @@ class GenerateTask:
     def draft(self) -> list[int]:
         """Tokens that are likely to be drawn next. Computed along with the last token, they save
         a step where they are drawn; what is drawn does not depend on them."""
-        self._ahead = []
+        self._score_draft()
         if self.matcher is None or not self._forced_runs or self._penalised or self._num_late:
             return []
-        ids = self.matcher.guess()[: self._room() - 1]
-        matcher = self.matcher
+        if self._draft_score < _MIN_DRAFT_SCORE:
+            return []
+        matcher, ids = self.matcher, self.matcher.guess()[: self._room() - 1]
+        self._draft = len(self._output), ids
         for token_id in ids:
             matcher = matcher.fork()
             matcher.accept([token_id])
             self._ahead.append(matcher)
         return ids
+
+    def _score_draft(self) -> None:
+        start, ids = self._draft
+        if ids:
+            is_right = self._output[start : start + len(ids)] == ids
+            self._draft_score += 1 if is_right else -1
+        self._ahead, self._draft = [], (0, [])
 
     def _history(self) -> Mapping[int, tuple[int, int]]:
         seen = self._prompt_counts.keys() | self._output_counts.keys()

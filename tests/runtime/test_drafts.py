@@ -27,6 +27,7 @@ Guess = Callable[[Any], list[int]]
 
 
 def draft_with(patch: pytest.MonkeyPatch, guess: Guess) -> None:
+    patch.setattr("sgrt.runtime.tasks._MIN_DRAFT_SCORE", -1_000)
     for matcher in (LLMatcher, TableMatcher, TrieMatcher):
         patch.setattr(matcher, "guess", guess)
 
@@ -134,8 +135,24 @@ def test_right_draft_saves_a_step_for_each_of_its_tokens(monkeypatch: pytest.Mon
     assert (len(expected), num_steps) == (20, 20)
     draft_with(monkeypatch, lambda m: expected[read_of(m) : read_of(m) + 3])
     assert steps_of(request) == (expected, 5)
-    draft_with(monkeypatch, lambda m: [ord("a") + ord("e") - expected[read_of(m)] ^ 1])
-    assert steps_of(request)[0] == expected
+
+
+def test_wrong_drafts_are_given_up_after_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = SamplingParams(max_tokens=20, temperature=0)
+    request = (list(b"some text"), Generate(params=params, constraint=Regex("[a-e]{20}")))
+    expected, num_asked = steps_of(request)[0], 0
+
+    def wrong(matcher: Any) -> list[int]:
+        nonlocal num_asked
+        num_asked += 1
+        return [ord("a") if expected[read_of(matcher)] != ord("a") else ord("b")]
+
+    draft_with(monkeypatch, wrong)
+    assert steps_of(request) == (expected, 20) and num_asked >= 19
+    monkeypatch.undo()
+    num_asked = 0
+    monkeypatch.setattr(TableMatcher, "guess", wrong)
+    assert steps_of(request) == (expected, 20) and num_asked <= 4
 
 
 @pytest.mark.parametrize("late", [True, False])
