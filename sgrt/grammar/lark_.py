@@ -4,11 +4,12 @@ The dialect is what Lark and the engine's front end have in common:
 
 - rules in lower case, terminals in upper case, ``|``, ``( )``, ``[ ]`` (optional), ``* + ?``,
   ``~n``, ``~n..m``, ``{n}``, ``{n,}``, ``{,m}``, ``{n,m}``; comments by ``//`` or ``#``;
-- ``"text"`` with the escapes of JSON, ``"text"i`` (ASCII letters in either case), ``"a".."z"``;
+- ``"text"`` with the escapes of JSON and ``\xHH``, ``"text"i`` (ASCII letters in either case), ``"a".."z"``;
 - ``/pattern/`` in the dialect of `sgrt.grammar.regex`, flags ``s`` and ``i`` (ASCII letters);
 - ``%import`` from the grammars shipped with sgrt, ``%json {schema}`` in rules;
 - ``%ignore``: what may stand between two terminals, and never before the first or after the last;
-- ``name[lazy]: TERMINALS``: as little text as possible;
+- ``name[lazy]: TERMINALS``: as little text as possible; ``name[suffix="…"]: TERMINALS``: up to a
+  suffix, which ends it;
 - as guidance writes them: ``%llguidance {}``, ``name[capture]: …``, and ``"x-guidance"`` in a
   schema, which says what stands between its values.
 
@@ -58,7 +59,8 @@ _TOKENS = re.compile(
     |(?P<op>->|\.\.|[|()\[\]{}*+?~:,.=])""",
     re.VERBOSE,
 )
-_STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*"')
+_STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2})*"')
+_ESCAPE = re.compile(r"\\(?:x(..)|.)")
 _REFUSED = {
     "%declare": "terminals without a definition cannot be enforced",
     "%override": "importing and overriding is not supported; write the rule out",
@@ -236,9 +238,14 @@ class _Parser:
         return self._next()
 
     def _expect_kind(self, *kinds: str) -> _Token:
+        self._peek(*kinds)
+        return self._next()
+
+    def _peek(self, *kinds: str) -> str:
+        """The kind of the next token, which has to be one of these."""
         if self.token.kind not in kinds:
             self._fail(f"{' or '.join(kinds)} expected")
-        return self._next()
+        return self.token.kind
 
     def _fail(self, reason: str, at: _Token | None = None, hint: str | None = None) -> NoReturn:
         token = at or self.token
@@ -282,11 +289,11 @@ class _Parser:
             self._fail("templates are not supported", self.token)
         if self._is("."):
             self._fail("priorities are not supported", self.token)
-        if self._is("["):
-            self._options(token, name)
-        self._expect(":")
         self.name = name
-        self._define(name, token, self._expansions())
+        suffix = self._options(token, name) if self._is("[") else None
+        self._expect(":")
+        node = self._expansions()
+        self._define(name, token, node if suffix is None else Seq((node, suffix)))
 
     def _define(self, name: str, token: _Token, node: Node) -> None:
         if name in self.places:
@@ -295,7 +302,9 @@ class _Parser:
         self.places[name] = token.pos
         (self.out.terminals if is_terminal(name) else self.out.rules)[name] = node
 
-    def _options(self, token: _Token, name: str) -> None:
+    def _options(self, token: _Token, name: str) -> Node | None:
+        """Read a rule's options; the terminal that ends it, where they name one."""
+        suffix: Node | None = None
         self._expect("[")
         if is_terminal(name):
             self._fail("options belong to rules", token)
@@ -303,14 +312,21 @@ class _Parser:
             option = self._expect_kind("rule")
             if option.text == "lazy":
                 self.out.options[name] = "[lazy]"
+            elif option.text == "suffix":
+                if suffix is not None:
+                    self._fail("'suffix' is given twice", option)
+                self._expect("=")
+                suffix = _ATOMS[self._peek("string", "regexp", "terminal")](self, self._next())
+                self.out.options[name] = "[lazy]"
             elif option.text != "capture":
-                hint = "[lazy] and [capture] are"
+                hint = "[lazy], [suffix=...] and [capture] are"
                 self._fail(f"option {option.text!r} is not supported", option, hint)
             elif self._take("="):
                 self._expect_kind("string")
             if not self._take(","):
                 break
         self._expect("]")
+        return suffix
 
     def _import(self) -> None:
         at = self.token
@@ -484,8 +500,8 @@ class _Parser:
     def _value(self, token: _Token) -> str:
         body = token.text.removesuffix("i")
         if not _STRING.fullmatch(body):
-            self._fail("strings have the escapes of JSON, and no others", token)
-        value = str(json.loads(body))
+            self._fail(r"strings have the escapes of JSON and \xHH, and no others", token)
+        value = str(json.loads(_ESCAPE.sub(lambda m: f"\\u00{m[1]}" if m[1] else m[0], body)))
         if any("\ud800" <= char <= "\udfff" for char in value):
             self._fail("half a surrogate pair is not a character", token)
         return value

@@ -49,6 +49,10 @@ _SAME = [
     ('start: "a" "b"\n%ignore " "', "a *b"),
     ('start: t "a"\nt[lazy]: /[ab ]*bb/', "(?:(?!bb)[ab ])*bba"),
     ('start: "\\u0061" /\\x62/', "ab"),
+    ('start: "\\x61\\x62\\\\x61"', r"ab\\x61"),
+    ('start: t "a"\nt[suffix="b"]: /[ab ]*/', "[a ]*ba"),
+    ('start: t "b"?\nt[suffix=/b+/, capture="x"]: A*\nA: "a"', "a*bb?"),
+    ('start: t "a"\nt[suffix=B]: "a"\nB: "b" | " "', "a[b ]a"),
 ]  # fmt: skip
 
 
@@ -165,7 +169,11 @@ def test_lark_random_walks_end_in_texts_of_the_grammar(name: str) -> None:
         ('start: "a"**', 1, 12, "repeat of a repeat"),
         ('start: "a"~3..2', 1, 11, "wrong way round"),
         ('start: "a"{,}', 1, 11, "no bound"),
-        (r'start: "\x41"', 1, 8, "escapes of JSON"),
+        (r'start: "\x4"', 1, 8, "escapes of JSON"),
+        (r'start: "\q"', 1, 8, "escapes of JSON"),
+        ('start[suffix=x]: /a/\nx: "b"', 1, 14, "string or regexp or terminal expected"),
+        ('start[suffix="a", suffix="b"]: /a/', 1, 19, "given twice"),
+        ('start[suffix="b"]: x\nx: "a"', 1, 20, "cannot hold the rule"),
         (r'start: "\ud800"', 1, 8, "surrogate"),
         ('start: "a\ud800"', 1, 10, "surrogate"),
         ('start: "é"i', 1, 8, "only ASCII letters"),
@@ -184,7 +192,7 @@ def test_lark_random_walks_end_in_texts_of_the_grammar(name: str) -> None:
         ('start: a{"x"}', 1, 9, "templates"),
         ('start{x}: "a"', 1, 6, "templates"),
         ('start[max_tokens=3]: "a"', 1, 7, "option 'max_tokens'"),
-        ('start[capture, suffix="a"]: "a"', 1, 16, "option 'suffix'"),
+        ('start[capture, stop="a"]: "a"', 1, 16, "option 'stop'"),
         ('start: "a"\nA[lazy]: "a"', 2, 1, "belong to rules"),
         ("%declare A", 1, 1, "%declare"),
         ('%override start: "a"', 1, 1, "%override"),
