@@ -47,8 +47,8 @@ class Box:
 
 def of_automaton(what: str, a: Automaton) -> Box:
     """The texts of an automaton, read greedily."""
-    ends = [_after(a, state) for state, accepts in enumerate(a.accepting) if accepts]
-    return Box(what, _after(a, 0), charset.union(*ends), a.accepting[0])
+    ends = [after(a, state) for state, accepts in enumerate(a.accepting) if accepts]
+    return Box(what, after(a, 0), charset.union(*ends), a.accepting[0])
 
 
 # schemas
@@ -96,7 +96,7 @@ def _type_of(value: object) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Terminal:
+class Terminal:
     """A terminal of a Lark grammar; ``pattern`` is None for a schema."""
 
     first: Charset
@@ -134,12 +134,12 @@ def of_lark(rule_set: RuleSet) -> Box:
     return Box("a Lark grammar", first, extends, edges.nullable)
 
 
-def _terminal(node: Node, nodes: dict[str, Node], is_lazy: bool) -> _Terminal:
+def _terminal(node: Node, nodes: dict[str, Node], is_lazy: bool) -> Terminal:
     if isinstance(node, Lexeme) and node.source.startswith("%json"):
         box = of_schema(json.loads(node.source.removeprefix("%json")))
-        return _Terminal(box.first, box.extends, None, is_lazy)
+        return Terminal(box.first, box.extends, None, is_lazy)
     found = automaton.compile(regular.to_pattern(_written_out(node, nodes)))
-    return _Terminal(_after(found, 0), (), found, is_lazy)
+    return Terminal(after(found, 0), (), found, is_lazy)
 
 
 def _written_out(node: Node, nodes: dict[str, Node]) -> Node:
@@ -157,11 +157,21 @@ def _written_out(node: Node, nodes: dict[str, Node]) -> Node:
     return mapped(node, leaf)
 
 
-def _may_be_empty(terminal: _Terminal) -> bool:
+def of_terminal(node: Node, nodes: dict[str, Node]) -> Terminal:
+    """What is known of a terminal."""
+    return _terminal(node, nodes, is_lazy=False)
+
+
+def step(a: Automaton, state: int, char: int) -> int:
+    """The state after a character."""
+    return a.table[state][a.classes[bisect.bisect_right(a.starts, char) - 1]]
+
+
+def _may_be_empty(terminal: Terminal) -> bool:
     return terminal.pattern is not None and terminal.pattern.accepting[0]
 
 
-def _beyond(terminals: dict[str, _Terminal], name: str) -> Iterator[Charset]:
+def _beyond(terminals: dict[str, Terminal], name: str) -> Iterator[Charset]:
     """Characters with which this terminal's text could be read as the beginning of another."""
     terminal = terminals[name]
     if terminal.is_lazy:
@@ -179,7 +189,7 @@ def _dead(a: Automaton) -> set[int]:
     return {s for s, row in enumerate(a.table) if not a.accepting[s] and set(row) == {s}}
 
 
-def _after(a: Automaton, state: int) -> Charset:
+def after(a: Automaton, state: int) -> Charset:
     """Characters that lead on from a state."""
     dead = _dead(a)
     return charset.charset(

@@ -13,6 +13,7 @@ _FIRST, _BEHIND = " first", " behind"
 """Behind the name of a rule: its texts that are not empty, at the start of the text; and those
 that follow a terminal."""
 ADDED = (_FIRST, _BEHIND)
+_IGNORED = "%ignore"
 
 
 def woven(rule_set: RuleSet, ignored: list[Node]) -> RuleSet:
@@ -22,8 +23,7 @@ def woven(rule_set: RuleSet, ignored: list[Node]) -> RuleSet:
         rule_set: rules with options are read as terminals.
         ignored: terminals.
     """
-    names = [f"%ignore {i}" for i in range(len(ignored))]
-    weaver = _Weaver(rule_set, Rep(Alt(tuple(map(Ref, names))), 0, None))
+    weaver = _Weaver(rule_set, Rep(Ref(_IGNORED), 0, 1))
     rules = {name: rule_set.rules[name] for name in rule_set.options}
     for name, node in weaver.rules.items():
         rules[name + _FIRST] = weaver.first(node)
@@ -31,7 +31,7 @@ def woven(rule_set: RuleSet, ignored: list[Node]) -> RuleSet:
     if START in weaver.rules:
         whole = Ref(START + _FIRST)
         rules[START] = Alt((EMPTY, whole)) if START in weaver.nullable else whole
-    terminals = rule_set.terminals | dict(zip(names, ignored, strict=True))
+    terminals = rule_set.terminals | {_IGNORED: Rep(Alt(tuple(ignored)), 1, None)}
     return RuleSet(rules, terminals, rule_set.options)
 
 

@@ -17,7 +17,7 @@ Names' prefixes ``?``, ``!`` and ``_``, aliases ``-> name`` and captures shape t
 trees here, so they are read and mean nothing. Everything else is refused where it stands.
 
 A terminal takes the longest text that any terminal allowed at its place can take (Lark's
-``dynamic`` lexer). So ``/a+/ "a"`` can never end, as in Lark.
+``dynamic`` lexer). So nothing is ever left for the second part of ``/a+/ "a"``, which is refused.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import NoReturn
 
 from sgrt.core import JsonSchema
 from sgrt.errors import ConstraintError, GrammarSyntaxError, UnsupportedSchema
-from sgrt.grammar import charset, json_schema, layout, library, limits, regex
+from sgrt.grammar import charset, endless, json_schema, layout, library, limits, regex
 from sgrt.grammar.engines import llguidance_
 from sgrt.grammar.ignored import woven
 from sgrt.grammar.rules import (
@@ -98,7 +98,11 @@ def parse(text: str) -> RuleSet:
     parser = _Parser(text)
     rule_set = parser.parse()
     rule_set.check()
-    return woven(rule_set, parser.ignored) if parser.ignored else rule_set
+    if parser.ignored:
+        rule_set = woven(rule_set, parser.ignored)
+        rule_set.check()
+    endless.check(rule_set)
+    return rule_set
 
 
 def rules_of(grammar: str) -> RuleSet:

@@ -283,3 +283,37 @@ def test_lark_as_deep_as_allowed_is_enforced_in_any_thread(text: str) -> None:
     with ThreadPoolExecutor(1) as pool:
         compiled = pool.submit(grammar, Lark(text)).result(10)
     assert accepts(compiled, "a") and not accepts(compiled, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "column"),
+    [
+        ('start: /a+/ "a"', 1, 8),
+        ("start: A A\nA: /a+/", 1, 8),
+        ("start: A B? A\nA: /a+/\nB: /a/", 1, 8),
+        ('start: "q" | "b" x "ab"\nx: /(ab)+/', 2, 4),
+        ("start: A{2}\nA: / +/", 1, 8),
+        ('start: "b" x | x "a"\nx: A\nA: "a"+', 2, 4),
+        ("start: A A\nA: /a+/\n%ignore /a/", 1, 8),
+        ('start: ("a"{2,})+ y\ny: B\nB: /b*/ "c"? | "b"\nz: B "b"', 0, 0),
+        ('start: x y\nx: /a+/ | "b"\ny: "c"? z\nz: "a" | "d"', 0, 0),
+        ('start: "a"+\n%ignore / +/', 0, 0),
+        ('start: (A | "x")*\nA: /a+/', 0, 0),
+        ('start: t "a"\nt[lazy]: /a+/', 0, 0),
+    ],
+)
+def test_lark_terminal_that_leaves_nothing_to_what_follows_is_refused(
+    text: str, line: int, column: int
+) -> None:
+    """The engine would follow a forced text without end; what is accepted is followed here."""
+    if line:
+        with pytest.raises(GrammarSyntaxError, match="can never be read") as caught:
+            grammar(Lark(text))
+        assert (caught.value.line, caught.value.column) == (line, column)
+        return
+    matcher = grammar(Lark(text)).matcher()
+    for _ in range(4):
+        matcher.forced()
+        if matcher.is_final:
+            break
+        matcher.accept([next(i for i in range(256) if matcher.explain(i) is None)])
