@@ -60,6 +60,7 @@ _PROBES: dict[str, list[Any]] = {
     "uniqueItems": [
         {"items": {"enum": [1, 2, 3]}, "uniqueItems": True},
         {"items": {"type": "string"}, "uniqueItems": True},
+        {"items": {"multipleOf": 0.1}, "uniqueItems": True},
     ],
     "unevaluatedItems": [{"prefixItems": [{}], "unevaluatedItems": False}],
     "properties": [{"properties": {"a": {"type": "integer"}}}],

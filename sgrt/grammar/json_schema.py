@@ -16,6 +16,9 @@ patterns that ECMA-262 and Python read differently, formats (their plain forms),
 is searched for stands among the first items), and numbers that are not integers where integers
 are excluded. Keys that no schema names come last, those it names in the order it names them.
 
+Arrays of different items (`uniqueItems`) of few values are written out; others are marked, and
+held to it beside the engine (`different`).
+
 References stay inside the document: `$id`, `$anchor` and `$dynamicAnchor` name places in it.
 Unknown keywords and formats are annotations, as the standard has it; where one looks like a slip of
 the pen, the report and a warning in the log say so (one with x-, _ or a $ of its own in front never
@@ -31,10 +34,10 @@ from dataclasses import replace
 from typing import Any
 
 from sgrt.errors import ConstraintError, UnsupportedSchema
-from sgrt.grammar import json_text
+from sgrt.grammar import different, json_text
 from sgrt.grammar.schema.contract import ANNOTATIONS, DEPENDENT, REFUSED, Entry
 from sgrt.grammar.schema.document import Document
-from sgrt.grammar.schema.formula import satisfies
+from sgrt.grammar.schema.formula import Formula, satisfies
 from sgrt.grammar.schema.reader import KEYWORDS, Reader
 from sgrt.grammar.schema.writer import Writer
 
@@ -43,11 +46,13 @@ log = logging.getLogger("sgrt.grammar")
 __all__ = ["ANNOTATIONS", "DEPENDENT", "KEYWORDS", "REFUSED", "Entry", "normalise", "report"]
 
 
-def normalise(text: str) -> str:
+def normalise(text: str, *, compares_items: bool = False) -> str:
     """A user's schema as the engine's.
 
     Args:
         text: JSON text of a schema, draft 2020-12 (or 7, whose `$ref` siblings count here).
+        compares_items: arrays whose items must differ may be marked (see `different`), and the
+            matcher holds them to it. Otherwise only arrays of few values are supported.
 
     Returns:
         JSON text of an equivalent schema that holds only what is enforced exactly.
@@ -64,7 +69,19 @@ def normalise(text: str) -> str:
         if "did you mean" in entry.why:
             place = entry.pointer or "/"
             log.warning("schema at %s: %r enforces nothing: %s", place, entry.keyword, entry.why)
-    return json_text.dump(Writer(reader).write(satisfies(document.root)))
+    return json_text.dump(_write(reader, satisfies(document.root), compares_items))
+
+
+def _write(
+    reader: Reader, root: Formula, compares_items: bool, *, collect: bool = False
+) -> dict[str, Any]:
+    writer = Writer(reader, collect=collect, compares_items=compares_items)
+    normal = writer.write(root)
+    if writer.has_marks:
+        for pointer in different.check(normal):
+            why = "arrays there have different items whatever other alternatives say"
+            reader.note(pointer, different.MARK, "subset", why)
+    return normal
 
 
 def report(text: str) -> list[Entry]:
@@ -85,7 +102,7 @@ def report(text: str) -> list[Entry]:
     reader = Reader(document, collect=True)
     try:
         reader.read_all()
-        Writer(reader, collect=True).write(satisfies(document.root))
+        _write(reader, satisfies(document.root), compares_items=True, collect=True)
     except ConstraintError as error:
         reader.note_error(error)
     entries = [*reader.entries.values(), *_entries_of_repeated(document, reader)]

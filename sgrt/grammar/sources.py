@@ -20,7 +20,7 @@ def source_of(constraint: Constraint) -> str:
     Cost: milliseconds mostly; seconds where schemas multiply (see `limits.patience`).
     """
     if isinstance(constraint, JsonSchema):
-        normal = json_schema.normalise(constraint.schema)
+        normal = json_schema.normalise(constraint.schema, compares_items=True)
         return llguidance_.json_schema_source(normal, layout.of(constraint))
     if isinstance(constraint, Regex):
         return llguidance_.regex_source(regex.rewrite(constraint.pattern, regex.PYTHON))

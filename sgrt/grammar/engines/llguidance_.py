@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgrt.errors import ConstraintError, GrammarBudgetExceeded, UnsupportedSchema
+from sgrt.grammar import different
 from sgrt.grammar.engines import bytewise
+from sgrt.grammar.engines.different import DifferentEngine
 from sgrt.grammar.engines.places import Place, Places, where
 from sgrt.grammar.layout import Layout
 from sgrt.grammar.vocabulary import ANY_BYTE, Vocabulary, whole_characters
@@ -66,6 +68,20 @@ def json_part(normal_schema: str, layout: Layout) -> str:
     return "%json " + json.dumps({**schema, "x-guidance": options}, ensure_ascii=False)
 
 
+def _engine(vocabulary: Vocabulary, source: str) -> Any:
+    """The library's matcher at the start of a text, held to different items where there are."""
+    plain, schemas = different.split(source)
+
+    def library(tokens: Vocabulary) -> Any:
+        return llguidance.LLMatcher(tokens.engine, plain, log_level=0, limits=_LIMITS)
+
+    engine = library(vocabulary)
+    if schemas is None or engine.is_error():
+        return engine
+    byte_engine = library(bytewise.byte_vocabulary())
+    return DifferentEngine(engine, schemas, vocabulary, byte_engine.deep_copy)
+
+
 class LLGrammar:
     """A compiled grammar; hands out matchers as copies of one that stands at the start.
 
@@ -86,7 +102,7 @@ class LLGrammar:
         self.vocabulary = vocabulary
         self.blame = blame
         self._source = source
-        self._start = llguidance.LLMatcher(vocabulary.engine, source, log_level=0, limits=_LIMITS)
+        self._start = _engine(vocabulary, source)
         if self._start.is_error():
             raise _compile_error(self._start.get_error())
         mask = np.zeros(vocabulary.num_words, np.uint32)
@@ -105,8 +121,7 @@ class LLGrammar:
     @staticmethod
     def reader(source: str) -> Any:
         """The engine's matcher over bytes, at the start of a text."""
-        tokenizer = bytewise.byte_vocabulary().engine
-        return llguidance.LLMatcher(tokenizer, source, log_level=0, limits=_LIMITS)
+        return _engine(bytewise.byte_vocabulary(), source)
 
     def matcher(self) -> LLMatcher:
         return LLMatcher(self, self._start.deep_copy())
@@ -183,8 +198,9 @@ class LLMatcher:
         self.finish_fill(row)
 
     def needs_engine(self) -> bool:
-        """Whether the mask is not known without the engine."""
-        return self._mask is None and not self._engine.is_stopped()
+        """Whether the mask is the library's to write."""
+        is_library = isinstance(self._engine, llguidance.LLMatcher)
+        return is_library and self._mask is None and not self._engine.is_stopped()
 
     def finish_fill(self, row: NDArray[np.uint32]) -> None:
         """What is left to do after the engine wrote the row."""

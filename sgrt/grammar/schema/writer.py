@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from sgrt.errors import ConstraintError, UnsupportedSchema
-from sgrt.grammar import json_text, limits, productive
+from sgrt.errors import ConstraintError, GrammarBudgetExceeded, UnsupportedSchema
+from sgrt.grammar import different, json_text, limits, productive
 from sgrt.grammar.schema import arrays, numbers, objects, strings
 from sgrt.grammar.schema.clauses import Clause, check_clauses
 from sgrt.grammar.schema.expand import Expander
@@ -42,10 +42,15 @@ class Writer:
     others lead to it.
     """
 
-    def __init__(self, reader: Reader, *, collect: bool = False) -> None:
+    def __init__(
+        self, reader: Reader, *, collect: bool = False, compares_items: bool = False
+    ) -> None:
         self._reader = reader
         self._expander = Expander(reader)
         self._collect = collect
+        self._compares_items = compares_items
+        self.has_marks = False
+        """Whether arrays are left to the matcher to hold to different items."""
         self._places: dict[frozenset[Formula], int] = {}
         self._known: dict[int, tuple[Formula, int]] = {}
         """The place of each formula that was met, by identity; kept, so that no other gets it."""
@@ -215,12 +220,14 @@ class Writer:
         return [{"type": "string", **shape} for shape in shapes if shape is not None]
 
     def _array(self, clause: Clause) -> list[Node]:
-        if any(isinstance(a, Unique) for a in clause) and strings.lengths(clause)[1] not in (0, 1):
-            found, most = arrays.different(clause, self._values_of)
-            if most is not None:
-                at = next(a.pointer for a in clause if isinstance(a, Unique))
-                self._reader.note(at, "uniqueItems", "subset", f"at most {most} items")
-            return [shape for part in found for shape in self._array(part)]
+        mark: Node = {}
+        unique = next((a for a in clause if isinstance(a, Unique)), None)
+        if unique is not None and strings.lengths(clause)[1] not in (0, 1):
+            found = self._different(clause, unique.pointer)
+            if found is not None:
+                return [shape for part in found for shape in self._array(part)]
+            self.has_marks = True
+            mark = {different.MARK: unique.pointer}
         clause = tuple(a for a in clause if not isinstance(a, Unique))
         searched = arrays.searched(clause)
         if searched is not None:
@@ -228,7 +235,22 @@ class Writer:
             why = f"what is searched for stands among the first {searched} items"
             self._reader.note(pointer, "contains", "subset", why)
         tuples = (arrays.Tuple.of(part, self._expander.joins) for part in arrays.arrange(clause))
-        return [array.shape(self.child) for array in tuples if array is not None]
+        return [{**array.shape(self.child), **mark} for array in tuples if array is not None]
+
+    def _different(self, clause: Clause, pointer: str) -> list[Clause] | None:
+        """The arrays of different items written out; None where they are left to the matcher."""
+        compares = self._compares_items and not any(isinstance(a, Contains) for a in clause)
+        try:
+            found, most = arrays.different(clause, self._values_of)
+        except (UnsupportedSchema, GrammarBudgetExceeded):
+            if compares:
+                return None
+            raise
+        if most is not None:
+            if compares:
+                return None
+            self._reader.note(pointer, "uniqueItems", "subset", f"at most {most} items")
+        return found
 
     def _values_of(self, formula: Formula) -> list[Any] | None:
         """All values of a formula where they are finitely many scalars."""
