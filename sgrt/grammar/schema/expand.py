@@ -155,7 +155,7 @@ class Expander:
             case Differs(_, other):
                 return bool(value != other)
             case Matches(_, pattern, widest, positive):
-                language = pattern if positive or widest is None else widest
+                language = pattern if positive else widest
                 return automaton.compile(language).matches(value) == positive
             case Size(_, _, is_least, count):
                 return len(value) >= count if is_least else len(value) <= count

@@ -167,21 +167,15 @@ class Matches(Atom):
 
     Attributes:
         pattern: what every reader of the user's pattern matches.
-        widest: what some reader matches; None where that is not known.
+        widest: what some reader matches.
     """
 
     pattern: str
-    widest: str | None
+    widest: str
     positive: bool = True
     kinds = STRING
 
     def inverse(self) -> Formula:
-        if self.widest is None:
-            raise UnsupportedSchema(
-                "cannot be negated: only a part of it is enforced",
-                pointer=self.pointer,
-                keyword="format",
-            )
         return Matches(self.pointer, self.pattern, self.widest, not self.positive)
 
 

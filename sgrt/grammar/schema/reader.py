@@ -291,7 +291,9 @@ class Reader:
             schema.refuse("must be a string", "format")
         if value in formats.REGULAR_FORMATS:
             self.note(schema.pointer, "format", "subset", "the plain forms of " + value)
-            return Matches(schema.pointer, f"(?:{formats.REGULAR_FORMATS[value]})", None)
+            # Many readers take every text: what is not of a format is so for none of them.
+            pattern = f"(?:{formats.REGULAR_FORMATS[value]})"
+            return Matches(schema.pointer, pattern, regex.ANYTHING)
         why = f"{value!r:.40} is not of the standard"
         if value not in formats.ANNOTATION_FORMATS:
             why += _did_you_mean(closest(value, tuple(formats.REGULAR_FORMATS)))

@@ -103,7 +103,7 @@ def language(formula: Formula) -> Automaton:
         case NoneOf(values):
             return ~automaton.of_texts(values)
         case Matches(_, pattern, widest, positive):
-            return automaton.compile(pattern) if positive else ~automaton.compile(widest or pattern)
+            return automaton.compile(pattern) if positive else ~automaton.compile(widest)
         case Size():
             return _of_length(*lengths([formula]))
     raise TypeError(f"{formula!r} is not about strings")

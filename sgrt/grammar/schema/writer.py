@@ -18,6 +18,7 @@ from sgrt.grammar.schema.formula import (
     And,
     Contains,
     Formula,
+    Matches,
     Multiple,
     OneOf,
     Or,
@@ -216,8 +217,18 @@ class Writer:
             try:
                 shapes.append(strings.shape(both(clause)))
             except ConstraintError as error:
-                self._refuse(error)
+                if not self._may_leave_out(clause, error):
+                    self._refuse(error)
         return [{"type": "string", **shape} for shape in shapes if shape is not None]
+
+    def _may_leave_out(self, clause: Clause, error: ConstraintError) -> bool:
+        """Texts that do not match a pattern are left out where they are too much to be said."""
+        excluded = next((a for a in clause if isinstance(a, Matches) and not a.positive), None)
+        if excluded is None or not isinstance(error, GrammarBudgetExceeded):
+            return False
+        why = "where it is excluded (not, oneOf), no text is generated: the others are too many to tell"
+        self._reader.note(excluded.pointer, "pattern", "subset", why)
+        return True
 
     def _array(self, clause: Clause) -> list[Node]:
         mark: Node = {}
