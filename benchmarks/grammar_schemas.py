@@ -12,6 +12,7 @@ Per schema and engine:
 - right: compiled, and every instance is judged as the data says. ``right_ordered``: counting
   keys in another order (searched, the order of the schema's properties first), and integers written with a fraction (1.0) in our
   spelling of the value (sgrt only).
+- right, too: refused because nothing satisfies the schema, and no instance is valid.
 - refused, time_out: not compiled. died: its process ended, or a mask could not be made.
 - unsound: an invalid instance is accepted. over: a valid one is not.
 """
@@ -195,8 +196,10 @@ def judge(engine: Engine, vocabulary: Vocabulary, case: dict[str, Any]) -> Row:
     try:
         grammar = engine.compile(json.dumps(case["schema"]))
     except Exception as error:  # each engine raises its own
-        seconds = time.perf_counter() - start
-        return {"outcome": "refused", "compile_s": seconds, "reason": _reason(error)}
+        row = {"compile_s": time.perf_counter() - start}
+        if _is_rightly_refused(case, error):
+            return {**row, "outcome": "right"}
+        return {**row, "outcome": "refused", "reason": _reason(error)}
     row: Row = {"compile_s": time.perf_counter() - start, "mask_s": []}
     try:
         return {**row, **_judge_instances(engine, vocabulary, grammar, case, row["mask_s"])}
@@ -237,6 +240,12 @@ def _accepts(
         if not walk.accept(token_id):
             return False
     return walk.is_complete()
+
+
+def _is_rightly_refused(case: dict[str, Any], error: Exception) -> bool:
+    """Whether it is told that nothing satisfies the schema, and no instance does."""
+    told = ("satisfies this", "allows no value", "Unsatisfiable schema")
+    return any(text in str(error) for text in told) and not any(t["valid"] for t in case["tests"])
 
 
 def _reason(error: Exception) -> str:

@@ -54,7 +54,7 @@ def accepts(grammar: Grammar, value: Any) -> bool:
 
 def spellings(value: Any) -> Iterator[Any]:
     """The value with keys in every order and integers without fraction."""
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+    if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
         yield int(value)
     elif isinstance(value, list):
         yield from map(list, itertools.product(*map(_few, value)))

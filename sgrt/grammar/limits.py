@@ -68,6 +68,8 @@ MAX_SEARCHED = 24
 MAX_ARRANGEMENTS = 256
 """Ways to place it, and arrays of different items, for one array."""
 MAX_LISTED_NUMBERS = 1_000
+MAX_NUMBER_GAPS = 32
+"""Gaps between integers in which numbers are generated that must be no integers."""
 MAX_NUMBERS_TRIED = 20_000
 """Integers that are listed because they are multiples of no number; and tried."""
 MAX_UNIQUE_ARRAYS = 720

@@ -291,8 +291,12 @@ class _Parser:
 
     def _look_ahead(self, group: _Group, at_start: bool) -> None:
         """What has to match, or must not, from here to the end of the text."""
-        if at_start:
-            self._fail("'^' in a look-ahead is not supported", at=group.opened_at)
+        parent = self.stack[-1].branch
+        stands_at_start = parent.at_start and all(p.startswith(_LOOK_AHEAD) for p in parent.parts)
+        if at_start and not stands_at_start:  # where it does, '^' says nothing new
+            self._fail(
+                "'^' in a look-ahead is only supported behind another '^'", at=group.opened_at
+            )
         newline = _NEWLINE if self.dialect.wide else ""
         ends = (newline if b.at_end else ANYTHING for b in group.branches)
         texts = ("".join(b.parts) + end for b, end in zip(group.branches, ends, strict=True))

@@ -14,6 +14,7 @@ from typing import Any
 
 from sgrt.errors import GrammarBudgetExceeded, UnsupportedSchema
 from sgrt.grammar import json_text, limits
+from sgrt.grammar.schema.clauses import Clause
 from sgrt.grammar.schema.formula import Bound, Differs, Formula, Multiple
 
 _TOP = json_text.MAX_EXACT_INT
@@ -49,7 +50,20 @@ def shapes(clause: Iterable[Formula], kind: str) -> Iterator[dict[str, Any]]:
     limits.check_limit("numbers excluded", len(holes), limits.MAX_CLAUSES)
     for start, end in _ranges(low, high, sorted(holes)):
         if not _is_empty(start, end, kind):
-            yield _shape(start, end, step)
+            for written in _steps(step):
+                yield _shape(start, end, written)
+
+
+def _steps(step: Fraction | None) -> Iterator[Fraction | None]:
+    """A step and its multiples with fewer decimals: the engine writes a multiple of 0.25 as 0.50."""
+    yield step
+    if step is None or (step.numerator == 1 and str(step.denominator).strip("0") == "1"):
+        return  # of 0.01 the engine knows
+    last, unit = None, Fraction(1)
+    while (coarser := _common_multiple(step, unit)) != step:
+        if coarser != last:
+            yield coarser
+        last, unit = coarser, unit / 10
 
 
 def excluded_steps(clause: Iterable[Formula]) -> list[Fraction]:
@@ -112,6 +126,28 @@ def _nearest(numbers: range, is_left: bytearray) -> Iterator[int]:
     return heapq.merge(below, itertools.compress(numbers[at:], is_left[at:]), key=abs)
 
 
+def between_integers(clause: Clause) -> tuple[list[Clause], range | None]:
+    """Clauses for the numbers of a clause that are no integers, one for each gap between two.
+
+    Returns:
+        the clauses, and the gaps (each by the integer below it) where they are not all: those
+        nearest to 0 or to a bound.
+    """
+    bounds = [a for a in clause if isinstance(a, Bound)]
+    low = max((math.floor(a.value) for a in bounds if a.sign > 0), default=None)
+    high = min((math.ceil(a.value) for a in bounds if a.sign < 0), default=None)
+    most = limits.MAX_NUMBER_GAPS
+    if low is None:
+        low = max(-most // 2, -_TOP) if high is None else min(-most // 2, high - most)
+    gaps = range(low, low + most if high is None else min(high, low + most))
+    is_whole = any(a.sign > 0 for a in bounds) and high is not None and gaps.stop == high
+    clauses: list[Clause] = []
+    for below in gaps:
+        sides = Bound("", 1, below, True), Bound("", -1, below + 1, True)
+        clauses.append((*clause, *sides))
+    return clauses, None if is_whole else gaps
+
+
 def _integer_bounds(clause: Iterable[Formula]) -> tuple[int | None, int | None]:
     low: int | None = None
     high: int | None = None
@@ -165,14 +201,24 @@ def _is_empty(low: _Edge | None, high: _Edge | None, kind: str) -> bool:
 def _shape(low: _Edge | None, high: _Edge | None, step: Fraction | None) -> dict[str, Any]:
     shape: dict[str, Any] = {}
     if low is not None:
-        shape["exclusiveMinimum" if low.exclusive else "minimum"] = _inside(low.value, 1)
+        name = "exclusiveMinimum" if low.exclusive and -low.value <= _TOP else "minimum"
+        shape[name] = _inside(low.value, 1)
     if high is not None:
-        shape["exclusiveMaximum" if high.exclusive else "maximum"] = _inside(high.value, -1)
+        name = "exclusiveMaximum" if high.exclusive and high.value <= _TOP else "maximum"
+        shape[name] = _inside(high.value, -1)
     if step is not None:
         if step.numerator > _TOP:
             raise UnsupportedSchema(f"common multiple {step.numerator} is beyond 2**53")
         shape["multipleOf"] = step.numerator if step.denominator == 1 else float(step)
     return shape
+
+
+def narrowed(atoms: Iterable[Formula]) -> Iterator[tuple[str, str]]:
+    """Pointers and names of bounds that are moved in to what the engine is exact at."""
+    for atom in atoms:
+        if isinstance(atom, Bound) and -atom.value * atom.sign > _TOP:
+            name = "minimum" if atom.sign > 0 else "maximum"
+            yield atom.pointer, f"exclusive{name.title()}" if atom.exclusive else name
 
 
 def _inside(value: int | float, sign: int) -> int | float:

@@ -114,7 +114,6 @@ class Writer:
         free = [kind for kind in clauses if () in clauses[kind]]
         if "fraction" in free and "integer" not in free:
             free.remove("fraction")
-            self._note_fractions()
         values = [v for k in clauses if k not in free for v in self._listed(clauses[k], k)]
         parts: list[Node] = []
         if free:
@@ -125,7 +124,7 @@ class Writer:
         open_clauses = {
             kind: [c for c in clauses[kind] if not any(isinstance(a, OneOf) for a in c)]
             for kind in clauses
-            if () not in clauses[kind]
+            if kind not in free
         }
         parts += self._numbers(clauses, open_clauses)
         parts += strings_at_once or ()
@@ -167,6 +166,11 @@ class Writer:
         self, clauses: dict[str, list[Clause]], open_: dict[str, list[Clause]]
     ) -> list[Node]:
         """Numbers: the engine has no type for those that are not integers."""
+        far = numbers.narrowed(
+            a for kind in ("integer", "fraction") for c in open_.get(kind, ()) for a in c
+        )
+        for pointer, keyword in far:
+            self._reader.note(pointer, keyword, "subset", "no number beyond 2**53 is generated")
         integers = {frozenset(c) for c in clauses.get("integer", ())}
         parts = []
         fractions = [c for c in open_.get("fraction", ()) if not numbers.excluded_steps(c)]
@@ -174,10 +178,13 @@ class Writer:
             self._note_fractions()
         for clause in fractions:
             # A number type allows integers too, so they have to be allowed here as well.
+            ways = [clause]
             if not any(integer <= frozenset(clause) for integer in integers):
-                self._note_fractions()
-                continue
-            parts += [{"type": "number", **s} for s in numbers.shapes(clause, "fraction")]
+                ways, gaps = numbers.between_integers(clause)
+                if gaps is not None:
+                    self._note_fractions(gaps)
+            for way in ways:
+                parts += [{"type": "number", **s} for s in numbers.shapes(way, "fraction")]
         for clause in open_.get("integer", ()):
             if numbers.excluded_steps(clause):
                 parts += self._numbers_one_by_one(clause)
@@ -197,8 +204,11 @@ class Writer:
             self._reader.note(at, "multipleOf", "subset", why)
         return [{"enum": found}] if found else []
 
-    def _note_fractions(self) -> None:
+    def _note_fractions(self, gaps: range | None = None) -> None:
+        """Tell where numbers that are no integers are left out."""
         why = "numbers that are not integers are not generated where integers are not allowed"
+        if gaps is not None:
+            why += f", but from {gaps.start} to {gaps.stop}"
         self._reader.note("", "type", "subset", why)
 
     def _strings_at_once(self, formula: Formula) -> list[Node] | None:

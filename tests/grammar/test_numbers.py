@@ -1,0 +1,61 @@
+"""Numbers of schemas: every multiple in a spelling, and what is no integer."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from typing import Any
+
+import jsonschema
+import pytest
+
+from sgrt.core import JsonSchema
+from sgrt.grammar import json_schema
+from tests.grammar.grammar_support import accepts, grammar
+
+NO_INTEGER = {"type": "number", "not": {"type": "integer"}}
+
+
+@pytest.mark.parametrize(
+    ("step", "others"),
+    [
+        (0.25, {}),
+        (0.25, {"minimum": 0, "maximum": 1}),
+        (0.25, {"exclusiveMinimum": 0, "exclusiveMaximum": 1}),
+        (0.05, {"minimum": -1}),
+        (0.01, {"exclusiveMaximum": 1}),
+        (1.5, {}),
+        (0.75, {"type": "integer"}),
+        (0.5, {**NO_INTEGER, "minimum": 0, "maximum": 3}),
+        (None, NO_INTEGER),
+        (None, {**NO_INTEGER, "exclusiveMinimum": -2}),
+        (None, {"oneOf": [{"type": "integer"}, {"minimum": 2}]}),
+    ],
+)
+def test_number_of_few_decimals_is_accepted_exactly_where_it_is_valid(
+    step: float | None, others: dict[str, Any]
+) -> None:
+    """Steps are compared here: `jsonschema` takes 0.15 for no multiple of 0.05."""
+    node = others if step is None else {**others, "multipleOf": step}
+    compiled = grammar(JsonSchema(json.dumps(node)))
+    validator = jsonschema.Draft202012Validator(others)
+    for hundredths in range(-320, 321, 5):
+        value: Any = Fraction(hundredths, 100)
+        is_multiple = step is None or (value / Fraction(str(step))).denominator == 1
+        value = int(value) if value.denominator == 1 else float(value)
+        assert accepts(compiled, json.dumps(value)) == (is_multiple and validator.is_valid(value))
+
+
+def test_number_that_is_no_integer_far_from_0_is_told_to_be_left_out() -> None:
+    statuses = [(e.status, e.why) for e in json_schema.report(json.dumps(NO_INTEGER))]
+    assert any(status == "subset" and "from -16 to 16" in why for status, why in statuses)
+    inside = {**NO_INTEGER, "minimum": 0, "maximum": 5}
+    assert all(e.status != "subset" for e in json_schema.report(json.dumps(inside)))
+
+
+def test_bounds_beyond_exact_numbers_are_told_to_be_moved_in() -> None:
+    node = {"type": "integer", "minimum": -(2**63), "exclusiveMaximum": 2**64}
+    found = {e.keyword: e.status for e in json_schema.report(json.dumps(node))}
+    assert found == {"type": "enforced", "minimum": "subset", "exclusiveMaximum": "subset"}
+    compiled = grammar(JsonSchema(json.dumps(node)))
+    assert accepts(compiled, str(2**53)) and not accepts(compiled, str(2**53 + 1))
