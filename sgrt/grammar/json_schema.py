@@ -12,9 +12,10 @@ exponent, keys in the order of `properties`. Every value between two bounds can 
 to a bound some spellings of the same value (trailing zeros) cannot.
 
 Everything generated is valid. Where not everything valid is generated, `report` says "subset":
-patterns that ECMA-262 and Python read differently, formats (their plain forms; what a format excludes is not generated), `contains` (what
-is searched for stands among the first items), and numbers that are not integers where integers
-are excluded. Keys that no schema names come last, those it names in the order it names them.
+patterns that ECMA-262 and Python read differently, formats (their plain forms; what a format
+excludes is not generated), `contains` (what is searched for stands among the first items), numbers
+that must be no integers (those near 0 or a bound), and bounds beyond 2**53. Keys that no schema
+names come last, those it names in the order it names them.
 
 Arrays of different items (`uniqueItems`) of few values are written out; others are marked, and
 held to it beside the engine (`different`).
