@@ -118,9 +118,8 @@ async def decisions(call: Call) -> Answer:
     questions = [_question(q, f"questions[{i}]") for i, q in enumerate(wire.questions)]
     messages = _messages(wire.input)
     async with call.service.admitted():
-        first = await _ask(
-            call, namespace, messages, questions[0]
-        )  # computes what the others share
+        # the first alone: it computes what the others share
+        first = await _ask(call, namespace, messages, questions[0])
         rest = await asyncio.gather(*(_ask(call, namespace, messages, q) for q in questions[1:]))
     scored = [first, *rest]
     answers = [

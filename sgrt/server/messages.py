@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from sgrt.core import Message, Text
 from sgrt.errors import RequestError
@@ -45,27 +45,25 @@ def read_messages(
 def _in_order_of_calls(messages: Sequence[Message], places: Sequence[str]) -> list[Message]:
     """Templates print results without their ids: what belongs to which call is the order."""
     ordered: list[Message] = []
+    results: list[tuple[int, Message]] = []  # beside each other, with the rank of their calls
     rank: dict[str, int] = {}
     for message, place in zip(messages, places, strict=True):
-        for call in message.extra.get("tool_calls", ()):
-            rank[call["id"]] = len(rank)
-        if message.role != "tool" or "tool_call_id" not in message.extra:
-            ordered.append(message)
-            continue
-        call_id = message.extra["tool_call_id"]
-        if call_id not in rank:
+        call_id = message.extra.get("tool_call_id") if message.role == "tool" else None
+        if call_id is None:
+            ordered += [*_sorted(results), message]
+            results = []
+        elif call_id not in rank:
             at = f"{place}.tool_call_id"
             raise bad_request(f"{at}={call_id!r:.80} is the id of no call before it", at)
-        later = len(ordered)
-        while later and _rank(ordered[later - 1], rank) > rank[call_id]:
-            later -= 1
-        ordered.insert(later, message)
-    return ordered
+        else:
+            results.append((rank[call_id], message))
+        for call in message.extra.get("tool_calls", ()):
+            rank[call["id"]] = len(rank)
+    return [*ordered, *_sorted(results)]
 
 
-def _rank(message: Message, rank: Mapping[str, int]) -> int:
-    """Of the call that a message is the result of; -1 where it is none."""
-    return rank.get(message.extra.get("tool_call_id", ""), -1) if message.role == "tool" else -1
+def _sorted(results: Sequence[tuple[int, Message]]) -> list[Message]:
+    return [message for _, message in sorted(results, key=lambda result: result[0])]
 
 
 def _message(item: Any, at: str) -> Message:
@@ -164,6 +162,27 @@ def _tool_call(call: Any, at: str) -> dict[str, Any]:
         "type": "function",
         "function": {"name": function["name"], "arguments": value},
     }
+
+
+class Asked(Protocol):
+    """Fields of a body that say where a conversation goes on."""
+
+    add_generation_prompt: bool | None
+    continue_final_message: bool | None
+
+
+def begins_answer(wire: Asked) -> bool:
+    """Whether the prompt ends with the beginning of a new message.
+
+    Raises:
+        ApiError: it is to go on with the last one, too.
+    """
+    if wire.continue_final_message and wire.add_generation_prompt:
+        raise bad_request(
+            "add_generation_prompt and continue_final_message contradict each other",
+            "continue_final_message",
+        )
+    return wire.add_generation_prompt is not False and not wire.continue_final_message
 
 
 def chat_prompt(

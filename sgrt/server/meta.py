@@ -15,7 +15,7 @@ from sgrt.errors import SgrtError
 from sgrt.server.body import decode
 from sgrt.server.failures import ApiError, bad_request, from_error
 from sgrt.server.http import Answer, Call
-from sgrt.server.messages import chat_prompt, read_messages
+from sgrt.server.messages import begins_answer, chat_prompt, read_messages
 from sgrt.server.service import Job, Service
 from sgrt.server.tokens import shown
 from sgrt.server.tools import read_tools
@@ -235,12 +235,11 @@ def _texts(wire: TokenizeRequest, service: Service) -> list[Sequence[Text]]:
 
 
 def _conversation(wire: TokenizeRequest, service: Service) -> Sequence[Text]:
-    starts_answer = wire.add_generation_prompt is not False and not wire.continue_final_message
     return chat_prompt(
         service.engine.chat_template,  # type: ignore[arg-type]
         read_messages(wire.messages or []),
         read_tools(wire.tools, None, None),
-        add_generation_prompt=starts_answer,
+        add_generation_prompt=begins_answer(wire),
         continue_final_message=bool(wire.continue_final_message),
         variables=wire.chat_template_kwargs,
     )

@@ -12,7 +12,7 @@ from sgrt.server.failures import bad_request
 from sgrt.server.follow import Follower, merged
 from sgrt.server.held import held_to
 from sgrt.server.http import Answer, Call, EventStream, encode, sse
-from sgrt.server.messages import chat_prompt, read_messages
+from sgrt.server.messages import begins_answer, chat_prompt, read_messages
 from sgrt.server.service import Job, Service
 from sgrt.server.tokens import Spell, by_id, chat_logprob, ended_by, shown
 from sgrt.server.tools import CallReader, Piece, ToolUse, read_tools
@@ -72,11 +72,6 @@ def _check_fixed(wire: ChatRequest) -> None:
         raise bad_request("modalities: this model writes text only", "modalities")
     if wire.reasoning_effort not in (None, "none"):
         raise bad_request("reasoning_effort: this model does not reason apart", "reasoning_effort")
-    if wire.continue_final_message and wire.add_generation_prompt:
-        raise bad_request(
-            "add_generation_prompt and continue_final_message contradict each other",
-            "continue_final_message",
-        )
     check_logprobs_by_id(wire, asked=bool(wire.logprobs))
     if wire.verbosity not in (None, "medium"):
         raise bad_request("verbosity: this model has no such setting", "verbosity")
@@ -140,8 +135,7 @@ def read_chat(wire: ChatRequest, call: Call) -> Chat:
         service.engine.chat_template,  # type: ignore[arg-type]
         read_messages(wire.messages),
         use,
-        add_generation_prompt=wire.add_generation_prompt is not False
-        and not wire.continue_final_message,
+        add_generation_prompt=begins_answer(wire),
         continue_final_message=bool(wire.continue_final_message),
         variables=wire.chat_template_kwargs,
     )
