@@ -19,9 +19,8 @@ from sgrt.lang.state import ProgramState
 _AT_ONCE = 64
 Item = tuple[int, ProgramState]
 Begin = Callable[["Batch", int, Callable[[ProgramState], None]], ProgramState]
-"""Begin item i of a batch, and tell it by `Batch.runs`; the function given is called with its
-state when all of it has ended.
-The batch is given each time, because one that it held would keep all states until a collection."""
+"""Begin item i of a batch, and say so with `Batch.runs`; the function given is called with its state
+when all of it has ended. Who begins items must not hold the batch: a cycle would keep all states."""
 
 
 class Batch:

@@ -471,11 +471,10 @@ class Program:
     def _new_state(
         self, backend: Backend, defaults: Defaults, seed: int | None, deadline_s: float | None
     ) -> ProgramState:
-        run = Run(self._name, backend, defaults, self._num_ahead)
-        trace = Trace(run, seed)
+        trace = Trace(Run(self._name, backend, defaults, self._num_ahead), seed)
         if deadline_s is not None:
             continuations.after(deadline_s, partial(bodies.expire, weakref.ref(trace), deadline_s))
-        return ProgramState(trace, Handle(lock=run.lock), inside=True)
+        return ProgramState(trace, Handle(), inside=True)
 
     def _launch(
         self,

@@ -52,19 +52,8 @@ class Trace:
 
     __slots__ = (
         *("_chat", "_claim", "_is_noted", "_is_open", "_num_selects", "_pending"),
-        *(
-            "broken",
-            "children",
-            "ended",
-            "inherited",
-            "lane",
-            "own",
-            "parts",
-            "run",
-            "seed",
-            "variables",
-        ),
-        *("__weakref__", "past_roles"),
+        *("broken", "children", "ended", "inherited", "lane", "own", "parts", "run", "seed"),
+        *("__weakref__", "past_roles", "variables"),
     )
 
     def __init__(self, run: Run, seed: int | None, parent: Trace | None = None) -> None:
@@ -203,8 +192,9 @@ class Trace:
         try:
             yield
         finally:
-            if chat.current == mine:
-                self._pieces(chat.close(role))
+            with self.run.lock:
+                if chat.current == mine:
+                    self._pieces(chat.close(role))
 
     @contextmanager
     def message(self, role: str) -> Iterator[None]:

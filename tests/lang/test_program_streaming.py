@@ -8,6 +8,7 @@ import pytest
 import sgrt
 from sgrt.core import GenerateResult, Handle, TokenEvent, Usage
 from sgrt.errors import BackendError
+from sgrt.lang.feed import Feed
 
 
 @sgrt.function
@@ -159,6 +160,49 @@ def test_exception_of_user_code_reaches_the_stream_as_it_is(within):
             within(lambda read=read: read(stream()))
         assert caught.value is mine
     assert within(lambda: stream().error()) is mine
+
+
+def everything(s):
+    with s.system():
+        s += "a"
+    s.user("b")
+    s += sgrt.user_begin() + "c" + sgrt.user_end()
+    with s.assistant():
+        s += sgrt.gen("a", stop=".") + sgrt.select("mood", ["sad", "glad"])
+        s += sgrt.gen("many", n=2)
+        s += sgrt.separate_reasoning(sgrt.gen("thought"), "qwen3")
+        with s.var_scope("scope"):
+            s += "d" + sgrt.gen("e")
+    s["own"] = 1
+    s.set_var("other", 2)
+    with s.copy() as child:
+        child += sgrt.gen("copied")
+    children = s.fork(2)
+    with children as forks:
+        forks += sgrt.gen("forked")
+    assert s["forked"]
+
+
+@pytest.mark.parametrize("leave", [lambda state: state.sync(), lambda state: state.cancel()])
+def test_text_is_only_added_by_who_holds_the_lock_of_its_readers(leave, monkeypatch):
+    """Else a reader that looks just then would sleep through it."""
+    added = []
+
+    def checked(method):
+        def call(feed, *args):
+            added.append(feed._lock._is_owned())
+            return method(feed, *args)
+
+        return call
+
+    backend = sgrt.ScriptedBackend(answers)
+    program = sgrt.function(everything)
+    monkeypatch.setattr(Feed, "append_held", checked(Feed.append_held))
+    monkeypatch.setattr(Feed, "close_held", checked(Feed.close_held))
+    leave(program.run(backend=backend))
+    leave(program.run(backend=backend, stream=True))
+    assert len(added) > 30
+    assert all(added)
 
 
 def test_cancelled_stream_ends(within):
