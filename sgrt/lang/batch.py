@@ -126,7 +126,8 @@ class Batch:
         except BaseException as error:
             self.stop(error)
             raise
-        return [state for _, state in sorted(self.finished.now(), key=lambda item: item[0])]
+        states = dict(self.finished.now())
+        return [states[index] for index in range(self.num_items)]
 
     def follow(self) -> Iterator[Item]:
         """Items as they end; leaving early cancels the others."""
