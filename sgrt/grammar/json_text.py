@@ -92,6 +92,8 @@ def dump(value: Any) -> str:
 
 def equality_key(value: Any) -> str:
     """Equal exactly where JSON Schema calls two values equal: 1 is 1.0 but not true."""
+    if isinstance(value, str):
+        return f'"{value}"'  # nothing but a string has such a key
     return _sorted_text(_fold_numbers(value))
 
 

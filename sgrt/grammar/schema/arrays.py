@@ -48,13 +48,10 @@ class Tuple:
                 at.setdefault(atom.index, []).append(atom.item)
         size = max((*(start for start, _ in rests), *(index + 1 for index in at)), default=0)
         items: list[Formula] = []
-        starts = {start for start, _ in rests}
-        for i in range(size):
-            if i == 0 or i in starts or i in at or i - 1 in at:
-                found = [item for start, item in rests if start <= i]
-                items.append(joins(found + at.get(i, [])))
-            else:
-                items.append(items[-1])
+        changes = {0, *(start for start, _ in rests), *at, *(index + 1 for index in at)}
+        for i, end in itertools.pairwise(sorted({i for i in changes if i < size} | {size})):
+            found = [item for start, item in rests if start <= i]
+            items += [joins(found + at.get(i, []))] * (end - i)
         rest = joins([item for _, item in rests])
         low, high = lengths(clause)
         ends = [i for i, item in enumerate([*items, rest]) if item == FALSE]

@@ -192,6 +192,8 @@ class Expander:
         return self._is_key(keys, name, certain=True)
 
     def _is_key(self, keys: Keys, name: str, *, certain: bool) -> bool:
+        if keys.failing is None and not keys.patterns:
+            return (name in keys.names) != keys.others
         asked = (keys, name, certain)
         if asked not in self._has_key:
             if keys.failing is None:
