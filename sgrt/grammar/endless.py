@@ -147,10 +147,12 @@ class _Walk:
             self._walk(self._rules[name], follow)
 
     def _close(self) -> None:
-        grew = True
+        grew, names = True, list(self._rules)
         while grew:
             grew = False
-            for name, node in self._rules.items():
+            names.reverse()  # what rules refer to stands behind them, or else before them
+            for name in names:
+                node = self._rules[name]
                 first, nullable = self._begins(node)
                 if first != self._first[name] or (nullable and name not in self._nullable):
                     self._first[name] = first

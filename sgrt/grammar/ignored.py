@@ -16,14 +16,15 @@ ADDED = (_FIRST, _BEHIND)
 _IGNORED = "%ignore"
 
 
-def woven(rule_set: RuleSet, ignored: list[Node]) -> RuleSet:
+def woven(rule_set: RuleSet, ignored: list[Node], line: int, column: int) -> RuleSet:
     """The grammar with ignored terminals between its own.
 
     Args:
         rule_set: rules with options are read as terminals.
         ignored: terminals.
+        line, column: where that is said.
     """
-    weaver = _Weaver(rule_set, Rep(Ref(_IGNORED), 0, 1))
+    weaver = _Weaver(rule_set, Rep(Ref(_IGNORED, line, column), 0, 1))
     rules = {name: rule_set.rules[name] for name in rule_set.options}
     for name, node in weaver.rules.items():
         rules[name + _FIRST] = weaver.first(node)

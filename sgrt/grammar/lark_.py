@@ -99,7 +99,7 @@ def parse(text: str) -> RuleSet:
     rule_set = parser.parse()
     rule_set.check()
     if parser.ignored:
-        rule_set = woven(rule_set, parser.ignored)
+        rule_set = woven(rule_set, parser.ignored, *parser.place.of(parser.ignored_at))
         rule_set.check()
     endless.check(rule_set)
     return rule_set
@@ -187,6 +187,7 @@ class _Parser:
         self.places: dict[str, int] = {}
         self.name = ""  # of what is being defined
         self.ignored: list[Node] = []
+        self.ignored_at = 0
 
     def parse(self) -> RuleSet:
         while self._skip_newlines().kind != "end":
@@ -274,6 +275,7 @@ class _Parser:
         if token.kind in ("rule", "terminal"):
             self._definition(self._next())
         elif self._take("%ignore"):
+            self.ignored_at = token.pos
             self.name = "%ignore"
             self.ignored.append(self._expansions())
         elif self._take("%import"):

@@ -109,7 +109,7 @@ PLACES: list[tuple[Constraint, str, str, list[str]]] = [
     (Regex(r"(?:\x41|B)C"), "", "x", ["'\\\\x41' at 1:4", "'B' at 1:9"]),
     (Lark(_PAIRS), "ab", "x", ["KEY at 3:6 in pair at 2:7", "pair at 2:11"]),
     (Lark(_PAIRS), "a:3", "1", ["start at 1:14", "value at 4:30 ('maximum' at /)"]),
-    (Lark('start: A B\n%ignore " "\nA: "x"\nB: "y" "z"'), "x ", "z", ["B at 4:4 in start at 1:10", "%ignore at 2:9"]),
+    (Lark('start: A B\n%ignore " "\nA: "x"\nB: "y" "z"'), "x ", "z", ["B at 4:4 in start at 1:10", "%ignore at 2:9 in start at 2:1"]),
     (Lark('start: t "b"\nt[lazy]: /a*,/'), "a,", ",", ["start at 1:10"]),
     (Lark("iso_date"), "2023-02-2", "9", ["MONTH_DAY at 5:12 in start at 2:8"]),
     (Ebnf('root ::= "(" root ")" | item\nitem ::= [0-9]+'), "((4", "x", ["item at 2:10", "root at 1:19"]),

@@ -295,6 +295,7 @@ def test_lark_as_deep_as_allowed_is_enforced_in_any_thread(text: str) -> None:
         ("start: A{2}\nA: / +/", 1, 8),
         ('start: "b" x | x "a"\nx: A\nA: "a"+', 2, 4),
         ("start: A A\nA: /a+/\n%ignore /a/", 1, 8),
+        ('start: "b" " a"\n%ignore " "', 2, 1),
         ('start: ("a"{2,})+ y\ny: B\nB: /b*/ "c"? | "b"\nz: B "b"', 0, 0),
         ('start: x y\nx: /a+/ | "b"\ny: "c"? z\nz: "a" | "d"', 0, 0),
         ('start: "a"+\n%ignore / +/', 0, 0),
