@@ -215,9 +215,14 @@ class Vocabulary:
 
     def _find_growths(self, suffix: bytes, after: bytes) -> list[bytes]:
         """Tokens that begin with ``suffix`` and one of these bytes, or the first of many."""
-        tokens, size = (self._sorted_tokens[i] for i in self._range(suffix)), len(suffix)
-        some = (t for t in tokens if len(t) > size and t[size] in after)
-        return list(islice(some, _MAX_TRIED + 1))
+        size, begun = len(suffix), self._range(suffix)
+        if len(begun) > 8 * len(after):
+            parts = (self._range(suffix + after[i : i + 1]) for i in range(len(after)))
+            begun_so = (self._sorted_tokens[i] for part in parts for i in part)
+        else:
+            begun_so = (t for t in map(self._sorted_tokens.__getitem__, begun) if len(t) > size)
+            begun_so = (t for t in begun_so if t[size] in after)
+        return list(islice(begun_so, _MAX_TRIED + 1))
 
     def _is_written(self, before: bytes, token: bytes) -> bool:
         """Whether the tokens of these bytes, put together, end with this token; True where that

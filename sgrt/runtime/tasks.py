@@ -240,7 +240,14 @@ class GenerateTask:
         return ending or self._append_forced()
 
     def _append_forced(self) -> Step:
-        run = self.matcher.forced()[: self._room()] if self.matcher and self._forced_runs else []
+        if self.matcher is None or not self._forced_runs:
+            return self._took_forced(())
+        if self._num_late >= _SLOW:
+            return Search(self.matcher.forced, self._found_forced)
+        return self._found_forced(self.matcher.forced())
+
+    def _found_forced(self, run: Seq[int]) -> Step:
+        run = run[: self._room()]
         return self._accept(run, partial(self._took_forced, run)) if run else self._took_forced(())
 
     def _took_forced(self, run: Seq[int]) -> Step:

@@ -228,6 +228,23 @@ def test_masks_that_come_late_leave_out_their_rows_and_change_nothing() -> None:
         all_pages_back(engine)
 
 
+def test_forced_text_is_found_beside_the_loop_once_masks_were_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[int, str]] = []
+
+    def forced(self: SlowMatcher) -> list[int]:
+        asked.append((self._length, threading.current_thread().name))
+        return list(self._matcher.forced())
+
+    monkeypatch.setattr(SlowMatcher, "forced", forced, raising=False)
+    with engine_with_slow_masks(lambda length: time.sleep(0.1 * (length in (2, 3)))) as engine:
+        assert list(digits(engine).result(30).token_ids) == oracle(list(b"digits: "), 12, SLOW)
+        assert engine.stats()["late_masks"] >= 2
+    on_loop = [length for length, name in asked if name == "sgrt-engine"]
+    assert on_loop[:4] == [0, 1, 2, 3] and max(on_loop) < 5 and max(asked)[0] == 12
+
+
 def test_step_goes_on_without_the_row_whose_mask_does_not_come() -> None:
     reached, opened = threading.Event(), threading.Event()
 
