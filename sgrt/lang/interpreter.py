@@ -182,7 +182,8 @@ class Lane:
         ends before what was taken earlier, which is still good.
         """
         waiting = [handle for handle in self._working if not handle.done()]
-        waiting += [child.closed() for child in self.children if not child.is_closed]
+        if self.children:
+            waiting += [child.closed() for child in self.children if not child.is_closed]
         if waiting:
             when_all_done(waiting, self.close)
         else:
@@ -203,9 +204,6 @@ class Lane:
 
     def _go_on(self) -> None:
         self._held = False
-        self._drain()
-
-    def _drain(self) -> None:
         while self._queue and not self._held:
             self._step(self._queue.popleft())
 
