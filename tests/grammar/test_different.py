@@ -70,6 +70,7 @@ def spanning_vocabulary() -> Vocabulary:
         ', "',
         '", "',
     ]
+    more += ['b","', " b"]
     tokens = [bytes([i]) for i in range(256)] + [text.encode() for text in more] + [b""]
     end = len(tokens) - 1
     return Vocabulary(tokens, [end], end, lambda text: list(text.encode()), "spanning")
@@ -189,6 +190,21 @@ def test_different_items_can_be_completed_from_every_place(item: dict[str, Any])
             break
         ids.append(rng.choice(allowed))
         matcher.accept(ids[-1:])
+
+
+def test_different_items_token_into_an_array_without_items_left_is_masked() -> None:
+    """A token that ends an item is told from its beginning, which only goes on in it."""
+    vocabulary = spanning_vocabulary()
+    for pattern, first, begun, dead in (
+        ("^abc?$", "abc", "a", b'b","'),
+        ("^a (b|cc)$", "a b", "a", b" b"),
+    ):
+        matcher = compiled(schema_of({"type": "string", "pattern": pattern}), vocabulary).matcher()
+        matcher.accept(list(f'["{first}","{begun}'.encode()))
+        tokens = {vocabulary.tokens[i] for i in allowed_ids(matcher, vocabulary)}
+        assert dead not in tokens
+        assert tokens & {b"b", b" "}
+        assert matcher.explain(vocabulary.tokens.index(dead)) is not None
 
 
 def test_different_items_have_no_limit_that_python_has() -> None:

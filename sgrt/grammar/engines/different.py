@@ -320,7 +320,8 @@ class _Tokens:
         self._by_text: dict[bytes, list[int]] = {}
         self._by_head: dict[bytes, list[int]] = {}
         for token_id, token in enumerate(self._tokens):
-            self._by_text.setdefault(token.lstrip(), []).append(token_id)
+            for text in {token, token.lstrip()}:
+                self._by_text.setdefault(text, []).append(token_id)
             if b'"' in token:
                 head = token[: token.index(b'"') + 1]
                 self._by_head.setdefault(head, []).append(token_id)
@@ -337,8 +338,9 @@ class _Tokens:
         return frozenset(i for i, t in enumerate(self._tokens) if search(t))
 
 
-_Known = dict[int, dict[bytes, bool]]
-"""By depth of an array and text of a spot: whether the item under way can become a new one."""
+_Known = dict[tuple[int, _Items], dict[bytes, bool]]
+"""By depth of an array, its items and text of a spot: whether the item under way can become a new
+one."""
 
 
 class DifferentEngine:
@@ -471,15 +473,13 @@ class DifferentEngine:
             if frame.items is None or (len(spot.frames) == depth + 1 and spot.mode is _Mode.AFTER):
                 continue
             if spot.is_new(frame) is None:
-                alive = known.setdefault(depth, {})
-                if not any(
-                    found and known_text.startswith(spot.text)
-                    for known_text, found in alive.items()
-                ):
-                    if spot.text not in alive:
-                        alive[spot.text] = self._can_become_new(spot, depth, text)
-                    if not alive[spot.text]:
-                        return False
+                alive = known.setdefault((depth, frame.items), {})
+                if spot.text not in alive:
+                    longer = (found and t.startswith(spot.text) for t, found in alive.items())
+                    is_alive = any(longer) or self._can_become_new(spot, depth, text)
+                    alive[spot.text] = is_alive
+                if not alive[spot.text]:
+                    return False
         return True
 
     def _can_become_new(self, spot: Spot, depth: int, text: bytes) -> bool:
