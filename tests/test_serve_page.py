@@ -43,7 +43,10 @@ _REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("/v1/chat/completions", {**_CHAT, "skip_special_tokens": False}),
     ("/v1/chat/completions", {**_CHAT, "regex": "a", "ebnf": "root ::= [a]"}),
     ("/v1/chat/completions", {**_CHAT, "model": "gpt-4o"}),
-    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi", "name": "Ada"}]}),
+    (
+        "/v1/chat/completions",
+        {"messages": [{"role": "assistant", "content": "hi", "reasoning_content": "hm"}]},
+    ),
     ("/v1/chat/completions", {**_CHAT, "prompt_cache_options": {"mode": "explicit"}}),
     ("/v1/completions", {**_TEXT, "best_of": 3}),
     ("/v1/completions", {**_TEXT, "suffix": "!"}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from sgrt.core import Message, Text
@@ -214,7 +215,7 @@ def chat_prompt(
         if name not in template.variables:
             place = f"chat_template_kwargs.{name:.80}"
             raise bad_request(f"{place}: the model's template has no such variable", place)
-    _check_shown(template, messages, at)
+    messages = _with_all_shown(template, messages, at)
     shows_tools = "tools" in template.variables and BEGIN in template.source
     tools = use.tools if use.mode != "none" else ()
     if not shows_tools:
@@ -233,17 +234,25 @@ def chat_prompt(
         raise from_error(error, param=at) from error
 
 
-def _check_shown(template: JinjaChatTemplate, messages: Sequence[Message], at: str) -> None:
-    """Refuse what the template would leave out; results of tools are told apart by their calls."""
+def _with_all_shown(
+    template: JinjaChatTemplate, messages: Sequence[Message], at: str
+) -> list[Message]:
+    """Names that the template leaves out, in front of the text; those of tools' results tell
+    nothing that their calls do not.
+
+    Raises:
+        ApiError: the template leaves out what was thought.
+    """
+    found = []
     for i, message in enumerate(messages):
-        shown = {
-            "name": message.role == "tool" or _shows_name(template, message.role),
-            "reasoning_content": "reasoning_content" in template.source,
-        }
-        for key, is_shown in shown.items():
-            if key in message.extra and not is_shown:
-                place = f"{at}[{i}].{key}" if at == "messages" else at
-                raise bad_request(f"{place}: the model's template has no place for it", place)
+        if "reasoning_content" in message.extra and "reasoning_content" not in template.source:
+            place = f"{at}[{i}].reasoning_content" if at == "messages" else at
+            raise bad_request(f"{place}: the model's template has no place for it", place)
+        name = message.extra.get("name")
+        if name is not None and message.role != "tool" and not _shows_name(template, message.role):
+            message = replace(message, content=f"{name}: {message.content}")
+        found.append(message)
+    return found
 
 
 @functools.lru_cache(maxsize=64)
