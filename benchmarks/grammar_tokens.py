@@ -5,7 +5,8 @@
 Valid instances of real schemas are written as a model that wants just them would write them, as
 the engine does it: where the grammar leaves one text, its tokens are appended without the model
 (`Matcher.forced`); tokens that are likely then (`Matcher.guess`) are computed along with them, and
-where the text goes on with them they cost no step of their own; every other token costs one.
+where the text goes on with them they cost no step of their own, until they are wrong too often;
+every other token costs one.
 Counted are the instances that sgrt accepts, keys in the schema's order, for every policy of
 separators; and the steps that there would be without guesses.
 """
@@ -28,6 +29,7 @@ from sgrt.errors import ConstraintError
 from sgrt.grammar.compiler import GrammarCompiler
 from sgrt.grammar.matcher import Matcher
 from sgrt.grammar.vocabulary import Vocabulary
+from sgrt.runtime.tasks import MIN_DRAFT_SCORE
 
 POLICIES: dict[Any, tuple[str, str]] = {"compact": (",", ":"), "fixed": (", ", ": ")}
 
@@ -40,6 +42,7 @@ def write(
     planned: list[int] = []  # tokens of the rest of the text
     ahead: list[int] = []  # tokens that the last step computed ahead of the text
     is_known = False  # whether it tells what follows here
+    score = 0  # guesses that were right less those that were wrong
     while at < len(text):
         run = matcher.forced()
         if run:
@@ -49,7 +52,7 @@ def write(
             run, planned = planned[:1], planned[1:]
             if not is_known:
                 num_steps += 1
-                ahead = matcher.guess() if guesses else []
+                ahead = matcher.guess() if guesses and score >= MIN_DRAFT_SCORE else []
         spelled = vocabulary.bytes_of(run)
         if not text.startswith(spelled, at):
             return None
@@ -57,7 +60,10 @@ def write(
             matcher.accept(run)
         except ConstraintError:
             return None
-        is_known, ahead = bool(ahead) and ahead[: len(run)] == run, ahead[len(run) :]
+        was_ahead, is_known = bool(ahead), bool(ahead) and ahead[: len(run)] == run
+        ahead = ahead[len(run) :] if is_known else []
+        if was_ahead and not ahead:
+            score += 1 if is_known else -1
         num_tokens += len(run)
         at += len(spelled)
     return (num_tokens, num_steps) if matcher.is_complete else None

@@ -36,7 +36,7 @@ from sgrt.runtime.sampler import Token
 from sgrt.runtime.sequence import Sequence
 from sgrt.runtime.trie import Branch
 
-_MIN_DRAFT_SCORE = -2
+MIN_DRAFT_SCORE = -2
 """Below that, what the model writes is not what is computed ahead: no more of it."""
 
 _SLOW = 2
@@ -199,7 +199,7 @@ class GenerateTask:
         self._score_draft()
         if self.matcher is None or not self._forced_runs or self._penalised or self._num_late:
             return []
-        if self._draft_score < _MIN_DRAFT_SCORE:
+        if self._draft_score < MIN_DRAFT_SCORE:
             return []
         matcher, ids = self.matcher, self.matcher.guess()[: self._room() - 1]
         self._draft = len(self._output), ids

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 import sgrt
 from sgrt.backends.local import Engine
 from sgrt.core import Choices, Generate, JsonSchema, Regex, SamplingParams, Text
+from sgrt.grammar.engines.llguidance_ import LLMatcher
 
 pytestmark = pytest.mark.model
 
@@ -101,6 +102,23 @@ def test_constraints_hold_and_forced_runs_are_counted(engine: Engine) -> None:
     result = engine.generate("A person: ", constraint=PERSON, max_tokens=60, temperature=0)
     assert result.usage.forced > 2
     assert result.usage.forced + result.usage.sampled == len(result.token_ids)
+
+
+def test_text_with_tokens_computed_ahead_is_the_same_in_fewer_steps(
+    engine: Engine, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if device != "cpu":
+        pytest.skip("equal bits are promised on CPUs")
+    constraint = JsonSchema(PERSON.schema, separators="fixed")
+    found, steps = [], []
+    for _ in range(2):
+        before = engine.stats()["steps"]
+        for prompt in PROMPTS[:2]:
+            options = {"temperature": 0.8, "seed": 2, "max_tokens": 24}
+            found.append(engine.generate(prompt, constraint=constraint, **options).token_ids)
+        steps.append(engine.stats()["steps"] - before)
+        monkeypatch.setattr(LLMatcher, "guess", lambda matcher: [])
+    assert found[:2] == found[2:] and steps[0] < steps[1]
 
 
 def test_sampling_repeats_with_its_seed_and_obeys_the_constraint(engine: Engine) -> None:

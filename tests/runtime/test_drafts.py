@@ -27,7 +27,7 @@ Guess = Callable[[Any], list[int]]
 
 
 def draft_with(patch: pytest.MonkeyPatch, guess: Guess) -> None:
-    patch.setattr("sgrt.runtime.tasks._MIN_DRAFT_SCORE", -1_000)
+    patch.setattr("sgrt.runtime.tasks.MIN_DRAFT_SCORE", -1_000)
     for matcher in (LLMatcher, TableMatcher, TrieMatcher):
         patch.setattr(matcher, "guess", guess)
 
@@ -59,9 +59,9 @@ def any_guess(seed: int) -> Guess:
     return guess
 
 
-@pytest.mark.parametrize("cache", [True, False])
-@pytest.mark.parametrize("chunk", [4, 512])
-@pytest.mark.parametrize("retract", [0, 3])
+@pytest.mark.parametrize(
+    "cache, chunk, retract", [(True, 4, 3), (True, 512, 0), (False, 4, 0), (False, 512, 3)]
+)
 def test_greedy_text_under_any_draft_and_schedule_is_the_same(
     cache: bool, chunk: int, retract: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
