@@ -200,6 +200,57 @@ def test_tool_choice_says_which_tools_and_how(choice: Any, mode: str, names: lis
 
 @pytest.mark.parametrize("mode", ["auto", "required"])
 def test_tool_choice_of_responses_is_flat(mode: str) -> None:
+    named = {"type": "function", "name": "other"}
+    allowed = {"type": "allowed_tools", "mode": mode, "tools": [named]}
+    use = read_tools(FLAT_TOOLS, allowed, None, flat=True)
+    assert (use.mode, [tool.name for tool in use.tools]) == (mode, ["other"])
+    use = read_tools(FLAT_TOOLS, named, None, flat=True)
+    assert (use.mode, [tool.name for tool in use.tools]) == ("named", ["other"])
+
+
+@pytest.mark.parametrize(
+    ("choice", "param"),
+    [
+        ("some", "tool_choice"),
+        ({"type": "function"}, "tool_choice"),
+        ({"type": "function", "function": {"name": "absent"}}, "tool_choice"),
+        ({"type": "custom", "custom": {"name": "other"}}, "tool_choice"),
+        ({"type": "allowed_tools"}, "tool_choice.allowed_tools.tools"),
+        (
+            {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}},
+            "tool_choice.allowed_tools.tools",
+        ),
+        (
+            {"type": "allowed_tools", "allowed_tools": {"mode": "any", "tools": [NAMED]}},
+            "tool_choice.allowed_tools.mode",
+        ),
+        (
+            {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [NAMED, {}]}},
+            "tool_choice.allowed_tools.tools[1]",
+        ),
+    ],
+)
+def test_tool_choice_that_means_nothing_names_its_place(choice: Any, param: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        read_tools([*TOOLS, OTHER], choice, None)
+    assert (caught.value.status, caught.value.param) == (400, param)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_results_of_tools_are_shown_in_the_order_of_their_calls(kind: str) -> None:
+    template = KINDS[kind]
+    swapped = [*CONVERSATION[:3], CONVERSATION[4], CONVERSATION[3], *CONVERSATION[5:]]
+    use = read_tools(TOOLS, None, None)
+    assert _shown(template, swapped, use) == _shown(template, CONVERSATION, use)
+
+
+SHOWS_NAMES = (
+    "{% for m in messages %}{{ m.role }} {{ m.name or '' }}: {{ m.content }}\n{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("role", ["system", "user", "assistant"])
+def test_name_is_shown_where_the_template_has_it_else_in_front_of_the_text(role: str) -> None:
     hi, named = {"role": "user", "content": "Hi"}, {"role": role, "content": "x", "name": "Ada"}
     messages = {"system": [named, hi], "user": [named], "assistant": [hi, named]}[role]
     for template in (SHOWS_NAMES, TAKING_TURNS):
