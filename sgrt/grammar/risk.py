@@ -9,6 +9,7 @@ takes long; that shows only as it runs.)
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import fields, is_dataclass
 from decimal import Decimal
@@ -20,7 +21,8 @@ from sgrt.grammar import json_text
 
 MAX_BYTES = 64 * 1024
 MAX_STEP = 10_000
-"""Product of the digits of all `multipleOf`: the engine builds a state per remainder, unbounded."""
+"""Least common multiple of the digits of all `multipleOf`: the engine builds a state for each way
+in which remainders meet, unbounded."""
 MAX_REPEATS = 10_000
 """Product of the counted repeats in grammars and compositions."""
 
@@ -80,7 +82,7 @@ def _schema_risk(text: str) -> str | None:
     while todo:
         node = todo.pop()
         if isinstance(node, dict):
-            step *= _digits(node.get("multipleOf"))
+            step = math.lcm(step, _digits(node.get("multipleOf")))
             if step > MAX_STEP:
                 return f"multipleOf of {step} steps"
             todo += node.values()

@@ -242,6 +242,7 @@ def test_risk_of_what_multiplies_is_seen(constraint: Constraint, why: str) -> No
         Choices(("a" * MAX_BYTES,) * 2),
         JsonSchema('{"type":"number","multipleOf":0.01,"maximum":1e300}'),
         JsonSchema('{"properties":{"multipleOf":{"maxLength":100000}}}'),
+        JsonSchema('{"anyOf":[{"multipleOf":5000},{"multipleOf":2500},{"multipleOf":5000}]}'),
         JsonSchema("not json"),
         JsonSchema('{"const":"' + "a" * MAX_BYTES + '"}'),
         Substring("1,000,000 and 2,000,000 and {9000}"),
