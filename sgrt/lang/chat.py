@@ -64,7 +64,12 @@ class Piece:
 
 class Spelling:
     """One template's layouts, computed once per sequence of roles. Shared by all programs on the
-    template that begin on the same day, which templates may print."""
+    template that begin on the same day, which templates may print.
+
+    Attributes:
+        day: the day.
+        edge: how many messages at the start `shorten` never leaves out.
+    """
 
     def __init__(self, template: ChatTemplate) -> None:
         self.day = datetime.date.today()
@@ -73,11 +78,7 @@ class Spelling:
         self._known: dict[tuple[object, ...], Layout] = {}
         self._num_known = 0
         self._cut = _Cut.of(template)
-
-    @property
-    def edge(self) -> int:
-        """How many messages at the start are never left out."""
-        return 0 if self._cut is None else self._cut.edge
+        self.edge = 0 if self._cut is None else self._cut.edge
 
     def shorten(self, roles: Sequence[str]) -> tuple[str, ...]:
         """The roles, of which a middle may be missing that makes no difference."""
@@ -143,7 +144,8 @@ class _Cut:
         if numbers is None:
             return None
         period = math.lcm(2, *(number for number in numbers if number))
-        return None if period > _MAX_PERIOD else cls(max(numbers, default=0) + _AROUND, period)
+        edge = max(numbers, default=0) + 2 * _AROUND  # the first messages may be of their own kind
+        return None if period > _MAX_PERIOD else cls(edge, period)
 
     def applied(self, roles: Sequence[str]) -> tuple[str, ...]:
         edge, period = self.edge, self.period
@@ -319,7 +321,7 @@ class Chat:
             self._held_system = ""
             return [] if not generated else self._enter(generated=True)
         layout = self._layout()
-        self._check(layout.gaps)
+        self._check(layout)
         pieces = self._send_held(layout)
         self._strips = layout.strips[-1]
         return [*pieces, *self._send(self._opening(layout, generated))]
@@ -388,32 +390,45 @@ class Chat:
         num = len(self._roles)
         try:
             layout = spelling.layout(short)
-            if len(short) < num >= 2 * self._num_checked:
-                whole = spelling.layout(tuple(self._roles))
-                self._check(whole.gaps)
-                self._num_checked = num
-                if whole.gaps[-2:] != layout.gaps[-2:] or whole.strips[-1] != layout.strips[-1]:
-                    spelling.never_shorten()
-                    return whole
-            return layout
+            if len(short) == num:
+                return layout
+            is_wrong = self._rewritten_by(layout) is not None
+            if not is_wrong and num < 2 * self._num_checked:
+                return layout
+            whole = spelling.layout(tuple(self._roles))
+            self._check(whole)
+            self._num_checked = num
+            if is_wrong or (whole.gaps[-2:], whole.strips[-1]) != (
+                layout.gaps[-2:],
+                layout.strips[-1],
+            ):
+                spelling.never_shorten()
+            return whole
         except RequestError as error:
             raise self._error(
                 f"the chat template refuses the roles {', '.join(short)}: {error.message}"
             ) from error
 
-    def _check(self, gaps: tuple[str, ...]) -> None:
-        """What was sent still stands in the new rendering.
+    def _check(self, layout: Layout) -> None:
+        """What was sent still stands in the new rendering."""
+        if (changed := self._rewritten_by(layout)) is not None:
+            raise self._rewritten(*changed)
+
+    def _rewritten_by(self, layout: Layout) -> tuple[str, str] | None:
+        """What was sent and does not stand in a rendering, and what stands there.
 
         An assistant message may have been opened with less than the template writes into a
         finished one (an empty block of thoughts, a space): the model writes that itself.
         """
+        gaps = layout.gaps
         num_missing = len(self._roles) + 1 - len(gaps)
         num_sent = min(len(self._sent), len(self._roles) - 1)
         for i, now in enumerate(gaps[: num_sent - num_missing]):
             at = i + num_missing if i >= self._spelling.edge else i
             sent, role = self._sent[at], self._roles[at]
             if sent != now and not (role == "assistant" and now.startswith(sent)):
-                raise self._rewritten(sent, now)
+                return sent, now
+        return None
 
     def _rewritten(self, sent: str, now: str) -> ProgramError:
         return self._error(

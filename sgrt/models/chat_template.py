@@ -305,8 +305,7 @@ def _compile(source: str) -> tuple[jinja2.Template, frozenset[str], frozenset[in
     try:
         tree = env.parse(source)
         variables = frozenset(meta.find_undeclared_variables(tree))
-        constants = [node.value for node in tree.find_all(nodes.Const)]
-        numbers = frozenset(abs(value) for value in constants if type(value) is int)
+        numbers = frozenset(_numbers(tree))
         env.extensions[_Meter.identifier].install(tree)  # type: ignore[attr-defined]
         template = env.template_class.from_code(env, env.compile(tree), env.make_globals(None))
         return template, variables, numbers
@@ -314,6 +313,18 @@ def _compile(source: str) -> tuple[jinja2.Template, frozenset[str], frozenset[in
         raise ModelError(f"chat template, line {error.lineno}: {error.message}") from error
     except (RecursionError, SyntaxError) as error:
         raise ModelError("the chat template is nested too deeply") from error
+
+
+def _numbers(tree: nodes.Template) -> Iterator[int]:
+    """Integers that a template names, and the lengths of its cycles."""
+    for node in tree.find_all((nodes.Const, nodes.Call)):
+        if isinstance(node, nodes.Call):
+            called = node.node
+            name = getattr(called, "attr", None) or getattr(called, "name", None)
+            if name in ("cycle", "cycler"):
+                yield len(node.args)
+        elif isinstance(node, nodes.Const) and type(node.value) is int:
+            yield abs(node.value)
 
 
 def _to_json(

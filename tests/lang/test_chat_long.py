@@ -13,6 +13,10 @@ COUNTING = (  # every fifth message is marked
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ '!' if loop.index % 5 == 0 }}>"
     "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+CYCLING = (  # a mark that comes and goes
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ loop.cycle('', '', '', '!', '') }}>"
+    "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 ENDED = (  # internlm2: an end of text behind the last message, wherever that is
     "{{ bos_token }}{% for m in messages %}<im>{{ m.role }}\n{{ m.content }}</im>\n{% endfor %}"
     "{% if add_generation_prompt %}<im>assistant\n{% else %}{{ eos_token }}{% endif %}"
@@ -57,7 +61,7 @@ def rendered(template, messages):
 
 
 @pytest.mark.parametrize("system", [False, True])
-@pytest.mark.parametrize("source", [HEADERS, INST, TURNS, GATHERED, THINKING, COUNTING])
+@pytest.mark.parametrize("source", [HEADERS, INST, TURNS, GATHERED, THINKING, CYCLING, COUNTING])
 def test_long_conversation_equals_the_full_rendering(source, system):
     template = Counted(source)
     sent, messages = run(template, 45, system=system)
@@ -67,13 +71,21 @@ def test_long_conversation_equals_the_full_rendering(source, system):
     assert sent == whole
 
 
-@pytest.mark.parametrize("source", [HEADERS, INST, TURNS, THINKING, COUNTING, ENDED])
+@pytest.mark.parametrize("source", [INST, THINKING, COUNTING, CYCLING, ENDED])
 def test_conversation_twice_as_long_renders_at_most_twice_as_many_messages(source):
     short, long = Counted(source), Counted(source)
     run(short, 100)
     run(long, 200)
     assert long.num_rendered < 2.2 * short.num_rendered
     assert long.num_rendered < 40 * 200
+
+
+@pytest.mark.parametrize("source", [HEADERS, GATHERED, THINKING])
+def test_conversation_with_instructions_renders_no_more(source):
+    plain, instructed = Counted(source), Counted(source)
+    run(plain, 60)
+    run(instructed, 60, system=True)
+    assert instructed.num_rendered < 1.2 * plain.num_rendered
 
 
 @pytest.mark.parametrize("numbers", [frozenset(), frozenset({3})])  # it has a 5
