@@ -211,7 +211,6 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("program", [echo, forking])
 def test_states_end_with_who_holds_them_and_need_no_garbage_collection(way, program):
-    gc.collect()
     gc.disable()
     try:
         states = WAYS[way](program, [(str(i),) for i in range(10)], backend(latency=0.001))
