@@ -463,6 +463,8 @@ TWO_KEYS = {"dependentRequired": {"a": ["b"]}, "minProperties": 2, "maxPropertie
         ({"type": "object", "not": {"propertyNames": {"not": {"pattern": "^a"}}}}, ['{"ab":1}'], ["{}", '{"ba":1}']),
         ({"type": "object", "properties": {"a": {}, "b": {"type": "null"}}, "not": {"patternProperties": {"^[ax]": {"type": "null"}}}}, ['{"a":1}', '{"a":1,"b":null}', '{"b":null,"x":1}', '{"a":null,"x":2}'], ["{}", '{"a":null}', '{"b":1,"x":1}', '{"x":null}', '{"x":1,"x":null}']),
         ({"type": "object", "maxProperties": 1, "not": {"patternProperties": {"^a": {"type": "null"}}}}, ['{"a":1}'], ["{}", '{"a":null}', '{"b":1}', '{"a":1,"b":1}']),
+        ({"type": "object", "not": {"propertyNames": {"not": {"enum": ["a", "b"]}}}}, ['{"a":1}', '{"b":1,"c":2}', '{"a":1,"b":2,"c":3}'], ["{}", '{"c":1}']),
+        ({"type": "object", "not": {"anyOf": [{"propertyNames": {"not": {"enum": list(names)}}} for names in ("ac", "bc")]}, "minProperties": 2}, ['{"a":1,"b":2,"x":3}', '{"c":1,"x":2}'], ['{"c":1}', '{"a":1,"x":2}', "{}"]),
         ({"type": "object", "not": {"propertyNames": False}}, ['{"x":1}', '{"x":1,"y":2}'], ["{}"]),
         ({"type": "object", "patternProperties": {"^[a-d]$": True}, "additionalProperties": False, **TWO_KEYS}, ['{"b":2,"a":1}', '{"b":1,"c":2,"d":3}'], ['{"a":1}', '{"a":1,"c":2}', '{"a":1,"b":1,"c":1,"d":1}', '{"b":1,"b":1}', '{"c":1,"e":1}']),
         ({"type": "array", "contains": {"const": 1}}, ["[" + "0," * 20 + "1]"], ["[0,0]", "[]"]),
@@ -481,6 +483,13 @@ def test_schema_beyond_the_engine_is_enforced(node: Any, good: list[str], bad: l
         assert accepts(compiled, text), text
     for text in bad:
         assert not accepts(compiled, text), text
+
+
+def test_schema_whose_values_are_left_out_is_not_called_unsatisfiable() -> None:
+    node = {"type": "string", "format": "date", "pattern": "^0000"}
+    with pytest.raises(UnsupportedSchema, match="nothing that could be generated satisfies") as e:
+        grammar(schema_of(node))
+    assert e.value.hint == "at /: the plain forms of date"
 
 
 def test_schema_list_of_items_is_refused_where_the_draft_has_none() -> None:

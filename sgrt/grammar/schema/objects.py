@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import cached_property, lru_cache, reduce
 from operator import or_
 from typing import Any
@@ -49,8 +50,8 @@ class Object:
 
     def __init__(self, clause: Clause, expander: Expander) -> None:
         self._expander = expander
-        self._clause = clause
-        self._rules = [self._listed(a) for a in clause if isinstance(a, Properties)]
+        self._clause = clause = _listed(clause, expander)
+        self._rules = [a for a in clause if isinstance(a, Properties)]
         self.required = {a.name: a for a in clause if isinstance(a, Has) and a.present}
         self._absent = {a.name for a in clause if isinstance(a, Has) and not a.present}
         self._values: dict[str, list[Formula]] = {}
@@ -89,25 +90,6 @@ class Object:
         found = list(self._values.get(name, ()))
         found += (r.value for r in self._rules if self._expander.has_key(r.keys, name))
         return self._expander.joins(found)
-
-    def _listed(self, rule: Properties) -> Properties:
-        """Keys that fail an enumeration are all but those in it."""
-        known = self._expander.listed
-        if rule.keys not in known:
-            known[rule.keys] = self._all_but_listed(rule.keys)
-        keys = known[rule.keys]
-        return rule if keys == rule.keys else Properties(rule.pointer, keys, rule.value)
-
-    def _all_but_listed(self, keys: Keys) -> Keys:
-        if keys.failing is None:
-            return keys
-        names: set[str] = set()
-        for clause in self._expander.clauses(keys.failing, "string"):
-            listed = next((a.values for a in clause if isinstance(a, OneOf)), None)
-            if listed is None:
-                return keys
-            names |= {v for v in listed if all(self._expander.holds(v, a) for a in clause)}
-        return Keys(frozenset(names), others=True)
 
     # keys that are not named
 
@@ -286,6 +268,40 @@ def _and_also(one: Formula | None, other: Formula | None) -> Formula | None:
     return None if one is None or other is None else both((one, other))
 
 
+def _listed(clause: Clause, expander: Expander) -> Clause:
+    """The same, with keys that an enumeration tells named."""
+    return tuple(
+        replace(a, keys=_listed_keys(a.keys, expander))
+        if isinstance(a, (Properties, SomeProperty)) and a.keys.failing is not None
+        else a
+        for a in clause
+    )
+
+
+def _listed_keys(keys: Keys, expander: Expander) -> Keys:
+    known = expander.listed
+    if keys not in known:
+        assert keys.failing is not None
+        satisfying = _enumerated(keys.failing, expander)
+        failing = None if satisfying is not None else _enumerated(negate(keys.failing), expander)
+        if satisfying is not None:
+            known[keys] = Keys(satisfying, others=True)
+        else:
+            known[keys] = keys if failing is None else Keys(failing)
+    return known[keys]
+
+
+def _enumerated(formula: Formula, expander: Expander) -> frozenset[str] | None:
+    """All strings that satisfy a formula, where an enumeration says which; else None."""
+    names: set[str] = set()
+    for clause in expander.clauses(formula, "string"):
+        values = next((a.values for a in clause if isinstance(a, OneOf)), None)
+        if values is None:
+            return None
+        names |= {v for v in values if all(expander.holds(v, a) for a in clause)}
+    return frozenset(names)
+
+
 def _written(keys: Automaton, known: Iterable[str]) -> str | None:
     """A pattern for keys, one that is known if it can be; None where it gets too long.
 
@@ -306,6 +322,7 @@ _MAX_BESIDE = 6
 
 def is_whole(clause: Clause, expander: Expander) -> bool:
     """Whether `choose` leaves nothing out."""
+    clause = _listed(clause, expander)
     searches = [a.keys for a in clause if isinstance(a, SomeProperty)]
     if all(not k.patterns and not k.others and k.failing is None for k in searches):
         return True
@@ -314,6 +331,7 @@ def is_whole(clause: Clause, expander: Expander) -> bool:
 
 def choose(clause: Clause, expander: Expander) -> Iterator[Clause]:
     """Clauses without `SomeProperty` that together are a clause, as far as `is_whole` says."""
+    clause = _listed(clause, expander)
     searched = next((a for a in clause if isinstance(a, SomeProperty)), None)
     if searched is None:
         yield clause

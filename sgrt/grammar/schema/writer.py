@@ -34,6 +34,7 @@ _MANY_STRINGS = 3
 """Alternatives about strings; more are made one automaton."""
 _MAX_INLINE = 12
 """Schemas written inside one another; deeper ones are referred to."""
+_MAX_HINTS = 3
 
 
 class Writer:
@@ -313,21 +314,28 @@ class Writer:
                 definitions |= {} if number == start else {name: node}
                 targets.append((ref, node))
                 ref["$ref"] = name if name == "#" else f"#/$defs/{name}"
-        _check(root, definitions, targets)
+        if not _prune(root, definitions, targets):
+            raise self._unsatisfied()
         return {**root, "$defs": definitions} if definitions else root
 
+    def _unsatisfied(self) -> UnsupportedSchema:
+        """Nothing satisfies what is written; who left some values out cannot say that of all."""
+        left_out = [e for e in self._reader.entries.values() if e.status == "subset"]
+        if not left_out:
+            hint = "something is required of a value that excludes it"
+            return UnsupportedSchema("no value satisfies this schema", hint=hint)
+        why = "nothing that could be generated satisfies this schema"
+        hint = "; ".join(f"at {e.pointer or '/'}: {e.why}" for e in left_out[:_MAX_HINTS])
+        return UnsupportedSchema(why, hint=hint)
 
-def _check(root: Node, definitions: dict[str, Node], targets: list[tuple[Node, Node]]) -> None:
-    """Bound the nesting, and prune what nothing satisfies."""
+
+def _prune(root: Node, definitions: dict[str, Node], targets: list[tuple[Node, Node]]) -> bool:
+    """Bound the nesting, and prune what nothing satisfies; False where that is all."""
     graph = productive.Graph(root, {id(ref): target for ref, target in targets})
     for start in (root, *definitions.values()):
         graph.add_tree(start)
     graph.check_depth()
-    if not graph.prune():
-        raise UnsupportedSchema(
-            "no value satisfies this schema",
-            hint="something is required of a value that excludes it",
-        )
+    return graph.prune()
 
 
 def _of_types(kinds: list[str]) -> Node:
