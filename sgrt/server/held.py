@@ -9,20 +9,15 @@ from sgrt.server.tools import ToolUse
 from sgrt.server.wanted import Wanted
 
 
-def held_to(
-    service: Service, asked: Wanted | None, use: ToolUse, *, at: str | None = None
-) -> Wanted | None:
+def held_to(service: Service, asked: Wanted | None, use: ToolUse) -> Wanted | None:
     """What the text of an answer is held to, or None.
 
     Args:
         asked: by the response format.
-        at: where this interface spells the response format.
 
     Raises:
         ApiError: the arguments of a tool cannot be enforced; names the tool.
     """
-    if asked is not None and at is not None:
-        asked = Wanted(asked.constraint, at)
     if not use.active:
         return asked
     for tool in use.tools:

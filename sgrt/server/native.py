@@ -237,7 +237,7 @@ def _prompt(
     service = call.service
     params = decode(sampling, NativeSampling, at="sampling_params")
     _check_sampling(params)
-    asked = wanted(params)
+    asked = wanted(params, "sampling_params")
     check_limit("top_logprobs_num", top, service.config.max_logprobs)
     if top and not logprobs:
         raise bad_request("top_logprobs_num needs return_logprob=true", "top_logprobs_num")
@@ -263,7 +263,7 @@ def _prompt(
         stop_regex=stop_patterns(params, service.config),
         n=num_choices(params, service.config),
         prompt_at=at,
-        constraint_at=f"sampling_params.{asked.at}" if asked else None,
+        constraint_at=asked.at if asked else None,
         spelling=_SPELLING,
         namespace=call.namespace + (wire.extra_key or "") + (wire.cache_salt or ""),
         priority=wire.priority or 0,

@@ -177,19 +177,18 @@ def read_chat(wire: ChatRequest, call: Call) -> Chat:
 
 
 def _max_tokens(wire: ChatRequest, service: Service) -> int:
-    both = {wire.max_tokens, wire.max_completion_tokens} - {None}
-    if len(both) > 1:
+    given = {
+        name: value
+        for name in ("max_completion_tokens", "max_tokens")
+        if (value := getattr(wire, name)) is not None
+    }
+    if len(set(given.values())) > 1:
         raise bad_request("max_tokens and max_completion_tokens differ", "max_tokens")
-    given = (
-        wire.max_completion_tokens if wire.max_completion_tokens is not None else wire.max_tokens
-    )
-    if given is None:
-        return service.config.default_max_tokens or service.engine.context_len
-    if given < 1:
-        raise bad_request(
-            f"max_completion_tokens={given}: must be an integer >= 1", "max_completion_tokens"
-        )
-    return given
+    for name, value in given.items():
+        if value < 1:
+            raise bad_request(f"{name}={value}: must be an integer >= 1", name)
+    default = service.config.default_max_tokens or service.engine.context_len
+    return next(iter(given.values()), default)
 
 
 def _num_logprobs(wire: ChatRequest, service: Service) -> int | None:

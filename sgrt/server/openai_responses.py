@@ -17,9 +17,8 @@ from sgrt.server.responses_input import read_input
 from sgrt.server.service import Job, Service
 from sgrt.server.tokens import chat_logprob, ending
 from sgrt.server.tools import CallReader, Piece, ToolUse, read_tools
-from sgrt.server.wanted import wanted
+from sgrt.server.wanted import Wanted, wanted_format
 from sgrt.server.wire import (
-    Constrained,
     Sampling,
     StreamOptions,
     check_caching,
@@ -130,7 +129,7 @@ def _read(wire: ResponsesRequest, call: Call) -> Response:
         at="input",
         variables=wire.chat_template_kwargs,
     )
-    held = held_to(service, wanted(_format(wire.text)), use, at="text.format")
+    held = held_to(service, _format(wire.text), use)
     limit = wire.max_output_tokens
     if limit is not None and limit < 1:
         raise bad_request(
@@ -225,8 +224,8 @@ def _check_fixed(wire: ResponsesRequest) -> None:
         raise bad_request(f"top_logprobs needs include=[{_LOGPROBS!r}]", "top_logprobs")
 
 
-def _format(text: Mapping[str, Any] | None) -> Constrained:
-    """``text`` as chat completions would put it."""
+def _format(text: Mapping[str, Any] | None) -> Wanted | None:
+    """What ``text.format`` holds the answer to."""
     for key in text or {}:
         if key not in ("format", "verbosity"):
             raise bad_request(f"unknown field 'text.{key:.80}'", f"text.{key:.80}", "unknown_field")
@@ -234,13 +233,10 @@ def _format(text: Mapping[str, Any] | None) -> Constrained:
         raise bad_request("text.verbosity: this model has no such setting", "text.verbosity")
     given = (text or {}).get("format")
     if given is None:
-        return Constrained()
+        return None
     if not isinstance(given, Mapping):
         raise bad_request("text.format must be an object", "text.format")
-    if given.get("type") == "json_schema":
-        inner = {k: v for k, v in given.items() if k != "type"}
-        return Constrained(response_format={"type": "json_schema", "json_schema": inner})
-    return Constrained(response_format=dict(given))
+    return wanted_format(given, "text.format")
 
 
 # ---------------------------------------------------------------- writing

@@ -32,8 +32,11 @@ class Wanted:
     at: str
 
 
-def wanted(wire: Constrained) -> Wanted | None:
+def wanted(wire: Constrained, at: str = "") -> Wanted | None:
     """The one constraint of a request, or None.
+
+    Args:
+        at: where the fields stand in the body.
 
     Raises:
         ApiError: 400 for two of them, an unknown key, or a value that is none.
@@ -42,14 +45,28 @@ def wanted(wire: Constrained) -> Wanted | None:
     for name, read in _FIELDS.items():
         value = getattr(wire, name)
         if value is not None:
-            with _blaming(name):
-                found += read(value, name)
+            place = join(at, name)
+            with _blaming(place):
+                found += read(value, place)
     _check_backend(wire.guided_decoding_backend)
     if any(other.constraint != found[0].constraint for other in found):
         names = " and ".join(w.at for w in found)
         raise bad_request(f"a text can be held to one constraint, not to {names}", found[1].at)
-    pattern = wire.guided_whitespace_pattern
-    return _spaced(found[0] if found else None, pattern, "guided_whitespace_pattern")
+    pattern, place = wire.guided_whitespace_pattern, join(at, "guided_whitespace_pattern")
+    return _spaced(found[0] if found else None, pattern, place)
+
+
+def wanted_format(value: Mapping[str, Any], at: str) -> Wanted | None:
+    """The constraint of a format as responses have it: what a chat's `json_schema` holds stands
+    beside the type.
+
+    Raises:
+        ApiError: 400 for what is no format.
+    """
+    with _blaming(at):
+        if value.get("type") == "json_schema":
+            return _named_schema({k: v for k, v in value.items() if k != "type"}, at)
+        return next(iter(_response_format(value, at)), None)
 
 
 @contextmanager
@@ -99,20 +116,24 @@ def _response_format(value: Any, at: str) -> list[Wanted]:
         return [Wanted(ANY_OBJECT, at)]
     if kind == "json_schema":
         _only(value, at, "type", "json_schema")
-        inner, place = value.get("json_schema"), f"{at}.json_schema"
-        if not isinstance(inner, Mapping):
-            raise bad_request(f"{place} must be an object with a schema", place)
-        _only(inner, place, "name", "description", "schema", "strict")
-        name = inner.get("name")
-        if name is not None and not isinstance(name, str):
-            raise bad_request(f"{place}.name must be a string", f"{place}.name")
-        if inner.get("schema") is None:
-            raise bad_request(f"the field '{place}.schema' is required", f"{place}.schema")
-        return [Wanted(schema_of(inner["schema"]), f"{place}.schema")]
+        return [_named_schema(value.get("json_schema"), f"{at}.json_schema")]
     if kind == "structural_tag":
         return [Wanted(StructuralTag.from_dict(value), at)]
     known = "text, json_object, json_schema, structural_tag"
     raise bad_request(f"{at}.type={kind!r:.80} is not one of {known}", f"{at}.type")
+
+
+def _named_schema(value: Any, at: str) -> Wanted:
+    if not isinstance(value, Mapping):
+        raise bad_request(f"{at} must be an object with a schema", at)
+    _only(value, at, "name", "description", "schema", "strict")
+    for key, kind, called in (("name", str, "a string"), ("strict", bool, "true or false")):
+        if value.get(key) is not None and not isinstance(value[key], kind):
+            raise bad_request(f"{at}.{key} must be {called}", f"{at}.{key}")
+    if value.get("schema") is None:
+        raise bad_request(f"the field '{at}.schema' is required", f"{at}.schema")
+    with _blaming(f"{at}.schema"):
+        return Wanted(schema_of(value["schema"]), f"{at}.schema")
 
 
 def _structured_outputs(value: Any, at: str) -> list[Wanted]:

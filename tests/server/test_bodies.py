@@ -162,6 +162,7 @@ def test_half_a_surrogate_pair_is_refused_with_its_place(server: Server) -> None
             "max_completion_tokens",
         ),
         ("/v1/chat/completions", {"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens"),
+        ("/v1/chat/completions", {"max_tokens": -1}, "max_tokens"),
         ("/v1/chat/completions", {"store": True}, "store"),
         ("/v1/chat/completions", {"modalities": ["audio"]}, "modalities"),
         ("/v1/chat/completions", {"messages": []}, "messages"),
@@ -186,6 +187,29 @@ def test_half_a_surrogate_pair_is_refused_with_its_place(server: Server) -> None
             {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
             "response_format.json_schema.schema",
         ),
+        (
+            "/v1/chat/completions",
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": 3}}},
+            "response_format.json_schema.schema",
+        ),
+        (
+            "/v1/chat/completions",
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"schema": OBJECT, "strict": "yes"},
+                }
+            },
+            "response_format.json_schema.strict",
+        ),
+        ("/v1/responses", {"text": {"format": {"type": "xml"}}}, "text.format.type"),
+        ("/v1/responses", {"text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
+        (
+            "/v1/responses",
+            {"text": {"format": {"type": "json_schema", "schema": {"items": {"type": "x"}}}}},
+            "text.format.schema.items",
+        ),
+        ("/generate", {"sampling_params": {"json_schema": "{"}}, "sampling_params.json_schema"),
         (
             "/v1/chat/completions",
             {"structured_outputs": {"jsonn": OBJECT}},
