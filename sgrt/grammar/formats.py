@@ -22,7 +22,14 @@ _DURATION_TIME = "T(?:[0-9]+H(?:[0-9]+M(?:[0-9]+S)?)?|[0-9]+M(?:[0-9]+S)?|[0-9]+
 _DURATION_DATE = "(?:[0-9]+Y(?:[0-9]+M(?:[0-9]+D)?)?|[0-9]+M(?:[0-9]+D)?|[0-9]+D)"
 DURATION = f"P(?:{_DURATION_DATE}(?:{_DURATION_TIME})?|{_DURATION_TIME}|[0-9]+W)"
 
-UUID = "-".join(f"[0-9a-fA-F]{{{n}}}" for n in (8, 4, 4, 4, 12))
+_HEX = "[0-9a-fA-F]"
+UUID = "-".join(f"{_HEX}{{{n}}}" for n in (8, 4, 4, 4, 12))
+UUIDS = {
+    f"uuid{n}": f"{_HEX}{{8}}-{_HEX}{{4}}-{n}{_HEX}{{3}}-[89abAB]{_HEX}{{3}}-{_HEX}{{12}}"
+    for n in range(1, 9)
+    if n != 2
+}
+"""By version, as pydantic names them."""
 
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 IPV4 = rf"(?:{_OCTET}\.){{3}}{_OCTET}"
@@ -65,10 +72,16 @@ _ATOM = "[a-zA-Z0-9!#$%&'*+/=?^_`{|}~-]"
 EMAIL = rf"{_ATOM}{{1,20}}(?:\.{_ATOM}{{1,20}}){{0,2}}@{_label(30)}\.{_DOMAIN}"
 
 _PCHAR = "(?:[a-zA-Z0-9._~!$&'()*+,;=:@-]|%[0-9A-F]{2})"
+_QUERY = rf"\?(?:{_PCHAR}|[/?])*"
+_FRAGMENT = rf"\#(?:{_PCHAR}|[/?])*"
 URI = (
     rf"[a-z][a-z0-9+.-]{{0,15}}://{_DOMAIN}(?::[0-9]{{1,4}})?(?:/{_PCHAR}*)*"
-    rf"(?:\?(?:{_PCHAR}|[/?])*)?(?:\#(?:{_PCHAR}|[/?])*)?"
+    rf"(?:{_QUERY})?(?:{_FRAGMENT})?"
 )
+_NO_COLON = _PCHAR.replace(":@", "@")  # that would end a scheme
+_PATH = f"(?:/(?:{_PCHAR}+(?:/{_PCHAR}*)*)?|{_NO_COLON}+(?:/{_PCHAR}*)*)"
+_RELATIVE = f"{_PATH}(?:{_QUERY})?(?:{_FRAGMENT})?|{_QUERY}(?:{_FRAGMENT})?|{_FRAGMENT}"
+URI_REFERENCE = f"(?:{URI}|{_RELATIVE})"
 
 POINTER = "(?:/(?:[^/~]|~[01])*)*"
 RELATIVE_POINTER = rf"(?:0|[1-9][0-9]*)(?:\#|{POINTER})"
@@ -103,14 +116,15 @@ REGULAR_FORMATS = {
     "date-time": f"{DATE}T{TIME}",
     "duration": DURATION,
     "uuid": UUID,
+    **UUIDS,
     "ipv4": IPV4,
     "ipv6": IPV6,
     "hostname": HOSTNAME,
     "email": EMAIL,
     "uri": URI,
-    "uri-reference": URI,
+    "uri-reference": URI_REFERENCE,
     "iri": URI,
-    "iri-reference": URI,
+    "iri-reference": URI_REFERENCE,
     "idn-email": EMAIL,
     "idn-hostname": HOSTNAME,
     "json-pointer": POINTER,

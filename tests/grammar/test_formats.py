@@ -90,6 +90,8 @@ def test_ipv6_of_random_shapes_is_what_ipaddress_accepts() -> None:
         ("date-time", ["2024-02-29T12:00:00Z"], ["2023-02-29T12:00:00Z", "2024-02-29 12:00:00Z", "2024-02-29"]),
         ("duration", ["P1Y2M3DT4H5M6S", "PT1H", "P2W"], ["P", "PT", "P1Y2W", "1Y", "P1H", "PT1D", "P1S"]),
         ("uuid", [str(uuid.UUID(int=5)), str(uuid.UUID(int=5)).upper()], ["0" * 32, "{" + str(uuid.UUID(int=5)) + "}"]),
+        ("uuid4", [str(uuid.UUID(int=5, version=4))], [str(uuid.UUID(int=5)), str(uuid.UUID(int=5, version=1))]),
+        ("uri-reference", ["/", "/a//b", "a/b:c", "../x?y", "#/$defs/a", "?q#f", "http://a/b"], ["", "//a", ":a", "a b", "a#b#c", "/%2"]),
         ("hostname", ["a", "example.com", "a-b.c", "a" * 63, "ab-c"], ["-a", "a-", "a" * 64, "a..b", "a_b", "xn--x", "", "a."]),
         ("email", ["a.b+c@example.org"], ["a@b", "@example.org", "a..b@example.org", "a@-x.org", "a b@example.org"]),
         ("json-pointer", ["", "/", "/a/0/~0~1", "/é//"], ["a", "/~", "/~2", "#/a"]),
