@@ -225,8 +225,10 @@ class ScriptedBackend:
             found = self._in_order(self._answers)
         if isinstance(found, Exception):
             raise found
-        if not isinstance(found, str):
+        if found is None:
             raise BackendError(f"no answer in the script for {prompt[-80:]!r}")
+        if not isinstance(found, str):
+            raise BackendError(f"the script's answer {found!r:.80} is no text")
         return found
 
     def _by_key(self, answers: Mapping[str, Answer], prompt: str) -> Answer | None:

@@ -21,6 +21,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from email.utils import parsedate_to_datetime
 from types import ModuleType
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from sgrt.errors import BackendError, EngineClosed, MissingPackage, RequestError
 
@@ -105,9 +106,10 @@ class Client:
         max_connections: int,
         verify: Any = True,
     ) -> None:
-        self.url = url.rstrip("/")
-        if not re.fullmatch(r"https?://[^/\s?#]+(/[^\s?#]*)?", self.url):
-            raise RequestError(f"url={url!r:.200}: must be http://host:port or https://…")
+        self.url = _checked_url(url)
+        _check_number("timeout_s", timeout_s, (int, float), 0.001)
+        _check_number("retries", retries, (int,), 0)
+        _check_number("max_connections", max_connections, (int,), 1)
         self._httpx = _httpx()
         self._headers = {"User-Agent": "sgrt", **headers}
         self._timeout_s = timeout_s
@@ -268,6 +270,24 @@ class Client:
         pools, self._pools = self._pools, []
         for pool in pools:
             await pool.client.aclose()
+
+
+def _checked_url(url: object) -> str:
+    """Without slashes at the end. Raises RequestError: it is no address of a server."""
+    found = url.rstrip("/") if isinstance(url, str) else ""
+    try:
+        fits = re.fullmatch(r"https?://[^/\s?#]+(/[^\s?#]*)?", found) and urlsplit(found).port != 0
+    except ValueError:  # the port is no number, or too large for one
+        fits = False
+    if not fits:
+        raise RequestError(f"url={url!r:.200}: must be http://host:port or https://…")
+    return found
+
+
+def _check_number(name: str, value: Any, kinds: tuple[type, ...], least: float) -> None:
+    if not isinstance(value, kinds) or isinstance(value, bool) or not value >= least:
+        kind = "an integer" if float not in kinds else "a number"
+        raise RequestError(f"{name}={value!r:.80}: must be {kind} >= {least}")
 
 
 class _Pool:

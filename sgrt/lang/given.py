@@ -66,6 +66,8 @@ def batch(items: Iterable[Any]) -> list[Arguments]:
         kind = type(items).__name__
         hint = '; give its to_dict("records")' if hasattr(items, "to_dict") else ""
         raise TypeError(f"a batch must be a list of arguments, not a {kind}{hint}")
+    if not isinstance(items, Iterable):
+        raise TypeError(f"a batch must be a list of arguments, not {items!r:.80}")
     return [item(each) for each in items]
 
 

@@ -33,6 +33,18 @@ class Expr:
             f'{self!r:.80} cannot stand in an f-string; write "text" + gen(...), or s += twice'
         )
 
+    def __str__(self) -> str:
+        """Refused as `__format__` is, for ``"%s" % gen(...)``; ``repr`` shows it."""
+        raise TypeError(
+            f'{self!r:.80} is no text yet; write "text" + gen(...), or s += twice, and read s[name]'
+        )
+
+    def __bool__(self) -> NoReturn:
+        """Refused: nothing has been generated yet that could be true."""
+        raise TypeError(
+            f"{self!r:.80} has no value of its own; append it with s += and read s[name]"
+        )
+
 
 Node = Text | Expr
 
@@ -125,8 +137,20 @@ def as_node(value: object) -> Node:
     if isinstance(value, Expr):
         return value
     raise TypeError(
-        f"a program is extended with str or sgrt expressions, not {type(value).__name__}: {value!r:.80}"
+        f"a program is extended with str or sgrt expressions, not "
+        f"{type(value).__name__}: {value!r:.80}{_hint(value)}"
     )
+
+
+def _hint(value: object) -> str:
+    """What was probably meant."""
+    if value is None:
+        return "; a program that is called with a state appends by itself: f(s), not s += f(s)"
+    if callable(value):
+        return "; is it to be called?"
+    if isinstance(value, (int, float)):
+        return '; write it as text: f"{value}"'
+    return ""
 
 
 def concat(*values: object) -> Concat:

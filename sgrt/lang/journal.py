@@ -64,7 +64,10 @@ class Journal:
         self._lock = Lock()
         self._waiting: list[tuple[bytes, Work]] = []
         self._is_writing = False
-        self._file: IO[bytes] | None = open(self._path, "a+b")  # noqa: SIM115
+        try:
+            self._file: IO[bytes] | None = open(self._path, "a+b")  # noqa: SIM115
+        except OSError as error:
+            raise RequestError(f"resume={str(path)!r}: {error.strerror}") from error
         try:
             _lock_file(self._file, self._path)
             self.done = self._restored(self._rows(), blank)
@@ -80,14 +83,17 @@ class Journal:
         self._file.seek(0)
         data = self._file.read()
         whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            self._file.truncate(len(whole))
         lines = [self._line(number, line) for number, line in enumerate(whole.splitlines(), 1)]
+        head = _line_of(self._head)
+        if lines:
+            self._check_head(lines[0])
+        elif not head.startswith(data):
+            raise self._refusal("it is no journal")
+        if len(whole) < len(data):  # a line that was cut; only now is the file known to be ours
+            self._file.truncate(len(whole))
         if not lines:
-            self._write(_line_of(self._head))
+            self._write(head)
             _sync_folder(self._path)
-            return []
-        self._check_head(lines[0])
         return lines[1:]
 
     def _line(self, number: int, line: bytes) -> dict[str, Any]:

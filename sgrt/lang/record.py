@@ -77,8 +77,12 @@ def replay(path: str | os.PathLike[str]) -> Replay:
         if told["version"] != _VERSION:
             raise RequestError(f"{path}: a recording of version {told['version']!r:.40}")
         return Replay(told)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RequestError(f"{path} is no recording: {type(error).__name__}: {error}") from error
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror}") from error
+    except KeyError as error:
+        raise RequestError(f"{path} is no recording: it has no {error}") from error
+    except (ValueError, TypeError) as error:
+        raise RequestError(f"{path} is no recording: {error}") from error
 
 
 # ---------------------------------------------------------------- recording

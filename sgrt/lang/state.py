@@ -232,7 +232,10 @@ class ProgramStateGroup:
         return len(self.states)
 
     def __getitem__(self, index: int) -> ProgramState:
-        return self.states[index]
+        try:
+            return self.states[index]
+        except IndexError:
+            raise IndexError(f"there is no child {index}: the fork has {len(self)}") from None
 
     def __setitem__(self, index: int, state: ProgramState) -> None:
         if self.states[index] is not state:  # `group[i] += …` stores what it has read

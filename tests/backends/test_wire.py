@@ -145,3 +145,20 @@ def test_retry_after_may_be_a_date() -> None:
     assert wire._seconds("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
     assert wire._seconds("soon") is None
     assert wire._seconds(None) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        *[(url, {}) for url in (None, 5, "", "h:80", "http://h:99999", "http://h:p", "http://h:0")],
+        *[("http://h", {name: "1"}) for name in ("timeout_s", "retries", "max_connections")],
+        *[("http://h", {"timeout_s": 0}), ("http://h", {"retries": -1})],
+        ("http://h", {"max_connections": 0}),
+    ],
+)
+def test_client_of_what_is_no_server_is_refused_at_once_by_name(
+    url: Any, options: dict[str, Any]
+) -> None:
+    given = {"headers": {}, "timeout_s": 5.0, "retries": 3, "max_connections": 4, **options}
+    with pytest.raises(RequestError, match=f"{next(iter(options), 'url')}="):
+        Client(url, **given)

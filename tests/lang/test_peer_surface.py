@@ -552,6 +552,32 @@ def test_expression_in_an_fstring_is_refused():
     assert "name='x'" in f"{sgl.gen('x')!r}"
 
 
+def test_expression_as_text_or_as_a_truth_is_refused():
+    for expr in (sgl.gen("x"), sgl.select("x", ["a"]), "a" + sgl.gen("x"), sgl.user("x")):
+        with pytest.raises(TypeError, match="is no text yet"):
+            "name: %s" % expr  # noqa: UP031
+        with pytest.raises(TypeError, match="has no value of its own"):
+            bool(expr)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [(None, r"f\(s\), not s \+= f\(s\)"), (sgl.gen, "is it to be called"), (5, "write it as text")],
+)
+def test_append_of_what_is_no_text_says_what_was_probably_meant(value, hint):
+    program = sgl.function(lambda s: s.__iadd__(value))
+    with pytest.raises(TypeError, match=hint):
+        program.run(backend=scripted("x"))
+
+
+def test_batch_or_child_that_is_not_there_is_named():
+    program = sgl.function(lambda s: s.fork(2)[5])
+    with pytest.raises(IndexError, match="there is no child 5: the fork has 2"):
+        program.run(backend=scripted("x"))
+    with pytest.raises(TypeError, match="a batch must be a list of arguments, not None"):
+        program.run_batch(None, backend=scripted("x"))
+
+
 def test_role_as_a_context_manager_says_whose_it_is():
     with pytest.raises(TypeError, match=r"with s\.user\(\)"), sgl.user("x"):
         pass

@@ -158,13 +158,19 @@ def test_row_that_is_no_row_is_refused_with_its_line(tmp_path, line, why):
         about.run_batch([(0,), (1,)], backend=backend(), resume=path)
 
 
-@pytest.mark.parametrize("content", ["{}\n", '{"sgrt_journal":2}\n', "text\n"])
+@pytest.mark.parametrize("content", ["{}\n", '{"sgrt_journal":2}\n', "text\n", "text", "text\ncut"])
 def test_file_that_is_no_journal_is_refused_and_left_as_it_is(tmp_path, content):
     path = tmp_path / "j"
     path.write_text(content)
     with pytest.raises(sgrt.RequestError):
         about.run_batch([(0,)], backend=backend(), resume=path)
     assert path.read_text() == content
+
+
+def test_journal_that_cannot_be_opened_is_refused_with_its_path(tmp_path):
+    path = tmp_path / "none" / "j"
+    with pytest.raises(sgrt.RequestError, match=f"resume='{path}': No such file"):
+        about.run_batch([(0,)], backend=backend(), resume=path)
 
 
 def test_arguments_and_values_that_cannot_be_kept_are_refused_by_name(tmp_path):

@@ -232,3 +232,12 @@ def test_one_string_is_no_script():
 def test_what_is_no_script_is_refused_when_the_backend_is_made(answers):
     with pytest.raises(TypeError, match="answers must be a list, a mapping or a function, not"):
         sgrt.ScriptedBackend(answers)
+
+
+@pytest.mark.parametrize(
+    "answers, why", [([5], "the script's answer 5 is no text"), ({}, "no answer")]
+)
+def test_answer_that_is_no_text_is_told_from_one_that_is_missing(answers, why):
+    program = sgrt.function(lambda s: s.__iadd__(sgrt.gen("x")))
+    with pytest.raises(sgrt.ProgramError, match=why):
+        program.run(backend=sgrt.ScriptedBackend(answers))["x"]

@@ -95,7 +95,7 @@ class OpenAI(RemoteBackend):
             raise RequestError(f"server={server!r}: must be one of {', '.join(get_args(Server))}")
         if chat_template is not None and not callable(getattr(chat_template, "render", None)):
             raise refuse("OpenAI", f"chat_template={chat_template!r:.80}", "give a ChatTemplate")
-        url = base_url or _OPENAI_URL
+        url = _OPENAI_URL if base_url is None else base_url
         key = env("OPENAI_API_KEY") if api_key is None else api_key
         super().__init__(
             Client(
