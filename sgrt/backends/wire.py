@@ -285,7 +285,8 @@ def _checked_url(url: object) -> str:
 
 
 def _check_number(name: str, value: Any, kinds: tuple[type, ...], least: float) -> None:
-    if not isinstance(value, kinds) or isinstance(value, bool) or not value >= least:
+    is_number = isinstance(value, kinds) and not isinstance(value, bool)
+    if not (is_number and value >= least):
         kind = "an integer" if float not in kinds else "a number"
         raise RequestError(f"{name}={value!r:.80}: must be {kind} >= {least}")
 
