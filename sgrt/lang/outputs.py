@@ -14,6 +14,7 @@ NamedTuple, list, dict, tuple, Union, None)  without undeclared keys; parsed and
 
 ``dtype=int``, and float, bool and str, are for running text instead (`lang.plain`).
 Inside of JSON the same types are spelled as JSON wants them (texts and dates in quotes).
+A Decimal keeps to its digits and bounds there (`lang.decimals`), a URL to its schemes.
 pydantic is imported where a type needs it, so that importing the language stays light.
 """
 
@@ -23,7 +24,8 @@ import enum
 import functools
 import math
 import operator
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -44,11 +46,12 @@ from typing import (
 
 from sgrt.core import Choices, Constraint, JsonSchema, Regex
 from sgrt.errors import UnsupportedSchema
+from sgrt.lang import decimals
 from sgrt.lang.plain import Plain
 from sgrt.schemas import closed, schema_constraint
 
 _INT = r"-?(0|[1-9][0-9]*)"
-_DECIMAL = rf"{_INT}(\.[0-9]+)?"
+_DECIMAL = _INT + decimals.FRACTION
 _FLOAT = rf"{_DECIMAL}([eE][-+]?[0-9]+)?"
 _YEAR = r"(000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3})"
 _LEAP = r"([0-9]{2}(0[48]|[2468][048]|[13579][26])|(0[48]|[2468][048]|[13579][26])00)"
@@ -59,6 +62,11 @@ _DAY = (
 _DATE = rf"({_YEAR}-{_DAY}|{_LEAP}-02-29)"
 _TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?"
 _OFFSET = r"(Z|[-+]([01][0-9]|2[0-3]):[0-5][0-9])?"
+_SHORT_NUMBERS = "^[^0-9]*([0-9]{1,6}[^0-9]+)+$"  # a timedelta has fewer than a billion days
+_LABEL = "[A-Za-z0-9]+(-[A-Za-z0-9]+)*"  # never beginning "xn--", which may be no name
+_OCTET = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_URL_CHARS = "[A-Za-z0-9._~:/?#@!$&'()*+,;=%-]"
+_HOST = rf"(({_LABEL}\.)*[A-Za-z]({_LABEL})?(-{_LABEL})?|{_OCTET}(\.{_OCTET}){{3}})"
 _WORDS = {"true": True, "false": False, "True": True, "False": False}
 
 
@@ -229,15 +237,37 @@ def _readable(kind: Any) -> Any:
     return origin[readable]
 
 
+def _url(schemes: Sequence[str]) -> dict[str, str]:
+    """URLs of some schemes, without user and password; a host is a name or an IPv4 address."""
+    names = "|".join(map(re.escape, schemes))
+    if {*schemes} == {"file"}:
+        return {"pattern": f"^file:///{_URL_CHARS}*$"}
+    if {*schemes} <= {"http", "https", "ws", "wss", "ftp"}:
+        port = "(:[1-5]?[0-9]{1,4})?"
+        return {"pattern": f"^({names})://{_HOST}{port}([/?#]{_URL_CHARS}*)?$"}
+    return {"format": "uri", "pattern": f"^({names}):"}
+
+
 @functools.cache
 def _generator() -> Any:
     from pydantic.json_schema import GenerateJsonSchema
 
     class Schemas(GenerateJsonSchema):
-        """pydantic's schemas, but that of decimals, whose pattern no automaton reads."""
+        """pydantic's schemas, but where they allow texts that its validators refuse, or have a
+        pattern that no automaton reads."""
 
         def decimal_schema(self, schema: Any) -> Any:
-            return {"type": "string", "pattern": f"^{_DECIMAL}$"}
+            found = [{"pattern": f"^({pattern})$"} for pattern in decimals.patterns(schema)]
+            return {"type": "string", **(found[0] if len(found) == 1 else {"allOf": found})}
+
+        def timedelta_schema(self, schema: Any) -> Any:
+            found = super().timedelta_schema(schema)
+            return {**found, "pattern": _SHORT_NUMBERS} if "format" in found else found
+
+        def url_schema(self, schema: Any) -> Any:
+            found, schemes = super().url_schema(schema), schema.get("allowed_schemes")
+            found = found if schemes is None else {**found, "format": None, **_url(schemes)}
+            return {key: value for key, value in found.items() if value is not None}
 
     return Schemas
 
