@@ -128,7 +128,7 @@ async def server_info(call: Call) -> Answer:
             "device": config.device,
             "schedule_policy": config.policy,
             # SGLang's word for: a seed decides a text, whatever runs beside it
-            "enable_deterministic_inference": config.device == "cpu",
+            "enable_deterministic_inference": config.device != "cuda",
             "status": "draining" if service.is_draining else "ready",
             "uptime_s": round(time.time() - service.started_at, 3),
             "internal_states": [dict(service.engine.stats())],

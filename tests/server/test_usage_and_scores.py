@@ -168,3 +168,15 @@ def test_logprobs_are_told_by_id_where_wanted(server: Server) -> None:
     assert all(
         key.startswith("token_id:") for top in choice["logprobs"]["top_logprobs"] for key in top
     )
+
+
+def test_seed_decides_a_text_as_the_server_says(server: Server) -> None:
+    assert server.http.get("/server_info").json()["enable_deterministic_inference"] is True
+
+    def drawn(seed: int) -> str:
+        params = {"max_new_tokens": 12, "temperature": 1.0, "sampling_seed": seed}
+        answer = server.post("/generate", {"text": "Once", "sampling_params": params})
+        return str(answer.json()["text"])
+
+    assert drawn(7) == drawn(7)
+    assert len({drawn(seed) for seed in range(4)}) > 1
