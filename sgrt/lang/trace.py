@@ -114,7 +114,7 @@ class Trace:
             self._refuse()
 
     def _refuse(self) -> NoReturn:
-        stopped_by = self.run.stopped_by
+        stopped_by = self.run.stopped_by or self.lane.error()
         why = "it has ended" if stopped_by is None else f"{type(stopped_by).__name__}: {stopped_by}"
         raise ProgramError(
             f"nothing can be appended: {why}", program=self.program, location=here()

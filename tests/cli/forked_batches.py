@@ -1,7 +1,8 @@
 """Runs `sgrt batch` over the integer model in a child process per line of standard input.
 
 Everything is imported once, then forked: a kill costs milliseconds instead of a start. Each line
-is a JSON list of arguments; what is printed is the child's process id, then its exit status.
+is JSON: the arguments, and None or when the child sends itself a signal: as soon as a file has
+some lines. What is printed is its exit status.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
+import time
+from pathlib import Path
 
 import sgrt.cli.batch
 import sgrt.server.batch.job  # noqa: F401  (imported once, here)
@@ -18,9 +22,20 @@ from tests.runtime.integer_model import integer_parts
 
 assemble.load_parts = lambda config: integer_parts(num_pages=2048, max_running=16)  # type: ignore[assignment]
 
+
+def send_at(file: str, count: int, number: int) -> None:
+    """Send this process a signal as soon as a file has some lines."""
+    path = Path(file)
+    while not path.exists() or path.read_bytes().count(b"\n") < count:
+        time.sleep(0.001)
+    os.kill(os.getpid(), number)
+
+
 for line in sys.stdin:
+    argv, ends = json.loads(line)
     pid = os.fork()
     if pid == 0:
-        os._exit(main(["batch", *json.loads(line)]))
-    print(pid, flush=True)
+        if ends is not None:
+            threading.Thread(target=send_at, args=ends, daemon=True).start()
+        os._exit(main(["batch", *argv]))
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)

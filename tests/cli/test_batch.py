@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,23 +57,17 @@ class Batches:
     def stderr(self) -> str:
         return (self._folder / "stderr").read_text()
 
-    def begin(self, *argv: str) -> int:
-        """Returns the process id."""
-        assert self._process.stdin is not None
+    def run(self, *argv: str, ends: tuple[Path, int, signal.Signals] | None = None) -> int:
+        """Run a batch; returns its exit status.
+
+        Args:
+            ends: a file, and a signal that the batch gets as soon as that has so many lines.
+        """
+        assert self._process.stdin is not None and self._process.stdout is not None
         argv = (*argv, "--model", str(self.model), "--served-model-name", "m")
-        self._process.stdin.write(json.dumps(argv) + "\n")
+        told = None if ends is None else (str(ends[0]), *ends[1:])
+        self._process.stdin.write(json.dumps([argv, told]) + "\n")
         self._process.stdin.flush()
-        return self._read()
-
-    def status(self) -> int:
-        return self._read()
-
-    def run(self, *argv: str) -> int:
-        self.begin(*argv)
-        return self.status()
-
-    def _read(self) -> int:
-        assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert line, self.stderr
         return int(line)
@@ -94,20 +87,6 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Batches]:
     found.close()
 
 
-def wait_for_lines(path: Path, count: int, pid: int) -> None:
-    """Until a file has some lines, or its writer has ended."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        if path.exists() and path.read_bytes().count(b"\n") >= count:
-            return
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.001)
-    raise AssertionError(f"{path} does not grow")
-
-
 def lines_of(path: Path) -> list[bytes]:
     return sorted(path.read_bytes().splitlines())
 
@@ -120,10 +99,8 @@ def survive_kills(process: Batches, folder: Path, *, num_rows: int, kills: int) 
     options = ["--concurrency", "32"]
     assert process.run(str(rows), "-o", str(whole), *options) == 1
     for kill in range(kills):
-        pid = process.begin(str(rows), "-o", str(out), *options)
-        wait_for_lines(part, num_rows * kill // (kills + 1) + 1, pid)
-        os.kill(pid, signal.SIGKILL)
-        assert process.status() == -signal.SIGKILL
+        ends = (part, num_rows * kill // (kills + 1) + 1, signal.SIGKILL)
+        assert process.run(str(rows), "-o", str(out), *options, ends=ends) == -signal.SIGKILL
         assert not out.exists()
         size = part.stat().st_size
         os.truncate(part, size - min(size, rng.randrange(600)))  # as a power failure would
@@ -154,12 +131,10 @@ def test_an_interrupt_keeps_what_was_answered_and_says_how_to_go_on(
     rows, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     write_rows(rows, 220)
     for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        pid = process.begin(str(rows), "-o", str(out), "--concurrency", "4")
         part = tmp_path / "out.jsonl.part"
         before = part.read_bytes().count(b"\n") if part.exists() else 0
-        wait_for_lines(part, before + 1, pid)
-        os.kill(pid, number)
-        assert process.status() == status
+        ends = (part, before + 1, number)
+        assert process.run(str(rows), "-o", str(out), "--concurrency", "4", ends=ends) == status
         assert part.read_bytes().count(b"\n") > before
     assert process.stderr.count("the same command goes on") == 2
     assert process.run(str(rows), "-o", str(out), "--concurrency", "16") == 1

@@ -214,6 +214,16 @@ def test_cancelled_stream_ends(within):
     go.set()
 
 
+def test_append_after_a_cancel_says_that_it_was_cancelled():
+    @sgrt.function
+    def program(s):
+        s.cancel()
+        s += "a"
+
+    with pytest.raises(sgrt.ProgramError, match="nothing can be appended: Cancelled"):
+        program.run(backend=sgrt.ScriptedBackend([]))
+
+
 def test_value_inside_the_running_program_is_refused():
     @sgrt.function
     def program(s):
