@@ -134,6 +134,11 @@ HARD: list[Constraint] = [
         '{"$ref":"#/$defs/t","$defs":{"t":{"type":"object","required":["k"],'
         '"properties":{"k":{"anyOf":[{"$ref":"#/$defs/t"},{"type":"boolean"}]}}}}}'
     ),
+    JsonSchema(
+        '{"type":"array","minItems":1,"items":{"type":"object","required":["id","text"],'
+        '"additionalProperties":false,"properties":{"headers":{"$ref":"#"},"id":{"type":"string"},'
+        '"text":{"type":"string","pattern":"[0-9]{4}-[0-9]{2}"}}}}'
+    ),
 ]
 
 
@@ -141,6 +146,20 @@ HARD: list[Constraint] = [
 def test_completion_of_a_long_or_looping_constraint_is_found(constraint: Constraint) -> None:
     matcher = grammar(constraint, "bpe").matcher()
     check_completion(matcher, matcher.shortest_completion())
+
+
+@pytest.mark.parametrize("pattern", [r"\d{3}-\d{4}", '[aé]"[^a-z]{3}b', "^.*(x[1-9]y){2}$"])
+def test_completion_where_a_pattern_may_begin_anywhere_is_found_at_any_place(pattern: str) -> None:
+    schema = {"type": "object", "properties": {"p": {"pattern": pattern, "type": "string"}}}
+    constraint = JsonSchema(json.dumps({**schema, "required": ["p"]}))
+    vocabulary, rng = bpe_vocabulary(), random.Random(pattern)
+    matcher = grammar(constraint, "bpe").matcher()
+    for _ in range(5):
+        check_completion(matcher, matcher.shortest_completion(thorough=False))
+        allowed = allowed_ids(matcher, vocabulary)
+        if not allowed:
+            break
+        matcher.accept([rng.choice(allowed)])
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -68,12 +69,15 @@ def allowed_bytes(engine: Any) -> list[int]:
     return found
 
 
-def completions(engine: Any, *, thorough: bool) -> list[bytes]:
+def completions(
+    engine: Any, *, thorough: bool, endings: Callable[[], Sequence[bytes]] = tuple
+) -> list[bytes]:
     """Short texts that complete the one so far, [] where none is found.
 
     Args:
         engine: over `byte_vocabulary`, where the text stands; not changed.
         thorough: look for the shortest too, not only for one that a few rules lead to.
+        endings: texts to try where a string cannot end and nothing else leads on.
 
     Cost: some 25 µs per byte, 0.1 s where no rule leads to an end; thorough: 10 ms more.
     """
@@ -88,6 +92,11 @@ def completions(engine: Any, *, thorough: bool) -> list[bytes]:
         limit = min(map(len, found), default=MAX_COMPLETION_BYTES + 1)
         shortest = _search(engine.deep_copy(), limit)
         found += [] if shortest is None else [shortest]
+    for forgets in (True, False) if not found else ():
+        rules = _Rules(patient=True, forgets=forgets, endings=endings())
+        way = _follow_rules(engine.deep_copy(), rules)
+        if way is not None:
+            return [way]
     return found
 
 
@@ -128,12 +137,19 @@ class _Rules:
     """Which byte to go on with.
 
     Args:
-        patient: forget what was tried after each forced text, which is progress in most formats,
-            though not where a repeat holds forced text.
+        patient: close what can be closed, however often.
+        forgets: forget what was tried after each forced text, which is progress in most formats,
+            though not where a repeat holds forced text, or a schema itself: then it is only
+            forgotten where much is allowed. As `patient` if it is not said.
+        endings: texts after one of which a string may end, perhaps.
     """
 
-    def __init__(self, *, patient: bool) -> None:
+    def __init__(
+        self, *, patient: bool, forgets: bool | None = None, endings: Sequence[bytes] = ()
+    ) -> None:
         self._patient = patient
+        self._forgets = patient if forgets is None else forgets
+        self._endings = endings
         self._tried: Counter[tuple[_Place, int]] = Counter()
         self._visits: Counter[_Place] = Counter()
         self._exits: dict[_Place, frozenset[int]] = {}
@@ -141,9 +157,12 @@ class _Rules:
         """Heaps of the bytes of a place by cost."""
 
     def took_forced_text(self) -> None:
-        if self._patient:
+        if self._forgets:
             self._tried.clear()
             self._queues.clear()
+        elif self._patient:
+            self._tried = Counter({k: n for k, n in self._tried.items() if len(k[0]) <= _MANY})
+            self._queues = {p: queue for p, queue in self._queues.items() if len(p) <= _MANY}
 
     def choose(self, engine: Any, allowed: list[int]) -> bytes:
         """One of these bytes; b"" where there is none, or where this goes round in circles."""
@@ -151,6 +170,10 @@ class _Rules:
         self._visits[place] += 1
         if not allowed or (self._patient and self._visits[place] > _PATIENCE):
             return b""
+        if len(allowed) > _MANY and ord('"') not in place:
+            for text in self._endings:
+                if _ends_string(engine, text):
+                    return text
         if len(allowed) > _MANY and self._visits[place] > 1 and place not in self._exits:
             self._exits[place] = _exits(engine, place)
             self._queues.pop(place, None)
@@ -173,6 +196,14 @@ class _Rules:
         if byte in self._exits.get(place, ()) and times < _REPEATS:
             return False, -1, times, rank
         return rank >= 256, times // (_REPEATS if byte in _ALPHANUMERIC else 1), 0, rank
+
+
+def _ends_string(engine: Any, text: bytes) -> bool:
+    """Whether a string may end after a text that may come next."""
+    if engine.validate_tokens(list(text)) < len(text):
+        return False
+    copy = engine.deep_copy()
+    return bool(copy.try_consume_tokens([*text, ord('"')]) > len(text))
 
 
 def _exits(engine: Any, place: tuple[int, ...]) -> frozenset[int]:

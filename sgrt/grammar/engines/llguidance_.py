@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sgrt.errors import ConstraintError, GrammarBudgetExceeded, UnsupportedSchema
 from sgrt.grammar import different
-from sgrt.grammar.engines import bytewise
+from sgrt.grammar.engines import bytewise, endings
 from sgrt.grammar.engines.different import DifferentEngine
 from sgrt.grammar.engines.places import Place, Places, where
 from sgrt.grammar.layout import Layout
@@ -135,6 +135,11 @@ class LLGrammar:
     def bytewise(self) -> Any:
         """The same grammar over bytes, at the start of the text; copied, never moved."""
         return self.reader(self._source)
+
+    @cached_property
+    def endings(self) -> tuple[bytes, ...]:
+        """Texts that the patterns of its strings accept."""
+        return endings.of_source(self._source)
 
     @cached_property
     def start_completion(self) -> tuple[int, ...] | None:
@@ -335,7 +340,11 @@ class LLMatcher:
         """The fewest tokens among the texts that a search over bytes finds."""
         engine = self._bytewise()
         best: list[int] | None = None
-        texts = [] if engine is None else bytewise.completions(engine, thorough=thorough)
+        texts = []
+        if engine is not None:
+            texts = bytewise.completions(
+                engine, thorough=thorough, endings=lambda: self._grammar.endings
+            )
         for text in texts:
             ids = bytewise.spell(self._grammar.vocabulary, text)
             if ids is not None and self.completes(ids) and not (best and len(best) <= len(ids)):
