@@ -150,6 +150,8 @@ def _hint(value: object) -> str:
         return "; is it to be called?"
     if isinstance(value, (int, float)):
         return '; write it as text: f"{value}"'
+    if callable(getattr(value, "text", None)):
+        return "; append its text(), or a value of it, s[name]"
     return ""
 
 

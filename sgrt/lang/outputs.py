@@ -144,8 +144,9 @@ def output_of(kind: Any) -> Output:
         TypeError: not a type.
         UnsupportedSchema: JSON cannot hold the type, or pydantic knows no schema for it.
     """
-    if isinstance(kind, (str, int, float, bytes)) or kind is None:
-        raise TypeError(f"output must be a type, not {kind!r:.80}")
+    if isinstance(kind, (str, int, float, bytes, Mapping)) or kind is None:
+        hint = "; a schema goes to json_schema=" if isinstance(kind, Mapping) else ""
+        raise TypeError(f"output must be a type, not {kind!r:.80}{hint}")
     if isinstance(kind, Plain):
         return Output(kind.name, Regex(kind.pattern), kind.read, kind.read_part)
     plain = _PLAIN.get(kind) if isinstance(kind, type) else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
+from collections.abc import Coroutine
 from typing import Any, NoReturn, Self
 
 from sgrt.core import GenerateResult, Handle, ScoreResult, Usage
@@ -238,13 +240,19 @@ class Reader:
 
     # ------------------------------------------------------------ reading in coroutines
 
-    async def get(self, name: str) -> Any:
+    def get(self, name: str) -> Coroutine[Any, Any, Any]:
         """``s[name]`` for coroutines: awaits the value.
 
         Raises:
             ProgramError: no such variable, or it could not be produced.
+            TypeError: in a program that is no coroutine, where nothing could await.
         """
         checked_name(name)
+        if not self._outside() and not _in_coroutine():
+            raise TypeError(f"get({name!r}) is for `async def` programs; here, read s[{name!r}]")
+        return self._get(name)
+
+    async def _get(self, name: str) -> Any:
         self._send()
         if self._outside() and name not in self._trace.variables:
             async for part in self._trace.parts.afollow():
@@ -417,3 +425,12 @@ def checked_name(name: object) -> str:
     if checked is None:
         raise TypeError("a variable's name must be a string, not None")
     return checked
+
+
+def _in_coroutine() -> bool:
+    """Whether this thread runs an event loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

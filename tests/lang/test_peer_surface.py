@@ -570,6 +570,15 @@ def test_append_of_what_is_no_text_says_what_was_probably_meant(value, hint):
         program.run(backend=scripted("x"))
 
 
+def test_state_that_is_appended_or_awaited_in_a_plain_program_says_what_to_do():
+    with pytest.raises(TypeError, match=r"append its text\(\)"):
+        sgl.function(lambda s: s.__iadd__(s)).run(backend=scripted("x"))
+    with pytest.raises(TypeError, match=r"here, read s\['x'\]"):
+        sgl.function(lambda s: s.__iadd__(sgl.gen("x")).get("x")).run(backend=scripted("x"))
+    with pytest.raises(TypeError, match="a schema goes to json_schema="):
+        sgl.gen("x", output={"type": "object"})
+
+
 def test_batch_or_child_that_is_not_there_is_named():
     program = sgl.function(lambda s: s.fork(2)[5])
     with pytest.raises(IndexError, match="there is no child 5: the fork has 2"):
