@@ -134,6 +134,7 @@ class _Parser:
         self.stack = [_Group(-1, dialect)]
         self.start = 0  # of what is being read
         self.symbols: list[tuple[int, int]] = []
+        self.names: set[str] = set()
 
     def parse(self) -> str:
         self._leading_flags()
@@ -250,12 +251,17 @@ class _Parser:
         for prefix, what in _REFUSED_GROUPS:
             if rest.startswith(prefix):
                 self._fail(f"{what} not supported", at=self.pos - 1)
-        self._fail("flags are not supported here", at=self.pos - 1)
+        what = "flags are" if rest[1:2] in _FLAGS else "such a group is"
+        self._fail(f"{what} not supported here", at=self.pos - 1)
 
     def _group_name(self) -> None:
         end = self.pattern.find(">", self.pos)
-        if end < 0 or not self.pattern[self.pos : end].isidentifier():
+        name = self.pattern[self.pos : end]
+        if end < 0 or not name.isidentifier():
             self._fail("bad group name", at=self.pos)
+        if name in self.names:
+            self._fail(f"the group name {name!r} is given twice", at=self.pos)
+        self.names.add(name)
         self.pos = end + 1
 
     def _leading_flags(self) -> None:
@@ -363,7 +369,7 @@ class _Parser:
     def _repeat(self, suffix: str, times: int) -> None:
         branch = self.stack[-1].branch
         if not branch.repeatable:
-            self._fail(f"nothing to repeat before {suffix!r}")
+            self._fail(f"nothing to repeat before {suffix!r}", at=self.start)
         is_endless = suffix in ("*", "+") or suffix.endswith(",}")
         if is_endless and any(begin in branch.parts[-1] for begin in _LOOK_AHEAD):
             self._fail("a look-ahead in an endless repeat is not supported")
@@ -502,6 +508,7 @@ _HANDLERS = {
     "{": _Parser._brace,
 }
 
+_FLAGS = tuple("aiLmsux-")
 _REFUSED_GROUPS = (
     ("?=", "look-ahead is"),
     ("?!", "look-ahead is"),

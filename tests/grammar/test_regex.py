@@ -114,7 +114,8 @@ def test_pattern_anchors_mean_the_edges_of_the_text(pattern: str) -> None:
     [("(?=a)b", 1), ("a(?!b)", 2), ("(?<=a)b", 1), (r"(a)\1", 5), (r"\bword", 2), ("(?m)a", 1), ("(?ix)a", 1),
      ("a(?i:b)", 2), ("(?>a)", 1), ("a++", 3), ("a^b", 2), ("a$b", 3), ("(a$)?", 5), ("(a", 1),
      ("a)", 2), ("[a", 1), ("[z-a]", 4), (r"[\w-.]", 5), ("*a", 1), ("a**", 3), ("a{3,2}", 6),
-     ("a\\", 2), (r"\x4", 2), (r"\p{L}", 2), (r"\q", 2), ("(?P=n)", 1), ("(?#c)", 1), ("\ud800", 1)],
+     ("a\\", 2), (r"\x4", 2), (r"\p{L}", 2), (r"\q", 2), ("(?P=n)", 1), ("(?#c)", 1), ("\ud800", 1),
+     ("a|{2}", 3), ("(?P<n>a)(?P<n>b)", 13), ("(?|a)", 1)],
 )  # fmt: skip
 def test_regex_unsupported_is_refused_with_its_column(pattern: str, column: int) -> None:
     with pytest.raises(GrammarSyntaxError) as caught:
