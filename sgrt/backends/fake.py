@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+from sgrt.backends.chatml import ChatML
 from sgrt.backends.clock import Clock
 from sgrt.backends.satisfied import satisfies
 from sgrt.core import (
@@ -31,7 +32,6 @@ from sgrt.core import (
     Generation,
     Handle,
     JsonSchema,
-    Message,
     Regex,
     SamplingParams,
     ScoreResult,
@@ -63,34 +63,6 @@ Answers = (
 )
 _BYTES = 256
 _EVENT_CHARS = 8
-
-
-class ChatML:
-    """A plain chat template: ``<|im_start|>role\\ncontent<|im_end|>\\n``.
-
-    Args:
-        default_system: system message of conversations that begin without one.
-    """
-
-    numbers: frozenset[int] = frozenset()  # it counts nothing
-
-    def __init__(self, default_system: str | None = None) -> None:
-        self.default_system = default_system
-
-    def render(
-        self, messages: Sequence[Message], *, add_generation_prompt: bool = False
-    ) -> tuple[Text, ...]:
-        """The conversation, as `core.ChatTemplate` wants it."""
-        parts: list[Text] = []
-        if self.default_system is not None and messages and messages[0].role != "system":
-            parts.append(Text(f"<|im_start|>system\n{self.default_system}<|im_end|>\n", True))
-        for message in messages:
-            parts.append(Text(f"<|im_start|>{message.role}\n", True))
-            parts.append(Text(message.content))
-            parts.append(Text("<|im_end|>\n", True))
-        if add_generation_prompt:
-            parts.append(Text("<|im_start|>assistant\n", True))
-        return tuple(parts)
 
 
 @dataclass(frozen=True)

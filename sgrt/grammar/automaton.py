@@ -301,7 +301,7 @@ def of_texts(texts: Iterable[str]) -> Automaton:
         GrammarBudgetExceeded: it needs too many states.
     """
     texts = sorted(set(texts))
-    starts, columns = _runs({((ord(c), ord(c)),) for text in texts for c in text})
+    starts, columns = charset.runs({((ord(c), ord(c)),) for text in texts for c in text})
     number = {start: columns[i] for i, start in enumerate(starts)}
     dead = 1
     width = max(columns) + 1
@@ -491,7 +491,7 @@ def _class_of(text: str) -> Charset:
 def _determinise(nfa: _Builder, start: int, end: int, max_states: int) -> Automaton:
     """Subsets as bits: one for each state that reads a character, and one for the end."""
     sets_of_chars = list({move[0]: None for move in nfa.moves if move})
-    starts, classes = _runs(sets_of_chars)
+    starts, classes = charset.runs(sets_of_chars)
     sets_of_class = _sets_of_classes(sets_of_chars, starts, classes)
     closures = _Closures(nfa, end, sets_of_chars, max_states)
     found = {closures.of(start): 0}
@@ -524,7 +524,7 @@ def _sets_of_classes(
     """Which sets each class of characters is in."""
     found: list[dict[int, None]] = [{} for _ in range(max(classes) + 1)]
     for name, chars in enumerate(sets_of_chars):
-        for run in _runs_in(chars, starts):
+        for run in charset.runs_in(chars, starts):
             found[classes[run]][name] = None
     return [tuple(names) for names in found]
 
@@ -583,21 +583,3 @@ class _Closures:
             low = bits & -bits
             yield self._reading[low.bit_length() - 1]
             bits ^= low
-
-
-def _runs(sets_of_chars: Iterable[Charset]) -> tuple[list[int], list[int]]:
-    """Runs of characters that no set tells apart: their first ones, and the class of each."""
-    sets_of_chars = list(sets_of_chars)
-    edges = {0, *(e for chars in sets_of_chars for low, high in chars for e in (low, high + 1))}
-    starts = sorted(e for e in edges if e <= charset.MAX_CODE_POINT)
-    holding: list[list[int]] = [[] for _ in starts]
-    for name, chars in enumerate(sets_of_chars):
-        for run in _runs_in(chars, starts):
-            holding[run].append(name)
-    names: dict[tuple[int, ...], int] = {}
-    return starts, [names.setdefault(tuple(h), len(names)) for h in holding]
-
-
-def _runs_in(chars: Charset, starts: list[int]) -> Iterator[int]:
-    for low, high in chars:
-        yield from range(bisect.bisect_left(starts, low), bisect.bisect_right(starts, high))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -95,3 +96,22 @@ def _everything() -> str:
     code_points = np.arange(MAX_CODE_POINT + 1, dtype="<u4")
     code_points[SURROGATES[0] : SURROGATES[1] + 1] = 0
     return code_points.tobytes().decode("utf-32-le")
+
+
+def runs(sets_of_chars: Iterable[Charset]) -> tuple[list[int], list[int]]:
+    """Runs of characters that no set tells apart: their first ones, and the class of each."""
+    sets_of_chars = list(sets_of_chars)
+    edges = {0, *(e for chars in sets_of_chars for low, high in chars for e in (low, high + 1))}
+    starts = sorted(e for e in edges if e <= MAX_CODE_POINT)
+    holding: list[list[int]] = [[] for _ in starts]
+    for name, chars in enumerate(sets_of_chars):
+        for run in runs_in(chars, starts):
+            holding[run].append(name)
+    names: dict[tuple[int, ...], int] = {}
+    return starts, [names.setdefault(tuple(h), len(names)) for h in holding]
+
+
+def runs_in(chars: Charset, starts: list[int]) -> Iterator[int]:
+    """Which of these runs, by number, make up a set."""
+    for low, high in chars:
+        yield from range(bisect.bisect_left(starts, low), bisect.bisect_right(starts, high))

@@ -5,7 +5,7 @@ import random
 import pytest
 
 import sgrt
-from sgrt.backends.fake import ChatML
+from sgrt.backends.chatml import ChatML
 from sgrt.core import Message, Text
 from sgrt.errors import RequestError
 

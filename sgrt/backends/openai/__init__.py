@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from sgrt.backends.fake import ChatML
+from sgrt.backends.chatml import ChatML
 from sgrt.backends.openai.answers import Answer, ChatAnswer, CompletionAnswer, TokenUsage, usage_of
 from sgrt.backends.remote import Push, RemoteBackend, RemoteSession, finished, malformed, refuse
 from sgrt.backends.sglang_words import constraint_fields

@@ -50,6 +50,9 @@ class Document:
         share: schemas of one resource that say the same are one, at the place that is asked for
             first; see `repeated`. Real schemas repeat themselves a lot.
 
+    Attributes:
+        draft: what the root's `$schema` says, "" where there is none.
+
     Raises:
         UnsupportedSchema: two schemas with the same name.
     """
@@ -63,15 +66,24 @@ class Document:
         self._contents: dict[Location, int] = {}
         self._first: dict[int, Location] = {}
         self._repeated: dict[Location, Location] = {}
-        draft = root.get("$schema") if isinstance(root, dict) else None
-        self._has_ids = not re.search(r"draft-0[34]", str(draft))  # draft 4's is another keyword
-        self._ref_is_alone = re.search(r"draft-0[3-7]", str(draft)) is not None
+        self.draft = str(root.get("$schema", "")) if isinstance(root, dict) else ""
+        self._has_ids = not self.is_up_to_draft(4)  # draft 4's is another keyword
+        self._ref_is_alone = self.is_up_to_draft(7)
         schemas = self._index(root)
         if share:
             self._compare(schemas)
         self.root = self._enter(self._resources[""], ())
 
     # names
+
+    def is_up_to_draft(self, number: int) -> bool:
+        """Whether the document says that it is of an old draft."""
+        found = re.search(r"draft-0(\d)", self.draft)
+        return found is not None and int(found[1]) <= number
+
+    def is_after_draft_4(self) -> bool:
+        """Whether it says that it is of a later one."""
+        return bool(re.search(r"draft(-0[67]|/20)", self.draft))
 
     def _index(self, root: Any) -> list[_Indexed]:
         """Find all schemas, those that hold others before them."""

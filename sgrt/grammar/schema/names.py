@@ -6,6 +6,8 @@ import difflib
 import functools
 from typing import Any
 
+from sgrt.grammar.schema.contract import ANNOTATIONS, DEPENDENT
+
 
 def holds_key(node: Any, key: str) -> bool:
     """Whether a key stands anywhere in a JSON value."""
@@ -27,3 +29,27 @@ def closest(name: str, known: tuple[str, ...]) -> str | None:
     lower = {k.lower(): k for k in known}
     close = difflib.get_close_matches(name.lower(), lower, 1, 0.85)
     return lower[close[0]] if close else None
+
+
+def did_you_mean(name: str | None) -> str:
+    """The end of a message; nothing where there is no such name."""
+    return "" if name is None else f"; did you mean {name!r}?"
+
+
+def why_annotation(keyword: str, known: tuple[str, ...]) -> str:
+    """Why an unknown keyword is one: the standard says so, also where it looks like a slip.
+
+    A sign in front (x-, _, a $ of one's own) says that a name is meant to be another one.
+
+    Args:
+        known: keywords that are enforced.
+    """
+    if keyword in ANNOTATIONS:
+        return ""
+    why = "not a keyword of JSON Schema, so it allows every value"
+    if keyword.startswith(("x-", "_")):
+        return why
+    close = closest(keyword, (*known, *DEPENDENT, *ANNOTATIONS))
+    if close in ANNOTATIONS or (keyword.startswith("$") and close and not close.startswith("$")):
+        return why
+    return why + did_you_mean(close)

@@ -6,7 +6,6 @@ read, also where no value can ever lead there.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from contextlib import suppress
 from fractions import Fraction
@@ -43,7 +42,7 @@ from sgrt.grammar.schema.formula import (
     negate,
     satisfies,
 )
-from sgrt.grammar.schema.names import closest, holds_key
+from sgrt.grammar.schema.names import closest, did_you_mean, holds_key, why_annotation
 
 TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 
@@ -100,7 +99,7 @@ class Reader:
     def _read(self, schema: Schema) -> Formula:
         if isinstance(schema.node, bool):
             return TRUE if schema.node else FALSE
-        if "$ref" in schema.node and self._is_up_to_draft(7):
+        if "$ref" in schema.node and self.document.is_up_to_draft(7):
             for keyword in schema.node.keys() - {"$ref"}:
                 why = "" if keyword in ANNOTATIONS else "up to draft 7 nothing counts beside $ref"
                 self.note(schema.pointer, keyword, "annotation", why)
@@ -118,7 +117,9 @@ class Reader:
         if keyword in KEYWORDS or keyword in DEPENDENT:
             self.note(schema.pointer, keyword, "enforced")
         else:
-            self.note(schema.pointer, keyword, "annotation", _why_annotation(keyword))
+            self.note(
+                schema.pointer, keyword, "annotation", why_annotation(keyword, tuple(KEYWORDS))
+            )
         return formula
 
     def _enforce(self, schema: Schema, keyword: str, value: Any) -> Formula:
@@ -227,7 +228,11 @@ class Reader:
 
     def _bound(self, schema: Schema, keyword: str, value: Any) -> Formula:
         plain = {"exclusiveMinimum": "minimum", "exclusiveMaximum": "maximum"}.get(keyword)
-        if isinstance(value, bool) and plain in schema.node and not self._is_after_draft_4():
+        if (
+            isinstance(value, bool)
+            and plain in schema.node
+            and not self.document.is_after_draft_4()
+        ):
             # Draft 4: whether the bound beside it is itself excluded.
             return self._bound(schema, keyword, schema.node[plain]) if value else TRUE
         if not _is_number(value):
@@ -296,7 +301,7 @@ class Reader:
             return Matches(schema.pointer, pattern, regex.ANYTHING)
         why = f"{value!r:.40} is not of the standard"
         if value not in formats.ANNOTATION_FORMATS:
-            why += _did_you_mean(closest(value, tuple(formats.REGULAR_FORMATS)))
+            why += did_you_mean(closest(value, tuple(formats.REGULAR_FORMATS)))
         self.note(schema.pointer, "format", "annotation", why)
         return TRUE
 
@@ -304,7 +309,7 @@ class Reader:
 
     def _items(self, schema: Schema, value: Any) -> Formula:
         if isinstance(value, list):  # drafts before 2020-12 said prefixItems this way
-            if "draft/2020-12" in self._draft():
+            if "draft/2020-12" in self.document.draft:
                 schema.refuse("is one schema in this draft", "items", "prefixItems takes a list")
             parts = self._tuple(schema, "items", value)
             rest = schema.node.get("additionalItems", True)
@@ -537,46 +542,9 @@ class Reader:
         """Draft 4's `$id`. Since draft 6 it is no keyword; before, it matters to references below."""
         is_base = isinstance(value, str) and not value.startswith("#")
         is_used = is_base and schema.pointer and holds_key(schema.node, "$ref")
-        if is_used and self._is_up_to_draft(4):
+        if is_used and self.document.is_up_to_draft(4):
             schema.refuse("is not supported above a $ref", "id", "write $id")
         return TRUE
-
-    def _is_up_to_draft(self, number: int) -> bool:
-        """Whether the document says that it is of an old draft."""
-        found = re.search(r"draft-0(\d)", self._draft())
-        return found is not None and int(found[1]) <= number
-
-    def _is_after_draft_4(self) -> bool:
-        return bool(re.search(r"draft(-0[67]|/20)", self._draft()))
-
-    def _draft(self) -> str:
-        root = self.document.root.node
-        return str(root.get("$schema", "")) if isinstance(root, dict) else ""
-
-
-def _why_annotation(keyword: str) -> str:
-    """Why an unknown keyword is one: the standard says so, also where it looks like a slip.
-
-    A sign in front (x-, _, a $ of one's own) says that a name is meant to be another one.
-    """
-    if keyword in ANNOTATIONS:
-        return ""
-    why = "not a keyword of JSON Schema, so it allows every value"
-    if keyword.startswith(("x-", "_")):
-        return why
-    close = closest(keyword, (*KEYWORDS, *DEPENDENT, *ANNOTATIONS))
-    if close in ANNOTATIONS or (keyword.startswith("$") and close and not close.startswith("$")):
-        return why
-    return why + _did_you_mean(close)
-
-
-def _did_you_mean(name: str | None) -> str:
-    return "" if name is None else f"; did you mean {name!r}?"
-
-
-def _too_many_references() -> GrammarBudgetExceeded:
-    most = limits.MAX_REF_CHAIN
-    return GrammarBudgetExceeded("references in a row", most + 1, most)
 
 
 def _is_number(value: Any) -> bool:
