@@ -261,6 +261,16 @@ def _generator() -> Any:
             found = [{"pattern": f"^({pattern})$"} for pattern in decimals.patterns(schema)]
             return {"type": "string", **(found[0] if len(found) == 1 else {"allOf": found})}
 
+        def datetime_schema(self, schema: Any) -> Any:
+            if schema.get("tz_constraint") == "naive":
+                return {"type": "string", "pattern": f"^{_DATE}T{_TIME}$"}
+            return super().datetime_schema(schema)
+
+        def dict_schema(self, schema: Any) -> Any:
+            found, keys = super().dict_schema(schema), schema.get("keys_schema", {})
+            is_int = keys.get("type") == "int" and "propertyNames" not in found
+            return {**found, "propertyNames": {"pattern": f"^{_INT}$"}} if is_int else found
+
         def timedelta_schema(self, schema: Any) -> Any:
             found = super().timedelta_schema(schema)
             return {**found, "pattern": _SHORT_NUMBERS} if "format" in found else found

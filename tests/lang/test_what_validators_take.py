@@ -1,13 +1,16 @@
-"""What pydantic's validators accept beside its schemas: decimals, addresses, durations."""
+"""What pydantic's validators take, where its schemas allow more: decimals, addresses, dates, keys."""
 
 import itertools
+import json
 import random
 import re
+from datetime import timedelta
 from decimal import Decimal
 from typing import Annotated
 
 import pydantic
 import pytest
+from jsonschema import Draft202012Validator
 
 import sgrt
 from sgrt.lang import decimals, outputs
@@ -81,6 +84,23 @@ def test_address_of_a_scheme_is_one_that_pydantic_accepts(text, is_url):
     assert bool(re.search(pattern, text)) is is_url
     if is_url:
         pydantic.TypeAdapter(pydantic.HttpUrl).validate_python(text)
+
+
+@pytest.mark.parametrize(
+    "kind, good, bad",
+    [
+        (pydantic.NaiveDatetime, '"2024-02-29T10:00:00"', '"2024-02-29T10:00:00Z"'),
+        (dict[int, bool], '{"-12":true}', '{"a":true}'),
+        (timedelta, '"P3DT4H"', '"P9999999999D"'),
+    ],
+)
+def test_text_that_a_validator_would_refuse_is_not_written(kind, good, bad):
+    schema = json.loads(sgrt.gen("x", output=kind).constraint.schema)
+    valid = Draft202012Validator(schema)
+    assert pydantic.TypeAdapter(kind).validate_json(good) is not None
+    with pytest.raises(pydantic.ValidationError):
+        pydantic.TypeAdapter(kind).validate_json(bad)
+    assert valid.is_valid(json.loads(good)) and not valid.is_valid(json.loads(bad))
 
 
 def test_bounds_reach_the_schema_of_a_model():
