@@ -261,11 +261,6 @@ class Tokenizer:
         turn_id = self.special_id(end) if end else None
         return self._source.eos_ids | ({turn_id} if turn_id is not None else set())
 
-    @property
-    def chat_template_source(self) -> str | None:
-        """The model's chat template (jinja), or None."""
-        return self._source.chat_template
-
     @cached_property
     def chat_template(self) -> JinjaChatTemplate | None:
         """The model's chat template, or None where it has none.

@@ -7,7 +7,6 @@ compiling a grammar) runs in a few helper threads.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import sys
 import threading
@@ -111,7 +110,6 @@ class Service:
             _NUM_THREADS, thread_name_prefix="sgrt-serve", initializer=_stand_back
         )
         self._waker: Waker | None = None
-        self._serial = itertools.count(1)
 
     def attach(self, engine: Engine) -> None:
         """Begin to serve this engine; it is closed with the service."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from sgrt.core import (
@@ -289,7 +289,6 @@ class CallReader:
     _depth: int = 0
     _in_string: bool = False
     _escaped: bool = False
-    _started: bool = field(default=False)
 
     def feed(self, text: str) -> list[Piece]:
         """Pieces that are certain by now."""
@@ -343,7 +342,7 @@ class CallReader:
             return False
         pieces.append(Piece("name", match[1], self.num_calls))
         self._buffer = self._buffer[match.end() :]
-        self._state, self._depth, self._in_string, self._started = "arguments", 0, False, False
+        self._state, self._depth, self._in_string = "arguments", 0, False
         return True
 
     def _read_arguments(self, pieces: list[Piece]) -> bool:

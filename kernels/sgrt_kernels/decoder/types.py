@@ -196,11 +196,6 @@ class PagedKV:
     def page_size(self) -> int:
         return self.k.shape[4]
 
-    @property
-    def bytes_per_page(self) -> int:
-        """Bytes of one page in all layers, keys and values together."""
-        return 2 * self.k[:, 0].numel() * self.k.element_size()
-
     def copy_page(self, src: int, dst: int) -> None:
         """Copy one page to another in all layers.
 
