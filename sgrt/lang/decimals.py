@@ -27,8 +27,9 @@ def patterns(bounds: Mapping[str, Any]) -> list[str]:
         ("le", False, False),
         ("lt", False, True),
     ):
-        if bounds.get(name) is not None:
-            found.append(_side(Decimal(bounds[name]), is_up, is_strict))
+        bound = Decimal("NaN") if bounds.get(name) is None else Decimal(bounds[name])
+        if bound.is_finite():
+            found.append(_side(bound, is_up, is_strict))
     return found
 
 

@@ -67,6 +67,11 @@ def test_decimal_within_bounds_is_what_pydantic_accepts(seed):
         assert is_written == is_valid or (is_valid and _is_spelled_long(text)), (bounds, text)
 
 
+def test_bound_that_is_infinite_bounds_nothing():
+    infinite = {"ge": Decimal("-Infinity"), "lt": Decimal("Infinity")}
+    assert decimals.patterns(infinite) == decimals.patterns({})
+
+
 @pytest.mark.parametrize(
     "text, is_url",
     [
