@@ -75,7 +75,7 @@ _PCHAR = "(?:[a-zA-Z0-9._~!$&'()*+,;=:@-]|%[0-9A-F]{2})"
 _QUERY = rf"\?(?:{_PCHAR}|[/?])*"
 _FRAGMENT = rf"\#(?:{_PCHAR}|[/?])*"
 URI = (
-    rf"[a-z][a-z0-9+.-]{{0,15}}://{_DOMAIN}(?::[0-9]{{1,4}})?(?:/{_PCHAR}*)*"
+    rf"[a-z][a-z0-9+.-]{{0,15}}://(?:{_DOMAIN}|{IPV4})(?::[1-5]?[0-9]{{1,4}})?(?:/{_PCHAR}*)*"
     rf"(?:{_QUERY})?(?:{_FRAGMENT})?"
 )
 _NO_COLON = _PCHAR.replace(":@", "@")  # that would end a scheme
