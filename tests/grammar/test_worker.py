@@ -164,7 +164,7 @@ def test_worker_that_cannot_run_means_risky_is_refused(command: tuple[str, ...])
     compiler.compile(Regex("a+"))
 
 
-def test_worker_ends_with_its_parent_and_when_closed(compiler: GrammarCompiler) -> None:
+def test_worker_ends_with_its_parent_and_when_closed() -> None:
     code = (
         "import sys, os; sys.path.insert(0, 'tests/grammar')\n"
         "from test_worker import *\n"
@@ -176,12 +176,13 @@ def test_worker_ends_with_its_parent_and_when_closed(compiler: GrammarCompiler) 
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
     )
     assert_ends(int(done.stdout))
-    compiler.compile(JsonSchema(RISKY.schema + "  "))
-    pid = compiler.process.pid
+    own = GrammarCompiler(byte_vocabulary())
+    own.compile(RISKY)
+    pid = own.process.pid
     assert pid is not None and is_running(pid)
-    compiler.close()
-    compiler.close()
-    assert compiler.process.pid is None and not is_running(pid)
+    own.close()
+    own.close()
+    assert own.process.pid is None and not is_running(pid)
 
 
 def assert_ends(pid: int) -> None:
