@@ -116,7 +116,8 @@ def gen(
     Args:
         name: ``s[name]`` reads the value.
         n: draw this many; the value is a list, and the text goes on with the first. None is 1.
-        stop_regex: refused; a pattern for the whole text is ``regex``.
+        stop_regex: pattern or patterns; the text ends before the first match, wherever that begins
+            (`core.Generate`). On backends that cannot, the generation fails and says so.
         return_logprob, top_logprobs_num: SGLang's way to say ``logprobs``.
         logprob_start_len: refused but for -1: the prompt's tokens are not scored.
         return_text_in_logprobs: `ProgramState.get_meta_info` always spells tokens out.
@@ -151,7 +152,8 @@ def gen(
             structural_tag, output, dtype; separators without JSON; choices with what a `select`
             has no use for; what is refused above.
         ConstraintError: choices or schema that nothing satisfies or that cannot be read.
-        InvalidSamplingParams: n below 1. Other values are checked where the gen is appended.
+        InvalidSamplingParams: n below 1, or a stop_regex that is no text. Other values are checked
+            where the gen is appended.
     """
     given: dict[str, Any] = {
         "max_tokens": max_tokens,
@@ -173,12 +175,12 @@ def gen(
         "finish": finish,
     }
     sampling = {key: value for key, value in given.items() if value is not None}
-    peer.refuse("stop_regex", stop_regex)
     peer.refuse("logprob_start_len", None if logprob_start_len == -1 else logprob_start_len)
     peer.refuse_false("return_text_in_logprobs", return_text_in_logprobs)
     n = 1 if n is None else n
     if not isinstance(n, int) or isinstance(n, bool) or n < 1:
         raise InvalidSamplingParams("n", n, "must be an integer >= 1")
+    patterns = _patterns(stop_regex)
     if dtype is not None and output is not None:
         raise RequestError("gen takes one constraint, not output and dtype")
     dtype = peer.DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
@@ -200,13 +202,15 @@ def gen(
         constraint = Regex(form.pattern)
         sampling["stop"] = (*_strings(sampling.get("stop", ())), *form.stop)
     if choices is not None or choices_method is not None:
-        return _choose(name, choices, choices_method, sampling, n)
+        others = [key for key, value in (("n", n > 1), ("stop_regex", patterns)) if value]
+        return _choose(name, choices, choices_method, sampling, others)
     return Gen(
         name=variable_name(name),
         sampling=sampling,
         constraint=constraint,
         output=form or output or dtype,
         n=n,
+        stop_regex=patterns,
     )
 
 
@@ -215,12 +219,12 @@ def _choose(
     choices: Sequence[str] | None,
     method: str | ChoicesMethod | None,
     sampling: dict[str, Any],
-    n: int,
+    unused: Sequence[str],
 ) -> Select:
     """A `gen` that is a `select`: the other way to say so takes what that one takes."""
     if choices is None:
         raise RequestError("choices_method needs choices")
-    others = [*(key for key in sampling if key not in ("temperature", "seed")), *["n"] * (n > 1)]
+    others = [*(key for key in sampling if key not in ("temperature", "seed")), *unused]
     if others:
         raise RequestError(
             f"choices are compared whole; no {others[0]} applies",
@@ -392,6 +396,13 @@ def sequence_of(value: Any) -> Any:
 
 def _strings(value: Any) -> tuple[Any, ...]:
     return (value,) if isinstance(value, str) else value
+
+
+def _patterns(value: Any) -> tuple[str, ...]:
+    found = () if value is None else _strings(sequence_of(value))
+    if not isinstance(found, tuple) or not all(isinstance(pattern, str) for pattern in found):
+        raise InvalidSamplingParams("stop_regex", value, "must be a pattern or a list of them")
+    return found
 
 
 def variable_name(name: object) -> str | None:

@@ -63,6 +63,7 @@ class Gen(Expr):
     Args:
         sampling: fields of `core.SamplingParams` that were given here; the run's defaults
             fill the others.
+        stop_regex: patterns that end the text; see `core.Generate`.
         output: type that the text is parsed into (`lang.outputs`), or None for text.
         n: how many independent continuations; the text goes on with the first.
     """
@@ -72,6 +73,7 @@ class Gen(Expr):
     constraint: Constraint | None = None
     output: Any = None
     n: int = 1
+    stop_regex: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

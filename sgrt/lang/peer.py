@@ -31,7 +31,7 @@ DTYPES: dict[str, type] = {"int": int, "float": float, "bool": bool, "str": str,
 
 _REFUSED = {
     "n": "a gen has its own: gen(n=...)",
-    "stop_regex": "use regex= for the whole text, or stop= for strings",
+    "stop_regex": "a gen has its own: gen(stop_regex=...)",
     "logprob_start_len": "the prompt's tokens are not scored; logprobs= scores those generated",
     "position_ids_offset": "a fork's positions follow its parent's",
     "use_thread": "runs never need a thread each",

@@ -49,7 +49,7 @@ class Defaults:
 
     def _made(self, gen: Gen) -> Generate:
         params = self.params.override(**gen.sampling) if gen.sampling else self.params
-        return Generate(params=params, constraint=gen.constraint)
+        return Generate(params=params, constraint=gen.constraint, stop_regex=gen.stop_regex)
 
 
 class Run:

@@ -121,8 +121,8 @@ def test_dtype_beside_another_constraint_is_refused():
 
 
 def test_gen_takes_its_arguments_in_the_peers_order():
-    gen = sgl.gen("x", 5, 2, 3, "a", [7], None, 0.5, 0.9, 4, 0.1, 0.2, 0.3, True, True, -1, 2, True)
-    assert (gen.name, gen.n) == ("x", 3)
+    gen = sgl.gen("x", 5, 2, 3, "a", [7], "b+", 0.5, 0.9, 4, 0.1, 0.2, 0.3, True, True, -1, 2, True)
+    assert (gen.name, gen.n, gen.stop_regex) == ("x", 3, ("b+",))
     assert gen.sampling == {
         "max_tokens": 5, "min_tokens": 2, "stop": "a", "stop_token_ids": (7,), "temperature": 0.5,
         "top_p": 0.9, "top_k": 4, "min_p": 0.1, "frequency_penalty": 0.2, "presence_penalty": 0.3,
@@ -133,7 +133,8 @@ def test_gen_takes_its_arguments_in_the_peers_order():
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"stop_regex": "a+"},
+        {"stop_regex": [1]},
+        {"stop_regex": "a+", "choices": ["a", "b"]},
         {"logprob_start_len": 0},
         {"top_logprobs_num": 2},
         {"return_logprob": True, "logprobs": 1},

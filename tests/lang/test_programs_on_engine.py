@@ -3,6 +3,7 @@ session that is closed too early, forked too late or mixed up with another chang
 
 import asyncio
 import gc
+import re
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import pytest
 
 import sgrt
 from sgrt.errors import Cancelled, GrammarSyntaxError, RequestError, UnsupportedSchema
+from sgrt.lang.plan.plan import Plan
 
 pytest.importorskip("torch")
 from tests.runtime.integer_model import ByteTokenizer, integer_parts
@@ -281,3 +283,31 @@ def test_deadline_and_cancelled_task_give_pages_back(engine):
 
     asyncio.run(cancelled())
     assert pages_come_back(engine)
+
+
+@sgrt.function
+def stopping(s, patterns):
+    s += "once" + sgrt.gen("x", regex="[a-d]*", stop_regex=patterns, max_tokens=24)
+    s += "!" + sgrt.gen("y", max_tokens=4, ignore_eos=True)
+
+
+def test_stop_regex_ends_a_gen_before_its_first_match_in_plans_too(engine):
+    whole = stopping.run(None, backend=engine, temperature=0)["x"]
+    found = re.compile("a[^a]*c|dd")
+    ends = [(i, j) for j in range(len(whole) + 1) for i in range(j) if found.fullmatch(whole, i, j)]
+    assert ends
+    plan = Plan.from_json(stopping.compile().to_json())
+    for run in (stopping.run, plan.run):
+        state = run(["a[^a]*c|dd", "zz"], backend=engine, temperature=0)
+        assert state["x"] == whole[: ends[0][0]]
+        assert state.text() == "once" + state["x"] + "!" + state["y"]
+        assert state.get_meta_info("x")["finish_reason"]["matched"] == "a[^a]*c|dd"
+
+
+def test_stop_regex_that_cannot_be_followed_is_told_at_the_read(engine):
+    state = stopping.run("(?=a)b", backend=engine)
+    with pytest.raises(sgrt.ProgramError, match="stop_regex"):
+        _ = state["x"]
+    scripted = stopping.run("a", backend=sgrt.ScriptedBackend(["b"]))
+    with pytest.raises(sgrt.ProgramError, match=r"stop_regex.*embedded engine"):
+        _ = scripted["x"]
