@@ -20,13 +20,14 @@ ROOMS: dict[str, set[str]] = {
     | {"sgrt.backends.openai", "sgrt.backends.sglang", "sgrt.backends.spawned"}
     | {"sgrt.errors"},
     "sgrt.errors": set(),
+    "sgrt.files": set(),
     "sgrt.constraints": {"sgrt.errors"},
     "sgrt.handles": {"sgrt.errors"},
     "sgrt.json_events": {"sgrt.errors"},
     "sgrt.core": {"sgrt.constraints", "sgrt.handles", "sgrt.json_events", "sgrt.errors"},
     "sgrt.config": {"sgrt.errors"},
     "sgrt.schemas": {"sgrt.constraints", "sgrt.errors"},
-    "sgrt.lang": {"sgrt.core", "sgrt.handles", "sgrt.schemas", "sgrt.errors"},
+    "sgrt.lang": {"sgrt.core", "sgrt.handles", "sgrt.schemas", "sgrt.files", "sgrt.errors"},
     "sgrt.grammar": {"sgrt.core", "sgrt.errors"},
     "sgrt.ops": {"sgrt_kernels", "sgrt.config", "sgrt.errors"},
     # core for the chat template's protocol and its runs of text
@@ -47,7 +48,7 @@ ROOMS: dict[str, set[str]] = {
         "sgrt.models",
         "sgrt.core",
     }
-    | {"sgrt.schemas", "sgrt.config", "sgrt.errors"},
+    | {"sgrt.schemas", "sgrt.files", "sgrt.config", "sgrt.errors"},
     "sgrt.cli": {
         *("sgrt", "sgrt.lang", "sgrt.backends", "sgrt.backends.local", "sgrt.server"),
         *("sgrt.runtime", "sgrt.models", "sgrt.grammar", "sgrt.core", "sgrt.config", "sgrt.errors"),

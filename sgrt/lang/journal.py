@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from sgrt.core import Handle, SamplingParams
 from sgrt.errors import RequestError
+from sgrt.files import sync_folder
 from sgrt.lang import kept
 from sgrt.lang.background import Work
 from sgrt.lang.feed import Feed
@@ -93,7 +94,7 @@ class Journal:
             self._file.truncate(len(whole))
         if not lines:
             self._write(head)
-            _sync_folder(self._path)
+            sync_folder(self._path)
         return lines[1:]
 
     def _line(self, number: int, line: bytes) -> dict[str, Any]:
@@ -199,18 +200,6 @@ def _lock_file(file: IO[bytes], path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         raise RequestError(f"resume={str(path)!r}: another run is writing it") from error
-
-
-def _sync_folder(path: Path) -> None:
-    """Make sure that the file itself is found after a crash."""
-    try:
-        folder = os.open(path.resolve().parent, os.O_RDONLY)
-    except OSError:  # folders cannot be opened on this system
-        return
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _line_of(value: Any) -> bytes:

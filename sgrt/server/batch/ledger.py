@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from sgrt.errors import RequestError
+from sgrt.files import sync_file, sync_folder
 
 log = logging.getLogger("sgrt.batch")
 
@@ -97,7 +98,7 @@ class Journal:
         """Give the file its name; nothing where it has no line and was never made."""
         self.close()
         if self._path.exists():
-            _sync_file(self._path)
+            sync_file(self._path)
             os.replace(self._path, target)
             sync_folder(target)
 
@@ -265,26 +266,6 @@ def _keep_lines(path: Path, wanted: Callable[[bytes], bool]) -> None:
     kept = [line for line in path.read_bytes().splitlines(keepends=True) if wanted(line)]
     fresh = path.with_name(path.name + ".new")
     fresh.write_bytes(b"".join(kept))
-    _sync_file(fresh)
+    sync_file(fresh)
     os.replace(fresh, path)
     sync_folder(path)
-
-
-def _sync_file(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def sync_folder(path: Path) -> None:
-    """Make sure that a file is found under its name after a crash."""
-    try:
-        folder = os.open(path.resolve().parent, os.O_RDONLY)
-    except OSError:  # folders cannot be opened on this system
-        return
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
