@@ -26,6 +26,7 @@ from sgrt.errors import GrammarBudgetExceeded
 from sgrt.grammar import json_text
 from sgrt.grammar.different import Schemas
 from sgrt.grammar.engines import bytewise
+from sgrt.grammar.engines.item_tokens import ItemTokens
 from sgrt.grammar.vocabulary import Vocabulary
 
 _WHITE = frozenset(b" \t\n\r")
@@ -302,42 +303,6 @@ def _number(text: bytes) -> str | None:
         return None
 
 
-class _Tokens:
-    """Tokens of a vocabulary by what they can do to items."""
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self._tokens = vocabulary.tokens
-        self.opening = self._matching(rb"\[.*(,|-0)")
-        """May open an array and complete several of its items."""
-        self.marked = self._matching(rb"[,\]}]|-0")
-        """May end a value, or be a number in another spelling."""
-        self.going_on = self._matching(rb'".*,')
-        """May end a string, and lead to another item."""
-        self.ending = self._matching(rb'".*[\]}]')
-        """May end a string and what it stands in."""
-        self.beginning = self._matching(rb'^\s*"[^"]*$')
-        """Begin a string and nothing more."""
-        self._by_text: dict[bytes, list[int]] = {}
-        self._by_head: dict[bytes, list[int]] = {}
-        for token_id, token in enumerate(self._tokens):
-            for text in {token, token.lstrip()}:
-                self._by_text.setdefault(text, []).append(token_id)
-            if b'"' in token:
-                head = token[: token.index(b'"') + 1]
-                self._by_head.setdefault(head, []).append(token_id)
-
-    def of(self, texts: set[bytes]) -> set[int]:
-        """Tokens that are one of these texts, or one that ends a string and more."""
-        ids: set[int] = set()
-        for text in texts:
-            ids.update(self._by_text.get(text, ()), self._by_head.get(text, ()))
-        return ids
-
-    def _matching(self, pattern: bytes) -> frozenset[int]:
-        search = re.compile(pattern, re.DOTALL).search
-        return frozenset(i for i, t in enumerate(self._tokens) if search(t))
-
-
 _Known = dict[tuple[int, _Items], dict[bytes, bool]]
 """By depth of an array, its items and text of a spot: whether the item under way can become a new
 one."""
@@ -348,7 +313,7 @@ class DifferentEngine:
 
     Args:
         engine: the library's matcher at the start of the text.
-        byte_engine: makes the same one over `bytewise.byte_vocabulary`.
+        byte_engine: makes the same one over `bytewise.byte_vocabulary`; called when it is needed.
     """
 
     def __init__(
@@ -575,5 +540,5 @@ def _allowed(row: NDArray[np.uint32], token_ids: Iterable[int]) -> list[int]:
 
 
 @lru_cache(maxsize=8)
-def _tokens_of(vocabulary: Vocabulary) -> _Tokens:
-    return _Tokens(vocabulary)
+def _tokens_of(vocabulary: Vocabulary) -> ItemTokens:
+    return ItemTokens(vocabulary)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import llguidance
@@ -78,8 +78,12 @@ def _engine(vocabulary: Vocabulary, source: str) -> Any:
     engine = library(vocabulary)
     if schemas is None or engine.is_error():
         return engine
-    byte_engine = library(bytewise.byte_vocabulary())
-    return DifferentEngine(engine, schemas, vocabulary, byte_engine.deep_copy)
+
+    @cache
+    def byte_engine() -> Any:
+        return library(bytewise.byte_vocabulary())
+
+    return DifferentEngine(engine, schemas, vocabulary, lambda: byte_engine().deep_copy())
 
 
 class LLGrammar:
