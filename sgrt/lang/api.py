@@ -40,26 +40,27 @@ def _hinted(func: Callable[P, R]) -> Callable[P, R]:
 
 def _remembered(func: Callable[P, R]) -> Callable[P, R]:
     """Make the same node once: a program's line is run again and again, and nodes never change."""
-    known: dict[Any, R] = {}
+
+    @functools.lru_cache(1024, typed=True)  # because True == 1
+    def known(*args: P.args, **kwargs: P.kwargs) -> R:
+        values = (*args, *kwargs.values())
+        if tuple in map(type, values):  # types inside would have to be looked for
+            raise _NotKept
+        return func(*args, **kwargs)
 
     @functools.wraps(func)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        values = (*args, *kwargs.values())
-        key = (*values, *map(type, values), *kwargs, len(args))  # with types, because True == 1
         try:
-            found = known.get(key)
-        except TypeError:  # a list or mapping, say
-            return func(*args, **kwargs)
-        if found is None:
-            found = func(*args, **kwargs)
-            if tuple in map(type, values):  # types inside would have to be looked for
-                return found
-            if len(known) >= 1024:
-                known.clear()
-            known[key] = found
-        return found
+            return known(*args, **kwargs)  # type: ignore[arg-type]
+        except (TypeError, _NotKept):  # a list or mapping, say
+            pass
+        return func(*args, **kwargs)
 
     return call
+
+
+class _NotKept(Exception):
+    """These arguments are no key."""
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:

@@ -26,7 +26,7 @@ class Feed(Generic[T]):
     def __init__(
         self, items: Iterable[T] = (), lock: AbstractContextManager[Any] | None = None
     ) -> None:
-        self._items: list[T] = list(items)
+        self._items: list[Any] = list(items)
         self._lock = threading.Lock() if lock is None else lock
         self._more: Handle[None] | None = None
         self._closed = False
@@ -36,8 +36,8 @@ class Feed(Generic[T]):
         with self._lock:
             self.append_held(item)
 
-    def append_held(self, item: T) -> None:
-        """`append` for who holds the lock."""
+    def append_held(self, item: Any) -> None:
+        """`append` for who holds the lock; takes an item, or what `_seen` makes one of."""
         self._items.append(item)
         if self._more is not None:
             self._tell()
@@ -60,7 +60,11 @@ class Feed(Generic[T]):
 
     def now(self) -> list[T]:
         """The items so far."""
-        return list(self._items)
+        return self._seen(self._items)
+
+    def _seen(self, items: list[Any]) -> list[T]:
+        """A copy, as readers see them; for feeds that keep them otherwise."""
+        return items[:]
 
     def follow(self) -> Iterator[T]:
         """Every item, waiting for those to come."""
@@ -88,7 +92,7 @@ class Feed(Generic[T]):
     def _next(self, index: int) -> tuple[list[T], Handle[None] | None]:
         """Items from ``index`` on, and what to wait for then; None at the end."""
         with self._lock:
-            fresh = self._items[index:]
+            fresh = self._seen(self._items[index:] if index else self._items)
             if self._closed:
                 return fresh, None
             if self._more is None:

@@ -158,7 +158,8 @@ class Hubs:
             with self._lock:
                 hub = self._first = self._first or self._new()
         hub.queue.put(None)
-        watch.wake()
+        if not watch.is_awake:
+            watch.wake()
 
     def _new(self) -> Hub:
         hub = Hub(self._starts)
@@ -192,6 +193,7 @@ class Watch:
 
     Attributes:
         ticks: how often it has looked.
+        is_awake: it looks, or is about to.
         unsent: called with each look; sends what programs keep back too long, and returns
             whether there is more.
     """
@@ -203,15 +205,15 @@ class Watch:
         os.register_at_fork(after_in_child=self._set_up)
 
     def _set_up(self) -> None:
-        self._is_awake = False
+        self.is_awake = False
         self._woken = threading.Event()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
     def wake(self) -> None:
         """There is something to look at."""
-        if not self._is_awake:
-            self._is_awake = True
+        if not self.is_awake:
+            self.is_awake = True
             self._woken.set()
             with self._lock:
                 if self._thread is None:
@@ -233,7 +235,7 @@ class Watch:
             if num_idle > _IDLE_TICKS:
                 num_idle = 0
                 self._woken.clear()
-                self._is_awake = False
+                self.is_awake = False
                 if hubs.look(False) or self.unsent():  # it came between the look and the nap
                     self.wake()
 

@@ -111,7 +111,10 @@ class Lane:
         self._session = session
         if self._error is not None:
             session.close()
-        self._go_on()
+        if self._queue:
+            self._go_on()
+        else:
+            self._held = False
 
     def submit(self, operation: Operation) -> None:
         """Queue an operation; it runs at once where nothing holds the lane."""
@@ -181,7 +184,7 @@ class Lane:
         All of it is waited for, not the newest alone: what is refused when it is handed over
         ends before what was taken earlier, which is still good.
         """
-        waiting = [handle for handle in self._working if not handle.done()]
+        waiting = [handle for handle in self._working if not handle.done()] if self._working else []
         if self.children:
             waiting += [child.closed() for child in self.children if not child.is_closed]
         if waiting:
@@ -253,11 +256,11 @@ class Write(Operation):
     variables: list[Generated]
 
     def run(self, lane: Lane, session: Session) -> None:
-        rest = self._text_at_end()
+        rest = self._text_at_end() if isinstance(self.segment[-1], Text) else None
         if self.variables:
             handles = session.generate(self.segment)
             for handle, variable in zip(handles, self.variables, strict=True):
-                variable.attach((handle,))
+                variable.attach(handle)
             lane.watch(handles)
         if rest:
             session.extend(*rest)
@@ -292,7 +295,7 @@ class Sample(Operation):
             for other in others:
                 other.close()
             raise
-        self.variable.attach(tuple(handles))
+        self.variable.attach(handles[0], handles[1:])
         lane.watch(handles[:1])
         lane.watch_beside(handles[1:])
         for handle, other in zip(handles[1:], others, strict=True):

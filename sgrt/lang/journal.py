@@ -23,10 +23,9 @@ from sgrt.errors import RequestError
 from sgrt.files import sync_folder
 from sgrt.lang import kept
 from sgrt.lang.background import Work
-from sgrt.lang.feed import Feed
 from sgrt.lang.hub import in_thread
 from sgrt.lang.state import ProgramState
-from sgrt.lang.trace import Part
+from sgrt.lang.trace import Part, Parts
 from sgrt.lang.variables import Assigned
 
 _VERSION = 1
@@ -254,7 +253,7 @@ def _state_of(state: ProgramState, row: dict[str, Any]) -> ProgramState:
         Part(str(text), template=bool(template), message=None if message is None else int(message))
         for text, template, message in row["parts"]
     ]
-    trace.parts = Feed(parts)
+    trace.parts = Parts(parts)
     trace.past_roles = tuple(map(str, row["roles"]))
     trace.variables = {
         name: Assigned(name, kept.decode(value)) for name, value in row["variables"].items()

@@ -83,9 +83,9 @@ class Run:
 
     def open(self, seed: int | None) -> Session:
         """A session of the backend."""
-        if self.num_ahead is not None and isinstance(self.backend, GuessesAhead):
-            return self.backend.open_ahead(self.num_ahead, seed=seed)
-        return self.backend.open(seed=seed)
+        if self.num_ahead is None or not isinstance(self.backend, GuessesAhead):
+            return self.backend.open(seed=seed)
+        return self.backend.open_ahead(self.num_ahead, seed=seed)
 
     def note(self, trace: Trace) -> None:
         """The trace keeps generations back; the caller holds the lock."""
@@ -95,7 +95,8 @@ class Run:
         if not self.noted:
             self._noted_at = watch.ticks
             _unsent.add(self)
-            watch.wake()
+            if not watch.is_awake:
+                watch.wake()
         self.noted = (*self.noted, trace)
 
     def send(self) -> None:

@@ -97,7 +97,10 @@ class ProgramState(Streams):
         trace = self._trace
         if trace.broken is not None:
             self._check_unbroken()
-        trace.append(other if isinstance(other, Expr) else as_node(other))
+        if type(other) is str:
+            trace.append(Text(other))
+        else:
+            trace.append(other if isinstance(other, Expr) else as_node(other))
         return self
 
     @overload

@@ -22,7 +22,7 @@ from sgrt.lang.interpreter import Claim, Decide, Lane, Operation, Sample, Split,
 from sgrt.lang.ir import Concat, Gen, Node, Reasoning, Role, RoleBegin, RoleEnd, Select
 from sgrt.lang.run import Run
 from sgrt.lang.variables import Captured, Derived, Generated, Produced, Selected, Variable
-from sgrt.lang.where import here
+from sgrt.lang.where import here, place
 
 
 @dataclass(slots=True)  # not frozen, which would take three times as long to make
@@ -40,6 +40,22 @@ class Part:
     variable: Variable | None = None
     template: bool = False
     message: int | None = None
+
+
+class Parts(Feed[Part]):
+    """A program's text. Most parts are a text, or a variable, and nothing else: they are kept as
+    what they are (`str` and `Variable` go to `append_held` too), and made parts for who reads."""
+
+    __slots__ = ()
+
+    def _seen(self, items: list[Part | str | Variable]) -> list[Part]:
+        return [item if type(item) is Part else _part(item) for item in items]
+
+
+def _part(item: Part | str | Variable) -> Part:
+    if isinstance(item, Part):
+        return item
+    return Part(item) if isinstance(item, str) else Part(variable=item)
 
 
 class Trace:
@@ -61,7 +77,7 @@ class Trace:
         self.seed = seed
         self.lane = Lane(run.lock)
         self._claim: Claim = Claim(self.lane, parent._claim if parent else None)
-        self.parts: Feed[Part] = Feed(lock=run.lock)
+        self.parts = Parts(lock=run.lock)
         self.variables: dict[str, Variable] = {}
         self.own: dict[str, Variable] = {} if parent else self.variables
         self.children: Sequence[Trace] = ()
@@ -107,7 +123,8 @@ class Trace:
         with self.run.lock:
             if self.ended:
                 self._refuse()
-            self._lower(node)
+            lower = _LOWER.get(type(node), Trace._lower)  # which says what is wrong
+            lower(self, node)
 
     def _check_open(self) -> None:
         if self.ended:
@@ -211,8 +228,10 @@ class Trace:
             return
         if self._chat is not None:
             self._pieces(self._chat.pause())
-        self.parts.append_held(Part(text.text))
-        self._write().segment.append(text)
+        self.parts.append_held(text.text)
+        if self._pending is None:
+            self._pending = Write([], [])
+        self._pending.segment.append(text)
 
     def _pieces(self, pieces: list[Piece]) -> None:
         for piece in pieces:
@@ -220,20 +239,27 @@ class Trace:
                 self.parts.append_held(
                     Part(piece.text.text, template=piece.text.special, message=piece.message)
                 )
-                self._write().segment.append(piece.text)
+                self._pending = self._pending or Write([], [])
+                self._pending.segment.append(piece.text)
 
     def _gen(self, gen: Gen) -> None:
-        request = self.run.defaults.request(gen)
-        # `append` was called by a method of the state, and has called `_lower`, and this.
-        variable = Generated(gen, self.run.program, here(4), params=request.params)
-        self._produce(variable)
+        run = self.run
+        request = run.defaults.request(gen)
+        # `append` was called by a method of the state, and has called this.
+        variable = Generated(gen, run.program, place(3), request.params)
+        if self._chat is None:
+            self._declare(variable)
+        else:
+            self._produce(variable)
         if gen.n == 1:
-            write = self._write()
+            write = self._pending
+            if write is None:
+                write = self._pending = Write([], [])
             write.segment.append(request)
             write.variables.append(variable)
             if not self._is_noted:
                 self._is_noted = True
-                self.run.note(self)
+                run.note(self)
             return
         params = request.params
         requests = [replace(request, params=_with_seed(params, i)) for i in range(gen.n)]
@@ -243,7 +269,7 @@ class Trace:
         self._num_selects += 1
         seed = self.seed if select.seed is None else select.seed
         key = None if seed is None else f"{seed}/{select.name}/{self._num_selects}"
-        variable = Selected(select, self.program, here(), key=key)
+        variable = Selected(select, self.program, place(), key=key)
         self._produce(variable)
         self._submit(Decide(variable))
 
@@ -266,7 +292,7 @@ class Trace:
             self.variables[name] = variable
             if self.own is not self.variables:
                 self.own[name] = variable
-        self.parts.append_held(Part("", variable, False, message))
+        self.parts.append_held(variable if message is None else Part("", variable, False, message))
 
     def chat(self) -> Chat:
         """The conversation.
@@ -291,11 +317,6 @@ class Trace:
         return self.past_roles if self._chat is None else self._chat.roles
 
     # handing over
-
-    def _write(self) -> Write:
-        if self._pending is None:
-            self._pending = Write([], [])
-        return self._pending
 
     def hand_over(self) -> None:
         """Give what is kept back to the lane."""
@@ -327,7 +348,7 @@ class Trace:
         seed = None if self.seed is None else split_seed(self.seed, index)
         child = Trace(self.run, seed, self)
         inherited = self.parts.now()
-        child.parts = Feed(inherited, self.run.lock)
+        child.parts = Parts(inherited, self.run.lock)
         child.inherited = len(inherited)
         child.variables = dict(self.variables)
         child._chat = None if self._chat is None else self._chat.copy()
@@ -343,7 +364,8 @@ class Trace:
                 child.end()
             self.parts.close_held()
             if self._is_noted or self._is_open:
-                self.hand_over()
+                if self._pending is not None:
+                    self.hand_over()
                 self.lane.end()
             else:  # it has said nothing that a backend need hear
                 self.lane.close()

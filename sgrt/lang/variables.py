@@ -32,6 +32,7 @@ from sgrt.errors import ProgramError
 from sgrt.lang.ir import Gen, Select
 from sgrt.lang.outputs import Output, output_of
 from sgrt.lang.partials import PartialReader, reader_of
+from sgrt.lang.where import Place, spelled
 
 T = TypeVar("T")
 Kind = Literal["text", "template", "sampled", "forced", "selected"]
@@ -166,16 +167,21 @@ class Produced(Variable):
 
     Args:
         program: name of the program, for errors.
-        location: ``file:line`` of the statement.
+        place: the statement.
     """
 
-    __slots__ = ("handled", "location", "program")
+    __slots__ = ("handled", "place", "program")
 
-    def __init__(self, name: str | None, program: str, location: str) -> None:
+    def __init__(self, name: str | None, program: str, place: Place) -> None:
         self.name = name
         self.program = program
-        self.location = location
+        self.place = place
         self.handled = False  # an error of it was raised inside the running program
+
+    @property
+    def location(self) -> str:
+        """``file:line`` of the statement."""
+        return spelled(self.place)
 
     def error(self, message: str, *, hint: str | None = None) -> ProgramError:
         """A ProgramError that points here."""
@@ -203,13 +209,19 @@ _taking = threading.Lock()  # of who makes what says that a backend has taken a 
 class Generated(Produced):
     """The value of a `gen`."""
 
-    __slots__ = ("_gen", "_handles", "_is_good", "_params", "_refused", "_taken", "_value")
+    __slots__ = (
+        *("_gen", "_handle", "_is_good", "_others", "_params", "_refused", "_taken", "_value"),
+    )
 
-    def __init__(self, gen: Gen, program: str, location: str, *, params: SamplingParams) -> None:
-        super().__init__(gen.name, program, location)
+    def __init__(self, gen: Gen, program: str, place: Place, params: SamplingParams) -> None:
+        self.name = gen.name  # what `super().__init__` does, without the call
+        self.program = program
+        self.place = place
+        self.handled = False
         self._gen = gen
         self._params = params
-        self._handles: tuple[Generation, ...] | None = None  # as soon as the backend has taken it
+        self._handle: Generation | None = None  # as soon as the backend has taken it
+        self._others: Sequence[Generation] = ()  # beside the first
         self._refused: BaseException | None = None  # or it has not
         self._taken: Handle[None] | None = None  # ends with either, if somebody waits
         self._value: Any = _NONE_YET
@@ -243,14 +255,15 @@ class Generated(Produced):
         """What reads its fields while it is written; None where it has none."""
         return reader_of(self._gen.output, is_json=isinstance(self._gen.constraint, JsonSchema))
 
-    def attach(self, handles: tuple[Generation, ...]) -> None:
-        """The backend took it."""
-        self._handles = handles
+    def attach(self, handle: Generation, others: Sequence[Generation] = ()) -> None:
+        """The backend took it; the text goes on with the first."""
+        self._others = others
+        self._handle = handle
         if self._taken is not None:  # looked at last, and made first: nobody waits in vain
             self._taken.finish(None)
 
     def fail(self, error: BaseException) -> None:
-        if self._handles is None and self._refused is None:
+        if self._handle is None and self._refused is None:
             self._refused = error
             if self._taken is not None:
                 self._taken.finish(None)
@@ -259,41 +272,48 @@ class Generated(Produced):
         """What ends when the backend has taken or refused it."""
         with _taking:
             taken = self._taken = self._taken or Handle()
-        if self._handles is not None or self._refused is not None:
+        if self._handle is not None or self._refused is not None:
             taken.finish(None)
         return taken
 
-    def handles(self) -> tuple[Generation, ...]:
-        """Wait until the backend has taken it; raises why it has not."""
-        if self._handles is None:
+    def handle(self) -> Generation:
+        """Wait until the backend has taken it; the first of `handles`. Raises why it has not."""
+        if self._handle is None:
             self._taking().result()
-            if self._handles is None:
+            if self._handle is None:
                 assert self._refused is not None
                 raise self._refused
-        return self._handles
+        return self._handle
+
+    def handles(self) -> tuple[Generation, ...]:
+        """Wait until the backend has taken it; raises why it has not."""
+        return (self.handle(), *self._others)
 
     def failure(self) -> BaseException | None:
         if self._is_good:
             return None
-        if self._handles is None:
+        if self._handle is None:
             self._taking().result()
         failure = self._refused
-        for handle in self._handles or ():
-            failure = failure or outcome(handle)
+        if self._handle is not None:
+            failure = outcome(self._handle)
+            for other in self._others:
+                failure = failure or outcome(other)
         self._is_good = failure is None
         return failure
 
     async def settled(self) -> None:
         await self._taking().wait()
-        for handle in self._handles or ():
-            await ended(handle)
+        if self._handle is not None:
+            for handle in self.handles():
+                await ended(handle)
 
     def results(self) -> tuple[GenerateResult, ...]:
         """Wait; what the backend gave."""
         return tuple([handle.result() for handle in self.handles()])
 
     def text(self) -> str:
-        return self.handles()[0].result().text
+        return self.handle().result().text
 
     def usage(self) -> Usage:
         return sum((result.usage for result in self.results()), Usage())
@@ -303,7 +323,7 @@ class Generated(Produced):
             if self._gen.n > 1:
                 self._value = [self._value_of(result) for result in self.results()]
             else:
-                self._value = self._value_of(self.handles()[0].result())
+                self._value = self._value_of(self.handle().result())
         return self._value
 
     def _value_of(self, result: GenerateResult) -> Any:
@@ -334,7 +354,7 @@ class Generated(Produced):
             ) from error
 
     def events(self) -> Iterator[StreamEvent]:
-        handle = self.handles()[0]
+        handle = self.handle()
         seen = 0
         for event in handle.events():
             seen += len(event.text)
@@ -343,7 +363,7 @@ class Generated(Produced):
 
     async def aevents(self) -> AsyncIterator[StreamEvent]:
         await self._taking().wait()
-        handle = self.handles()[0]
+        handle = self.handle()
         seen = 0
         async for event in handle.aevents():
             seen += len(event.text)
@@ -380,8 +400,8 @@ class Selected(Produced):
 
     __slots__ = ("_choice", "_random", "_select")
 
-    def __init__(self, select: Select, program: str, location: str, *, key: str | None) -> None:
-        super().__init__(select.name, program, location)
+    def __init__(self, select: Select, program: str, place: Place, *, key: str | None) -> None:
+        super().__init__(select.name, program, place)
         self._select = select
         self._random = random.Random(key)  # None: unseeded
         self._choice: Handle[Choice] = Handle()

@@ -6,13 +6,17 @@ import contextlib
 import functools
 import sys
 from pathlib import Path
+from types import CodeType
 
 # `with s.user():` passes through contextlib on the way here.
 _NOT_THE_USERS = (str(Path(__file__).parent), contextlib.__file__)
 
+Place = tuple[CodeType, int]
+"""Code, and which of its instructions: a statement, as it is cheap to note."""
 
-def here(num_ours: int = 0) -> str:
-    """``file:line`` of the nearest caller outside the language.
+
+def place(num_ours: int = 0) -> Place:
+    """Where the nearest caller outside the language is.
 
     Args:
         num_ours: so many callers are known to be the language's own.
@@ -22,7 +26,19 @@ def here(num_ours: int = 0) -> str:
     frame = sys._getframe(1 + num_ours)
     while frame.f_back is not None and _is_ours(frame.f_code.co_filename):
         frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    return frame.f_code, frame.f_lasti
+
+
+def spelled(place: Place) -> str:
+    """``file:line``."""
+    code, instruction = place
+    lines = (line for start, end, line in code.co_lines() if start <= instruction < end)
+    return f"{code.co_filename}:{next(lines, None) or code.co_firstlineno}"
+
+
+def here(num_ours: int = 0) -> str:
+    """`place`, spelled."""
+    return spelled(place(1 + num_ours))
 
 
 @functools.cache
