@@ -74,10 +74,10 @@ class HttpServer:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        start = asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=4096)
+        self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        start = asyncio.start_server(self._connected, "127.0.0.1", 0, backlog=4096)
         self._server = asyncio.run_coroutine_threadsafe(start, self._loop).result(10)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        self._open: set[asyncio.Task[None]] = set()
 
     def paths(self) -> list[str]:
         return [asked.path for asked in self.asked]
@@ -93,26 +93,27 @@ class HttpServer:
 
     async def _stop(self) -> None:
         self._server.close()
-        for task in list(self._open):
-            task.cancel()
-        await asyncio.gather(*self._open, return_exceptions=True)
+        this = asyncio.current_task()
+        while others := asyncio.all_tasks() - {this}:  # connections, also those just coming in
+            for task in others & self._open.keys():
+                self._open[task].transport.abort()
+                task.cancel()
+            await asyncio.wait(others)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._open.add(task)
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        number = self.connections
+        task = self._loop.create_task(self._serve(reader, writer, self.connections))
+        self._open[task] = writer
+        task.add_done_callback(lambda ended: self._open.pop(ended).close())
+
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int
+    ) -> None:
         try:
             while await self._one(reader, writer, number):
                 pass
         except (ConnectionError, asyncio.IncompleteReadError):
             self.gone += 1
-        except asyncio.CancelledError:
-            pass
-        finally:
-            self._open.discard(task)
-            writer.close()
 
     async def _one(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int

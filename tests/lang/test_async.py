@@ -74,10 +74,10 @@ async def test_awaited_run_leaves_nothing_to_wait_for():
     async def program(s):
         s += "a" + sgrt.gen("x")
 
-    state = await program.arun(backend=backend(latency=0.05))
+    state = await program.arun(backend=backend(latency=0.5))
     begun = time.perf_counter()
     assert (state["x"], state.text(), state.error()) == ("[1]", "a[1]", None)
-    assert time.perf_counter() - begun < 0.04
+    assert time.perf_counter() - begun < 0.4
 
 
 async def test_many_async_runs_wait_at_the_same_time():
@@ -232,8 +232,8 @@ async def test_deadline_ends_the_work_and_says_why(program):
 def test_deadline_holds_in_plain_code_too():
     with pytest.raises(sgrt.ProgramError, match="DeadlineExceeded"):
         plain.run("a", backend=backend(latency=30), deadline_s=0.05)
-    state = plain.run("a", backend=backend(), deadline_s=0.05)
-    time.sleep(0.1)
+    state = plain.run("a", backend=backend(), deadline_s=0.5)
+    time.sleep(0.6)
     assert state["x"] == "[1]"  # it had ended before
 
 

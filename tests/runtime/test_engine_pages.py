@@ -332,5 +332,5 @@ def test_idle_engine_sleeps() -> None:
         steps = parts.runner.num_forwards
         start = time.process_time()
         time.sleep(0.3)
-        assert time.process_time() - start < 0.1
+        assert time.process_time() - start < 0.2
         assert parts.runner.num_forwards == steps
