@@ -59,3 +59,29 @@ def test_bounds_beyond_exact_numbers_are_told_to_be_moved_in() -> None:
     assert found == {"type": "enforced", "minimum": "subset", "exclusiveMaximum": "subset"}
     compiled = grammar(JsonSchema(json.dumps(node)))
     assert accepts(compiled, str(2**53)) and not accepts(compiled, str(2**53 + 1))
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        {"exclusiveMinimum": 0, "maximum": 0.5},
+        {"exclusiveMinimum": 6, "exclusiveMaximum": 6.5},
+        {"exclusiveMinimum": -0.5, "exclusiveMaximum": 0},
+        {"minimum": -6.5, "exclusiveMaximum": -6},
+        {"minimum": 6, "maximum": 6.5, "not": {"const": 6}},
+        {"minimum": -0.5, "maximum": 0.5, "not": {"const": 0}},
+        {"exclusiveMinimum": 6.25, "maximum": 6.5},
+        {"exclusiveMinimum": 5, "exclusiveMaximum": 7},
+    ],
+)
+def test_number_at_an_excluded_bound_is_never_accepted(bounds: dict[str, Any]) -> None:
+    """The engine takes the 6 where 6 < x < 6.5."""
+    compiled = grammar(JsonSchema(json.dumps({"type": "number", **bounds})))
+    validator = jsonschema.Draft202012Validator(bounds)
+    for hundredths in range(-720, 721, 5):
+        text = f"{hundredths / 100:.15g}"
+        value = json.loads(text)
+        spelled = [text, f"{value:.1f}", f"{value:.2f}", f"-{text}" if value == 0 else text]
+        spelled = [s for s in spelled if json.loads(s) == value]
+        assert any(accepts(compiled, s) for s in spelled) == validator.is_valid(value), text
+        assert validator.is_valid(value) or not any(accepts(compiled, s) for s in spelled), text

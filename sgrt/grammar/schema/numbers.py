@@ -49,6 +49,8 @@ def shapes(clause: Iterable[Formula], kind: str) -> Iterator[dict[str, Any]]:
                 holes.add(value)
     limits.check_limit("numbers excluded", len(holes), limits.MAX_CLAUSES)
     for start, end in _ranges(low, high, sorted(holes)):
+        if kind == "fraction":
+            start, end = _open_at_integer(start, end)
         if not _is_empty(start, end, kind):
             for written in _steps(step):
                 yield _shape(start, end, written)
@@ -185,6 +187,22 @@ def _ranges(
         yield low, _tighter(high, edge, -1)
         low = edge
     yield low, high
+
+
+def _open_at_integer(low: _Edge | None, high: _Edge | None) -> tuple[_Edge | None, _Edge | None]:
+    """Bounds without the fault of the engine that takes the 6 in 6 < x < 6.5, and the 0 in 0 < x < 0.5:
+    the next number in decimals that a 64-bit float tells apart (beside 0 the smallest exact one)
+    instead."""
+    if low is not None and high is not None:
+        if low.exclusive and 0 <= low.value == math.floor(high.value):
+            low = _Edge(_next(low.value), False)
+        elif high.exclusive and 0 >= high.value == math.ceil(low.value):
+            high = _Edge(-_next(-high.value), False)
+    return low, high
+
+
+def _next(value: int | float) -> float:
+    return max(math.nextafter(value, math.inf), json_text.MIN_EXACT_FRACTION)
 
 
 def _is_empty(low: _Edge | None, high: _Edge | None, kind: str) -> bool:
