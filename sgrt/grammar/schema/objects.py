@@ -206,7 +206,7 @@ class Object:
         if properties:
             shape["properties"] = {n: child(f) for n, f in properties.items()}
         if patterns:
-            shape["patternProperties"] = {f"^{p}$": child(f) for p, f in patterns.items()}
+            shape["patternProperties"] = {strings.whole(p): child(f) for p, f in patterns.items()}
         rest = FALSE if is_closed else self.rest
         if rest != TRUE:
             shape["additionalProperties"] = child(rest)

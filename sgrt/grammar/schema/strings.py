@@ -125,12 +125,24 @@ def _described(low: int, high: int | None, patterns: list[str]) -> dict[str, Any
     if high is not None:
         shape["maxLength"] = high
     limits.check_limit("patterns on one string", len(patterns), limits.MAX_PATTERNS)
-    written = [{"pattern": f"^{pattern}$"} for pattern in patterns]
+    written = [{"pattern": whole(pattern)} for pattern in patterns]
     if len(written) == 1:
         shape |= written[0]
     elif written:
         shape["allOf"] = written
     return shape
+
+
+def whole(pattern: str) -> str:
+    """A pattern for whole strings or keys, as the engine is given it.
+
+    The engine takes a class of all control characters for one that holds the quotation mark and
+    the backslash too. NUL is never generated, so classes are written without it.
+    """
+    return f"^{pattern.replace(_FROM_NUL, _FROM_ONE)}$"
+
+
+_FROM_NUL, _FROM_ONE = r"[\x{0}-", r"[\x{1}-"
 
 
 def lengths(clause: Iterable[Formula]) -> tuple[int, int | None]:
