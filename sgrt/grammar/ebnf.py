@@ -370,7 +370,7 @@ class _Parser:
             self._fail("')' expected: options of Regex are not supported")
         found = "".join(chr(code) for code, _ in self._codes(text, text.text[1:-1], 1))
         try:
-            node = regular.parse(regex.rewrite("(?s)" + found, regex.PYTHON))
+            node = regular.parse(regex.rewrite("(?s)" + found, regex.TERMINAL))
         except GrammarSyntaxError as error:
             self.place.fail(f"{error.reason} (in Regex)", text.pos, error.hint)
         return located(node, self._origin(text))

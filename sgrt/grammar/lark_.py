@@ -518,7 +518,7 @@ class _Parser:
             self._fail(f"flags {flags!r} are not supported", token, "only i and s are")
         prefix = f"(?{flags})" if flags else ""
         try:
-            rewritten = regex.rewrite(prefix + body, regex.PYTHON)
+            rewritten = regex.rewrite(prefix + body, regex.TERMINAL)
         except GrammarSyntaxError as error:
             inside = (error.column or 1) - 1 - len(prefix)
             self.place.fail(error.reason, token.pos + 1 + max(inside, 0), error.hint)

@@ -92,7 +92,7 @@ _GUIDANCE = {
 def _white(pattern: object) -> str | None:
     if not isinstance(pattern, str):
         raise ConstraintError(f"whitespace={pattern!r:.80} must be a pattern")
-    rewritten = regex.rewrite(pattern, regex.PYTHON)
+    rewritten = regex.rewrite(pattern, regex.TERMINAL)
     longest = _longest(regular.parse(rewritten), pattern)
     limits.check_limit("characters of white space in one place", longest, limits.MAX_WHITE)
     found = automaton.compile(rewritten)

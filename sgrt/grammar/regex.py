@@ -2,31 +2,35 @@ r"""Regular expressions: parsed here, rewritten for the engine, refused where re
 
 Two dialects, one parser:
 
-- `PYTHON`, for `core.Regex`: exactly what ``re.fullmatch(pattern, text, re.ASCII)`` accepts, so
-  ``\d \w \s`` and the letters of ``(?i)`` are ASCII and ``.`` is any character but ``\n``.
+- `PYTHON`, for `core.Regex` (and `TERMINAL`, for what stands in a longer text): exactly what
+  ``re.fullmatch(pattern, text, re.ASCII)`` accepts, so ``\d \w \s`` and the letters of ``(?i)`` are
+  ASCII and ``.`` is any character but ``\n``.
 - `JSON_PATTERN`, for the schema keywords ``pattern`` and ``patternProperties``: a search. JSON
   Schema means ECMA-262 and Python validators mean `re`; where the two disagree (``\d``, ``\w``,
   ``\s``, ``.``, ``$``) only what both accept is generated, a subset that every reader calls valid.
 
-In a schema's pattern, a look-ahead that is not repeated without end is worked out: what is left of
-the text has to match (or not) what it asks for, which is a regular language again.
+``\p{...}`` (ECMA-262; `re` has none) is what every version of Unicode since 10 agrees about.
 
-Refused, with the column: any other look-around, back-references, word boundaries, atomic groups and
-possessive repeats, flags (but ``(?a)``, ``(?s)`` and ``(?i)`` at the start of a Python pattern), anchors
-that are not at the edge of an alternative. Lazy repeats are read as plain ones, which describe
-the same texts.
+A look-ahead that is not repeated without end is worked out: what is left of the text has to match
+(or not) what it asks for, which is a regular language again.
+
+Refused, with the column: any other look-around (in a `TERMINAL` all of it), back-references, word
+boundaries, atomic groups and possessive repeats, flags (but ``(?a)``, ``(?s)`` and ``(?i)`` at the
+start of a Python pattern), anchors that are not at the edge of an alternative. Lazy repeats are read
+as plain ones, which describe the same texts.
 
 The parser keeps its own stack, so no input can exhaust Python's.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from sgrt.errors import GrammarSyntaxError
 from sgrt.grammar import automaton, charset, limits, unparse
 from sgrt.grammar.charset import Charset
+from sgrt.grammar.engines import characters
 
 ANYTHING = "(?s:.)*"
 
@@ -49,6 +53,7 @@ class Dialect:
         python: whether Python-only syntax is meant.
         dot: what ``.`` surely matches.
         wide: whether what some reader matches is meant, instead of what every reader does.
+        is_whole: whether the text ends where the pattern does, so that a look-ahead sees no more.
     """
 
     name: str
@@ -56,6 +61,7 @@ class Dialect:
     python: bool
     dot: Charset
     wide: bool = False
+    is_whole: bool = True
 
     def escape_class(self, letter: str) -> tuple[Charset, Charset]:
         r"""What every reader, and what some reader, counts into ``\d``, ``\w`` or ``\s``."""
@@ -73,15 +79,22 @@ JSON_PATTERN = Dialect(
     "JSON Schema", search=True, python=False, dot=charset.complement(charset.of("\n\r\u2028\u2029"))
 )
 JSON_PATTERN_WIDEST = Dialect("JSON Schema", search=True, python=False, dot=PYTHON.dot, wide=True)
+TERMINAL = replace(PYTHON, is_whole=False)
+"""Python's for a part of a longer text."""
 _NEWLINE = r"(?:\x{A})?"  # Python's "$" also matches before a last one
 _LOOK_AHEAD = ("(?=", "(?!")
 
 
 @dataclass(slots=True)
 class _Branch:
-    """One alternative: its parts so far, whether it is tied to the edges of the text."""
+    """One alternative: its parts so far, whether it is tied to the edges of the text.
+
+    Attributes:
+        tight: its last part where all of that ends with the text, if that is another one.
+    """
 
     parts: list[str] = field(default_factory=list)
+    tight: str | None = None
     size: int = 0
     last_size: int = 0
     repeatable: bool = False
@@ -118,10 +131,11 @@ def rewrite(pattern: str, dialect: Dialect) -> str:
 
 def symbols(pattern: str) -> list[tuple[int, int]]:
     """Start and end of each character, class and escape of a pattern that `rewrite` takes as one
-    of Python's; in the order in which they stand in what it writes."""
+    of Python's; in the order in which they stand in what it writes. None where it looks ahead: that
+    is written anew."""
     parser = _Parser(pattern, PYTHON)
     parser.parse()
-    return parser.symbols
+    return [] if parser.looks_ahead else parser.symbols
 
 
 class _Parser:
@@ -135,6 +149,7 @@ class _Parser:
         self.start = 0  # of what is being read
         self.symbols: list[tuple[int, int]] = []
         self.names: set[str] = set()
+        self.looks_ahead = False
 
     def parse(self) -> str:
         self._leading_flags()
@@ -148,10 +163,12 @@ class _Parser:
                 handler(self)
         if len(self.stack) > 1:
             self._fail("group is never closed", at=self.stack[-1].opened_at)
-        text = self._join(self.stack.pop(), tied=True)
+        text = self._join(
+            self.stack.pop(), pad_start=self.dialect.search, pad_end=self.dialect.search
+        )
         if self.dialect.wide and "$" in self.pattern:
             text += _NEWLINE
-        if any(begin in text for begin in _LOOK_AHEAD):
+        if self.looks_ahead:
             return unparse.to_pattern(automaton.compile(text))
         return text
 
@@ -197,6 +214,7 @@ class _Parser:
         if branch.at_end:
             self._fail("nothing can follow '$' here")
         branch.parts.append(text)
+        branch.tight = None
         branch.repeatable = repeatable
         self._grow(branch, size)
 
@@ -221,6 +239,8 @@ class _Parser:
 
     def _end_anchor(self) -> None:
         branch = self.stack[-1].branch
+        if branch.tight is not None:
+            branch.parts[-1] = branch.tight
         branch.at_end = True
         branch.repeatable = False
 
@@ -228,10 +248,11 @@ class _Parser:
 
     def _open(self) -> None:
         group = _Group(self.pos - 1, self.dialect)
-        if self.dialect.search and (self._peek("?=") or self._peek("?!")):
+        if self.dialect.is_whole and (self._peek("?=") or self._peek("?!")):
             group.look = "(?" + self.pattern[self.pos + 1]
             self.pos += 2
-            if group.look == "(?!":
+            self.looks_ahead = True
+            if group.look == "(?!" and self.dialect.search:
                 self._turn_dialect(JSON_PATTERN if self.dialect.wide else JSON_PATTERN_WIDEST)
         elif self._peek("?"):
             self._group_kind()
@@ -244,7 +265,8 @@ class _Parser:
     def _group_kind(self) -> None:
         if self._skip("?:"):
             return
-        if self.dialect.python and self._skip("?P<"):
+        behind = self._peek("?<=") or self._peek("?<!")
+        if not behind and self._skip("?P<" if self.dialect.python else "?<"):
             self._group_name()
             return
         rest = self.pattern[self.pos : self.pos + 3]
@@ -288,10 +310,16 @@ class _Parser:
             return
         if at_start and not all(part.startswith(_LOOK_AHEAD) for part in parent.parts):
             self._fail("'^' in a group is only supported where the group starts an alternative")
-        text = self._join(group, tied=False)
-        self._add_part(
-            text, sum(b.size for b in group.branches) + 1, repeatable=not (at_start or at_end)
-        )
+        if at_start and parent.parts and not parent.at_start:
+            self._fail("'^' in a group behind a look-ahead is only supported behind another '^'")
+        is_ahead = any(outer.look for outer in self.stack)
+        pad_start = at_start and self.dialect.search and not is_ahead and not self._is_at_start()
+        pad_end = at_end and (self.dialect.search or is_ahead)
+        size = sum(b.size for b in group.branches) + 1
+        text = self._join(group, pad_start, pad_end)
+        self._add_part(text, size, repeatable=not (at_start or at_end))
+        if pad_end:
+            parent.tight = self._join(group, pad_start, pad_end=False)
         parent.at_start |= at_start
         parent.at_end |= at_end
 
@@ -303,28 +331,37 @@ class _Parser:
             self._fail(
                 "'^' in a look-ahead is only supported behind another '^'", at=group.opened_at
             )
-        newline = _NEWLINE if self.dialect.wide else ""
+        newline = _NEWLINE if self.dialect.wide or self.dialect.python else ""
         ends = (newline if b.at_end else ANYTHING for b in group.branches)
         texts = ("".join(b.parts) + end for b, end in zip(group.branches, ends, strict=True))
         text = group.look + "|".join(texts) + ")"
-        self._turn_dialect(group.dialect)
+        if self.dialect is not group.dialect:
+            self._turn_dialect(group.dialect)
         self._add_part(text, sum(b.size for b in group.branches) + 1, repeatable=False)
 
-    def _join(self, group: _Group, *, tied: bool) -> str:
+    def _is_at_start(self) -> bool:
+        """Whether what comes next is tied to the start of the text by a '^' before."""
+        for group in reversed(self.stack):
+            if group.branch.at_start:
+                return True
+            if group.branch.parts:
+                return False
+        return False
+
+    @staticmethod
+    def _join(group: _Group, pad_start: bool, pad_end: bool) -> str:
         """The group's alternatives as one part.
 
         In a search, an alternative that is not tied to an edge of the text may have anything
-        there. ``tied`` says to write that out for all of them (whole pattern), otherwise only
-        where a sibling is tied, so that the group as a whole can count as tied.
+        there. That is written out for the whole pattern, and where a sibling is tied, so that the
+        group as a whole can count as tied.
         """
-        search = self.dialect.search
-        pad_start = search and (tied or any(b.at_start for b in group.branches))
-        pad_end = search and (tied or any(b.at_end for b in group.branches))
         texts = []
         for b in group.branches:
             before = ANYTHING if pad_start and not b.at_start else ""
             after = ANYTHING if pad_end and not b.at_end else ""
-            texts.append(before + "".join(b.parts) + after)
+            parts = b.parts if pad_end or b.tight is None else [*b.parts[:-1], b.tight]
+            texts.append(before + "".join(parts) + after)
         return "(?:" + "|".join(texts) + ")"
 
     # repeats
@@ -388,9 +425,9 @@ class _Parser:
         if self.pos == len(self.pattern):
             self._fail("a backslash ends the pattern")
         char = self._take()
-        if char in "dwsDWS":
+        if char in _SET_ESCAPES:
             self._add(charset.to_regex(self._escape_set(char, negated=False)))
-        elif self.dialect.python and char in "AZ":
+        elif self.dialect.python and char in "AZ" and not any(g.look for g in self.stack):
             _HANDLERS["^" if char == "A" else "$"](self)
         elif char in "bBzAZG":
             self._fail(f"'\\{char}' is not supported")
@@ -399,10 +436,28 @@ class _Parser:
 
     def _escape_set(self, letter: str, *, negated: bool) -> Charset:
         """The set to use for a class escape; ``negated`` where the result is complemented."""
-        sure, maybe = self.dialect.escape_class(letter.lower())
+        if letter in "pP":
+            sure, maybe = self._property()
+        else:
+            sure, maybe = self.dialect.escape_class(letter.lower())
         if letter.islower():
             return maybe if negated else sure
         return charset.complement(sure if negated else maybe)
+
+    def _property(self) -> tuple[Charset, Charset]:
+        r"""What stands in ``\p{...}``, as `Dialect.escape_class` says it."""
+        end = self.pattern.find("}", self.pos)
+        if self.any_case:
+            self._fail(r"'\p' under (?i) means different things to different readers")
+        if end < 0 or not self._skip("{"):
+            self._fail(r"'\p' is only supported with braces", hint=r"write \p{L}")
+        written = self.pattern[self.pos : end]
+        found = characters.with_property(written)
+        if found is None:
+            hint = r"a general category (\p{Lu}), a script (\p{Script=Greek}) or ECMA-262's others"
+            self._fail(f"Unicode has no property {written!r:.40}", hint=hint)
+        self.pos = end + 1
+        return found[::-1] if self.dialect.wide else found
 
     def _escaped_char(self, char: str) -> int:
         if char in _CONTROL_ESCAPES:
@@ -478,13 +533,14 @@ class _Parser:
         if self.pos == len(self.pattern):
             self._fail("a backslash ends the pattern")
         char = self._take()
-        if char in "dwsDWS":
+        if char in _SET_ESCAPES:
             return self._escape_set(char, negated=negated)
         code_point = 8 if char == "b" else self._escaped_char(char)
         self._literal(code_point)
         return code_point
 
 
+_SET_ESCAPES = "dwsDWSpP"
 _CLASSES: dict[tuple[str, Dialect, bool], str] = {}
 _MAX_CLASSES = 256
 

@@ -48,7 +48,7 @@ def compile(source: str) -> StopPattern:
     if any(found["anchor"] for found in _ANCHOR.finditer(source)):
         raise _invalid(source, "cannot hold '^': a match may begin anywhere")
     try:
-        pattern = regex.rewrite(source, regex.PYTHON)
+        pattern = regex.rewrite(source, regex.TERMINAL)
         machine = automaton.compile(pattern, limits.MAX_STOP_STATES)
     except ConstraintError as error:
         raise _invalid(source, str(error)) from error

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import re
 import time
+import unicodedata
 
 import pytest
 from grammar_support import accepts, allowed_ids, byte_vocabulary, grammar
@@ -13,7 +15,8 @@ from hypothesis import strategies as st
 
 from sgrt.core import JsonSchema, Regex
 from sgrt.errors import GrammarBudgetExceeded, GrammarSyntaxError, UnsupportedSchema
-from sgrt.grammar import json_text, regex
+from sgrt.grammar import charset, json_text, regex
+from sgrt.grammar.engines import characters
 
 _TEXTS = ["".join(t) for n in range(4) for t in itertools.product("ab1 ", repeat=n)]
 _TEXTS += [
@@ -110,11 +113,87 @@ def test_pattern_anchors_mean_the_edges_of_the_text(pattern: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "pattern",
+    ["^(a|b$)$", "^(^a|b)$", "^((^a|b)|1)$", "(1|(a|b$))$", "^(^a$|^[ab])$", "((^a|b)|1$)", "(^|a)1(a|$)",
+     "^(?=(^a|b))", "^(?!(^a|b)|1)", "(?=(a|b$)$)", "^(?=.*b$)(?=.|1).(a|b$)$", "(?!a$|b)[^b]"],
+)  # fmt: skip
+def test_pattern_with_anchors_in_groups_matches_what_re_search_matches(pattern: str) -> None:
+    compiled = grammar(JsonSchema(json_text.dump({"type": "string", "pattern": pattern})))
+    for text in map("".join, itertools.product("ab1", repeat=3)):
+        assert accepts(compiled, json_text.dump(text)) == bool(re.search(pattern, text)), text
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ['^[^"]*$', '^[^"\\\\]{0,9}$', "^[^\\\\]+$", '^[^"\n]*$', '^([^"]|1")*$', '^[^\\\\\n]*$'],
+)  # fmt: skip
+def test_pattern_without_a_mark_that_json_escapes_never_matches_it(pattern: str) -> None:
+    value = grammar(JsonSchema(json_text.dump({"type": "string", "pattern": pattern})))
+    closed = {"patternProperties": {pattern: {"const": 1}}, "additionalProperties": False}
+    key = grammar(JsonSchema(json_text.dump({"type": "object", **closed})))
+    for text in ["ab", *map("".join, itertools.product('a1"\\', repeat=3))]:
+        expected = bool(re.search(pattern, text))
+        assert accepts(value, json_text.dump(text)) == expected, text
+        assert accepts(key, json_text.dump({text: 1})) == expected, text
+
+
+@pytest.mark.parametrize("pattern", ["(?=a)(^a|b)", "(?!b)(?:^a|1)"])
+def test_pattern_whose_look_ahead_stands_before_a_tied_group_is_refused(pattern: str) -> None:
+    with pytest.raises(UnsupportedSchema, match="behind another"):
+        grammar(JsonSchema(json_text.dump({"type": "string", "pattern": pattern})))
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["(?=a).*b", "(?!ab|b)[ab1]*", "a(?=b$)[b\n]*", "(?!.*aa)(?=.*1)[ab1]*",
+     "(?s)(?=.b).*", "(?:a(?!b)|b){2,3}", "(?=(?:a|b$)).*", "(?!(?:a|b$)).*", "(?=a(?!b)).*"],
+)  # fmt: skip
+def test_regex_that_looks_ahead_matches_what_re_fullmatch_matches(pattern: str) -> None:
+    compiled, expected = grammar(Regex(pattern)), re.compile(pattern, re.ASCII)
+    for text in ["", *map("".join, itertools.product("ab1\n", repeat=3)), "ab", "a", "b", "b\n"]:
+        assert accepts(compiled, text) == bool(expected.fullmatch(text)), text
+
+
+@pytest.mark.parametrize(
+    ("pattern", "valid", "invalid"),
+    [(r"^\p{Letter}+$", ["aé", "π", "中"], ["1", "", "a b"]), (r"^\P{L}+$", ["12", " "], ["a", "π"]),
+     (r"^[\p{Lu}\p{gc=Nd}_]+$", ["A_٣", "Ä"], ["a", "-"]), (r"^[^\p{L}\d]$", ["-"], ["1", "π"]),
+     (r"^\p{Script=Greek}+$", ["αβ"], ["a", "д"]), (r"^\p{sc=Cyrillic}$", ["д"], ["α"]),
+     (r"^[\p{Emoji_Presentation}]$", ["😀"], ["1", "a"]), (r"\p{White_Space}", ["a\u3000b"], ["ab"]),
+     (r"^(?<first>\p{Lu})\p{Ll}*$", ["Ada"], ["ada"])],
+)  # fmt: skip
+def test_property_of_unicode_holds_for_the_characters_that_have_it(
+    pattern: str, valid: list[str], invalid: list[str]
+) -> None:
+    schema = grammar(JsonSchema(json_text.dump({"type": "string", "pattern": pattern})))
+    for text in (*valid, *invalid):
+        assert accepts(schema, json_text.dump(text)) == (text in valid), text
+
+
+def test_property_of_unicode_agrees_with_the_categories_python_knows() -> None:
+    """Where Unicode 10, which every reader knows, has a character at all."""
+    held: dict[str, set[int]] = {}
+    for code in (*range(0x3000), *range(0xFE00, 0x10800), *range(0x1F000, 0x1F800)):
+        held.setdefault(unicodedata.category(chr(code)), set()).add(code)
+    everything = set().union(*held.values())
+    for name in ("Lu", "Ll", "Nd", "Sc", "Po", "Zs", "Cf"):
+        found = characters.with_property(name)
+        assert found is not None
+        sure, maybe = ({c for c in everything if _holds(chars, c)} for chars in found)
+        assert sure and sure <= held[name] <= maybe, name
+
+
+def _holds(chars: charset.Charset, code: int) -> bool:
+    at = bisect.bisect_right(chars, (code, charset.MAX_CODE_POINT)) - 1
+    return at >= 0 and chars[at][0] <= code <= chars[at][1]
+
+
+@pytest.mark.parametrize(
     ("pattern", "column"),
-    [("(?=a)b", 1), ("a(?!b)", 2), ("(?<=a)b", 1), (r"(a)\1", 5), (r"\bword", 2), ("(?m)a", 1), ("(?ix)a", 1),
+    [("(?:(?=a)a)*", 11), (r"a(?=b\Z)", 7), ("a(?=^b)b", 2), ("(?<=a)b", 1), ("(?<!a)b", 1), (r"(a)\1", 5), (r"\bword", 2), ("(?m)a", 1), ("(?ix)a", 1),
      ("a(?i:b)", 2), ("(?>a)", 1), ("a++", 3), ("a^b", 2), ("a$b", 3), ("(a$)?", 5), ("(a", 1),
      ("a)", 2), ("[a", 1), ("[z-a]", 4), (r"[\w-.]", 5), ("*a", 1), ("a**", 3), ("a{3,2}", 6),
-     ("a\\", 2), (r"\x4", 2), (r"\p{L}", 2), (r"\q", 2), ("(?P=n)", 1), ("(?#c)", 1), ("\ud800", 1),
+     ("a\\", 2), (r"\x4", 2), (r"\pL", 2), (r"\p{Greek}", 3), (r"\p{letter}", 3), (r"[\p{L}-z]", 8), (r"(?i)\p{Lu}", 6), (r"\q", 2), ("(?P=n)", 1), ("(?#c)", 1), ("\ud800", 1),
      ("a|{2}", 3), ("(?P<n>a)(?P<n>b)", 13), ("(?|a)", 1)],
 )  # fmt: skip
 def test_regex_unsupported_is_refused_with_its_column(pattern: str, column: int) -> None:
@@ -125,7 +204,7 @@ def test_regex_unsupported_is_refused_with_its_column(pattern: str, column: int)
 
 def test_regex_error_on_a_later_line_names_that_line() -> None:
     with pytest.raises(GrammarSyntaxError) as caught:
-        grammar(Regex("ab\ncd(?=e)"))
+        grammar(Regex("ab\ncd(?<=d)"))
     assert (caught.value.line, caught.value.column) == (2, 3)
 
 
