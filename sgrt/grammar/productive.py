@@ -63,7 +63,7 @@ class Graph:
     # emptiness
 
     def prune(self) -> bool:
-        """Replace every schema that no value can satisfy by false.
+        """Replace every schema that no value can satisfy by false, or leave it out of `anyOf`.
 
         This finds what no finite value satisfies (a schema that requires itself); emptiness of
         ranges and patterns is the engine's to find.
@@ -71,38 +71,32 @@ class Graph:
         Returns:
             Whether some value may satisfy the root.
         """
-        alive = {id(node) for node in self.nodes if node.keys().isdisjoint(_CONDITIONS)}
-        left = [node for node in reversed(self.nodes) if id(node) not in alive]
+        refs: dict[int, list[int]] = {}
+        for ref, target in self._targets.items():
+            refs.setdefault(id(target), []).append(ref)
+        alive = {id(True)}
+        """By identity: schemas, what refers to them, and true."""
+        left = []
+        for node in reversed(self.nodes):
+            if node.keys().isdisjoint(_CONDITIONS):
+                alive.add(id(node))
+                alive.update(refs.get(id(node), ()))
+            else:
+                left.append(node)
         grew = True
         while grew:
             dead = []
             for node in left:
-                if self._is_alive(node, alive):
+                if _is_alive(node, alive):
                     alive.add(id(node))
+                    alive.update(refs.get(id(node), ()))
                 else:
                     dead.append(node)
             grew, left = len(dead) < len(left), dead
         if left:
-            alive |= {ref for ref, target in self._targets.items() if id(target) in alive}
             for node in self.nodes:
                 _replace(node, alive)
         return id(self.root) in alive
-
-    def _is_alive(self, node: Node, alive: set[int]) -> bool:
-        targets = self._targets
-
-        def ok(child: Any) -> bool:
-            return child is True or id(targets.get(id(child), child)) in alive
-
-        if node.get("enum") == []:
-            return False
-        if not all(ok(c) for c in node.get("allOf", ())):
-            return False
-        if "anyOf" in node and not any(ok(c) for c in node["anyOf"]):
-            return False
-        types = node.get("type")
-        names = types if isinstance(types, list) else [types]
-        return any(all(ok(part) for part in _needed(node, name)) for name in names)
 
 
 _CONDITIONS = frozenset(("allOf", "anyOf", "enum", "minItems", "required"))
@@ -113,10 +107,21 @@ _NAMED = ("properties", "patternProperties")
 _INSIDE = frozenset((*_ONE, *_MANY, *_NAMED))
 
 
+def _is_alive(node: Node, alive: set[int]) -> bool:
+    if node.get("enum") == [] or not alive.issuperset(map(id, node.get("allOf", ()))):
+        return False
+    if "anyOf" in node and alive.isdisjoint(map(id, node["anyOf"])):
+        return False
+    types = node.get("type")
+    names = types if isinstance(types, list) else [types]
+    return any(alive.issuperset(map(id, _needed(node, name))) for name in names)
+
+
 def _needed(node: Node, type_name: str | None) -> list[Any]:
     """Sub-schemas that every value of this type holds values of."""
-    if type_name == "object":
-        return [node.get("properties", {}).get(name, True) for name in node.get("required", ())]
+    if type_name == "object" and "required" in node:
+        properties = node.get("properties", {})
+        return [properties.get(name, True) for name in node["required"]]
     if type_name == "array":
         count = node.get("minItems", 0)
         prefix: list[Any] = node.get("prefixItems", [])
@@ -137,17 +142,16 @@ def children(node: Node) -> list[Node]:
 
 
 def _replace(node: Node, alive: set[int]) -> None:
-    def keep(child: Any) -> Any:
-        return False if isinstance(child, dict) and id(child) not in alive else child
-
     for keyword in _INSIDE & node.keys():
         value = node[keyword]
         if keyword in _ONE:
-            node[keyword] = keep(value)
+            node[keyword] = value if id(value) in alive else False
+        elif keyword == "anyOf":
+            node[keyword] = [child for child in value if id(child) in alive]
         elif keyword in _MANY:
-            node[keyword] = [keep(child) for child in value]
+            node[keyword] = [child if id(child) in alive else False for child in value]
         else:
-            node[keyword] = {name: keep(child) for name, child in value.items()}
+            node[keyword] = {n: c if id(c) in alive else False for n, c in value.items()}
 
 
 def components(edges: dict[int, set[int]]) -> list[set[int]]:

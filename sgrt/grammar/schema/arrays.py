@@ -26,14 +26,19 @@ from sgrt.grammar.schema.formula import (
 )
 from sgrt.grammar.schema.strings import lengths
 
-Child = Callable[[Formula], dict[str, Any] | bool]
+Child = Callable[[Formula, int], dict[str, Any] | bool]
+"""What stands for the values of a formula, written so many times."""
 
 
 @dataclass
 class Tuple:
-    """An array without searches: items by index, the rest, and how many."""
+    """An array without searches: items by index, the rest, and how many.
 
-    items: list[Formula]
+    Attributes:
+        runs: formulas of the first items, each with how many in a row it is about.
+    """
+
+    runs: list[tuple[Formula, int]]
     rest: Formula
     low: int
     high: int | None
@@ -41,31 +46,39 @@ class Tuple:
     @classmethod
     def of(cls, clause: Clause, joins: Joins) -> Tuple | None:
         """The array of a clause of `ItemAt`, `ItemsFrom` and `Size`; None where there is none."""
-        rests = [(a.start, a.item) for a in clause if isinstance(a, ItemsFrom)]
+        rests: list[tuple[int, Formula]] = []
         at: dict[int, list[Formula]] = {}
+        changes = {0}
         for atom in clause:
             if isinstance(atom, ItemAt):
                 at.setdefault(atom.index, []).append(atom.item)
-        size = max((*(start for start, _ in rests), *(index + 1 for index in at)), default=0)
-        items: list[Formula] = []
-        changes = {0, *(start for start, _ in rests), *at, *(index + 1 for index in at)}
-        for i, end in itertools.pairwise(sorted({i for i in changes if i < size} | {size})):
-            found = [item for start, item in rests if start <= i]
-            items += [joins(found + at.get(i, []))] * (end - i)
-        rest = joins([item for _, item in rests])
+                changes |= {atom.index, atom.index + 1}
+            elif isinstance(atom, ItemsFrom):
+                rests.append((atom.start, atom.item))
+                changes.add(atom.start)
         low, high = lengths(clause)
-        ends = [i for i, item in enumerate([*items, rest]) if item == FALSE]
-        if ends and (high is None or ends[0] < high):
-            high = ends[0]
-        if high is not None:
-            items = items[:high]
-        return None if high is not None and low > high else cls(items, rest, low, high)
+        runs: list[tuple[Formula, int]] = []
+        for i, end in itertools.pairwise(sorted(changes)):
+            item = joins([item for start, item in rests if start <= i] + at.get(i, []))
+            if item == FALSE:
+                high = i if high is None else min(i, high)
+            if high is not None and high < end:
+                runs += [(item, high - i)] * (high > i)
+                break
+            runs.append((item, end - i))
+        rest = joins([item for _, item in rests])
+        size = max(changes)
+        if rest == FALSE and (high is None or size < high):
+            high = size
+        return None if high is not None and low > high else cls(runs, rest, low, high)
 
     def shape(self, child: Child) -> dict[str, Any]:
         """As a schema without `type`."""
         shape: dict[str, Any] = {}
-        items = [child(item) for item in self.items]
-        rest = child(self.rest)
+        items: list[dict[str, Any] | bool] = []
+        for item, count in self.runs:
+            items += [child(item, count)] * count
+        rest = child(self.rest, 1)
         while items and items[-1] is True and rest is True:
             items.pop()
         if items:
@@ -180,12 +193,15 @@ def different(
     array = Tuple.of(tuple(a for a in others if not isinstance(a, Contains)), Joins())
     if array is None:
         return [], None
-    options = [values_of(item) for item in array.items]
-    has_rest = array.high is None or array.high > len(array.items)
+    options: list[list[Any] | None] = []
+    for item, count in array.runs:
+        options += [values_of(item)] * count
+    num_first = len(options)
+    has_rest = array.high is None or array.high > num_first
     options.append(values_of(array.rest) if has_rest else [])
     if None in options:
         _refuse(pointer)
-    begins, is_whole = _begins(lambda i: options[min(i, len(array.items))] or [], array)
+    begins, is_whole = _begins(lambda i: options[min(i, num_first)] or [], array)
     one_of: dict[tuple[Any, ...], Formula] = {}  # the same object for the same place
     clauses = [(*others, Size(pointer, "array", False, 0))] if array.low == 0 else []
     for begin, left in begins:

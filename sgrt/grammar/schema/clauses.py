@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from itertools import chain
 
 from sgrt.grammar import limits
-from sgrt.grammar.schema.formula import And, Formula, Has, OneOf, Or, Property
+from sgrt.grammar.schema.formula import And, Formula, Has, OneOf, Or, Property, both
 
 Clause = tuple[Formula, ...]
 """Assertions (atoms, `OneOf`, `NoneOf`) about values of one kind."""
@@ -16,15 +16,18 @@ _Numbered = tuple[int, tuple[int, ...]]
 """A clause as bits and in order: one number for each assertion."""
 
 
-def distributed(formula: Formula) -> list[Clause]:
+def distributed(formula: Formula, is_nothing: Callable[[Formula], bool]) -> list[Clause]:
     """Alternatives that together are a formula without schemas, about values of one kind.
 
     Those that plainly contradict themselves, or say no more than another one, are left out.
 
+    Args:
+        is_nothing: whether plainly no value satisfies a formula about a part of the value.
+
     Raises:
         GrammarBudgetExceeded: too many alternatives, or too many that had to be tried.
     """
-    distributor = _Distributor()
+    distributor = _Distributor(is_nothing)
     found = distributor.distribute(formula)
     atoms = list(distributor.numbers)
     return [tuple(map(atoms.__getitem__, order)) for _, order in found]
@@ -43,12 +46,17 @@ def check_clauses(count: int) -> None:
 class _Distributor:
     """Alternatives of one formula, whose assertions get numbers: sets of them are bits."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_nothing: Callable[[Formula], bool]) -> None:
+        self._is_nothing = is_nothing
         self.numbers: dict[Formula, int] = {}
+        self._atoms: list[Formula] = []
         self._subjects: list[Hashable] = []
         """What each assertion is about; None where it contradicts no other one plainly."""
         self._about: dict[Hashable, int] = {}
         """All assertions about a subject."""
+        self._compared: list[int] = []
+        self._against: list[int] = []
+        """By assertion: with which others it was compared, and which of them it contradicts."""
         self._impossible: dict[int, bool] = {}
 
     def distribute(self, formula: Formula) -> list[_Numbered]:
@@ -71,9 +79,12 @@ class _Distributor:
 
     def _number(self, atom: Formula) -> int:
         number = self.numbers.setdefault(atom, len(self.numbers))
-        if number == len(self._subjects):
+        if number == len(self._atoms):
             subject = _subject(atom)
+            self._atoms.append(atom)
             self._subjects.append(subject)
+            self._compared.append(1 << number)
+            self._against.append(0)
             if subject is not None:
                 self._about[subject] = self._about.get(subject, 0) | 1 << number
         return number
@@ -112,10 +123,41 @@ class _Distributor:
 
     def _is_impossible(self, bits: int) -> bool:
         """Whether assertions about one subject contradict each other."""
-        if bits not in self._impossible:
-            atoms = [atom for atom, number in self.numbers.items() if bits >> number & 1]
-            self._impossible[bits] = _contradict(atoms)
-        return self._impossible[bits]
+        if not bits & (bits - 1):
+            return False
+        known = self._impossible.get(bits)
+        if known is None:
+            known = self._impossible[bits] = self._contradict(bits)
+        return known
+
+    def _contradict(self, bits: int) -> bool:
+        """Whether two of some assertions plainly hold for nothing. Those about the value of a key
+        do so only where it is there."""
+        numbers = list(_numbers(bits))
+        atoms = [self._atoms[number] for number in numbers]
+        presence = {atom.present for atom in atoms if isinstance(atom, Has)}
+        if presence != {True} and not isinstance(atoms[0], OneOf):
+            return len(presence) == 2
+        for number in numbers:
+            for other in _numbers(bits & ~self._compared[number]):
+                self._compare(number, other)
+        return any(self._against[number] & bits for number in numbers)
+
+    def _compare(self, one: int, other: int) -> None:
+        parts = (self._atoms[one], self._atoms[other])
+        values = (part.value if isinstance(part, Property) else part for part in parts)
+        self._compared[one] |= 1 << other
+        self._compared[other] |= 1 << one
+        if self._is_nothing(both(value for value in values if not isinstance(value, Has))):
+            self._against[one] |= 1 << other
+            self._against[other] |= 1 << one
+
+
+def _numbers(bits: int) -> Iterator[int]:
+    while bits:
+        low = bits & -bits
+        yield low.bit_length() - 1
+        bits ^= low
 
 
 def _numbered(order: Iterable[int]) -> _Numbered:
@@ -132,34 +174,11 @@ def _without(order: tuple[int, ...], bits: int) -> tuple[int, ...]:
 
 def _subject(atom: Formula) -> Hashable:
     match atom:
-        case Has(_, name):
+        case Has(_, name) | Property(_, name):
             return name
         case OneOf():
             return OneOf
-        case Property(_, name, OneOf() | Or(())):
-            return name
     return None
-
-
-def _contradict(atoms: list[Formula]) -> bool:
-    """Whether assertions about one subject plainly hold for nothing: a key there and not there,
-    two constants."""
-    presence: set[bool] = set()
-    values: list[frozenset[str]] = []
-    is_property = True
-    for atom in atoms:
-        match atom:
-            case Has(_, _, present):
-                presence.add(present)
-            case OneOf():
-                values.append(atom.keys)
-                is_property = False
-            case Property(_, _, OneOf() as listed):
-                values.append(listed.keys)
-            case Property():
-                values.append(frozenset())
-    is_nothing = bool(values) and not frozenset.intersection(*values)
-    return len(presence) == 2 or (is_nothing and (True in presence or not is_property))
 
 
 def _kept(clauses: Iterable[_Numbered]) -> list[_Numbered]:

@@ -11,7 +11,6 @@ from sgrt.grammar.schema.clauses import Clause, distributed
 from sgrt.grammar.schema.document import Schema
 from sgrt.grammar.schema.formula import (
     FALSE,
-    KINDS,
     NUMERIC,
     TRUE,
     And,
@@ -43,9 +42,8 @@ from sgrt.grammar.schema.formula import (
     negate,
 )
 from sgrt.grammar.schema.numbers import exact
+from sgrt.grammar.schema.outline import Outline
 from sgrt.grammar.schema.reader import Reader
-
-_ALL_KINDS = frozenset(KINDS)
 
 
 class Expander:
@@ -55,30 +53,13 @@ class Expander:
         self._reader = reader
         self._known: dict[tuple[Schema, bool, str], Formula] = {}
         self._open: dict[Schema, None] = {}
-        self._kinds: dict[Schema, frozenset[str]] = {}
-        self.joins = Joins()
+        self.outline = Outline(reader)
+        self.joins = Joins(self.outline.is_nothing)
         self._has_key: dict[tuple[Keys, str, bool], bool] = {}
         self.listed: dict[Keys, Keys] = {}
         """Sets of keys, those told by an enumeration by the keys in it."""
         self.cells: dict[Any, tuple[dict[str, Formula], Formula]] = {}
         """What `objects.Object` found out about sets of keys."""
-
-    def kinds(self, formula: Formula, depth: int = 0) -> frozenset[str]:
-        """Kinds that a value of a formula can have, and perhaps more."""
-        match formula:
-            case And(parts):
-                return _ALL_KINDS.intersection(*(self.kinds(p, depth) for p in parts))
-            case Or(parts):
-                return frozenset().union(*(self.kinds(p, depth) for p in parts))
-            case IsKind(kinds):
-                return kinds
-            case OneOf(values):
-                return frozenset(map(kind_of, values))
-            case Satisfies(schema, True) if depth < limits.MAX_REF_CHAIN:
-                if schema not in self._kinds:
-                    self._kinds[schema] = self.kinds(self._reader.formula(schema), depth + 1)
-                return self._kinds[schema]
-        return _ALL_KINDS
 
     def clauses(self, formula: Formula, kind: str) -> list[Clause]:
         """Alternatives that together are the formula, for values of one kind.
@@ -87,7 +68,7 @@ class Expander:
             UnsupportedSchema: a schema leads back to itself for one value.
             GrammarBudgetExceeded: too many alternatives.
         """
-        return distributed(self.under(formula, kind))
+        return distributed(self.under(formula, kind), self.outline.is_nothing)
 
     def under(self, formula: Formula, kind: str) -> Formula:
         """The formula for values of one kind: no schemas and no kinds are left in it."""

@@ -6,7 +6,7 @@ negation (`negate`) says that the value is of that kind and different.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -104,6 +104,10 @@ class Values(Formula):
     def keys(self) -> frozenset[str]:
         """The values as `json_text.equality_key` tells them apart."""
         return frozenset(map(json_text.equality_key, self.values))
+
+    @cached_property
+    def kinds(self) -> frozenset[str]:
+        return frozenset(map(kind_of, self.values))
 
 
 class OneOf(Values):
@@ -348,16 +352,25 @@ def both(parts: Iterable[Formula]) -> Formula:
 
 
 class Joins:
-    """`both`, remembered by which formulas were given: those of clauses are mostly the same."""
+    """`both`, remembered by which formulas were given: those of clauses are mostly the same.
 
-    def __init__(self) -> None:
+    Args:
+        is_nothing: whether plainly no value satisfies a formula; what it says so of becomes FALSE.
+    """
+
+    def __init__(self, is_nothing: Callable[[Formula], bool] | None = None) -> None:
+        self._is_nothing = is_nothing
         self._known: dict[tuple[int, ...], tuple[list[Formula], Formula]] = {}
 
     def __call__(self, parts: list[Formula]) -> Formula:
         key = tuple(map(id, parts))
-        if key not in self._known:
-            self._known[key] = parts, both(parts)  # kept, so that no other gets its identity
-        return self._known[key][1]
+        known = self._known.get(key)
+        if known is None:
+            joined = both(parts)
+            if self._is_nothing is not None and self._is_nothing(joined):
+                joined = FALSE
+            known = self._known[key] = parts, joined  # kept, so that no other gets its identity
+        return known[1]
 
 
 def either(parts: Iterable[Formula]) -> Formula:

@@ -204,12 +204,14 @@ class Object:
         properties = {n: f for n, f in self.properties.items() if f not in left_out}
         patterns = {} if is_closed else self.patterns
         if properties:
-            shape["properties"] = {n: child(f) for n, f in properties.items()}
+            shape["properties"] = {n: child(f, 1) for n, f in properties.items()}
         if patterns:
-            shape["patternProperties"] = {strings.whole(p): child(f) for p, f in patterns.items()}
+            shape["patternProperties"] = {
+                strings.whole(p): child(f, 1) for p, f in patterns.items()
+            }
         rest = FALSE if is_closed else self.rest
         if rest != TRUE:
-            shape["additionalProperties"] = child(rest)
+            shape["additionalProperties"] = child(rest, 1)
         if self.required:
             shape["required"] = list(self.required)
         if low > len(self.required):

@@ -78,15 +78,15 @@ class Writer:
 
     # places
 
-    def child(self, formula: Formula) -> Node | bool:
-        """What stands for the values of a formula inside another schema."""
+    def child(self, formula: Formula, count: int = 1) -> Node | bool:
+        """What stands for the values of a formula inside another schema, so many times."""
         if isinstance(formula, (And, Or)) and not formula.parts:
             return formula == TRUE
         known = self._known.get(id(formula))
         if known is None:
             known = self._known[id(formula)] = formula, self._place(formula)
         number = known[1]
-        self._owners[number].append(self._current)
+        self._owners[number] += [self._current] * count
         return self._refs[number]
 
     def _place(self, formula: Formula) -> int:
@@ -102,7 +102,7 @@ class Writer:
 
     def _write_place(self, formula: Formula) -> Node:
         clauses: dict[str, list[Clause]] = {}
-        possible = self._expander.kinds(formula)
+        possible = self._expander.outline.kinds(formula)
         strings_at_once = self._strings_at_once(formula) if "string" in possible else None
         if strings_at_once is not None:
             possible -= STRING
