@@ -326,6 +326,45 @@ Scoring = Handle[ScoreResult]
 # ---------------------------------------------------------------- backends
 
 
+class Seeds:
+    """The seeds that a session gives to what brings none: to each generation one of its own, to
+    each child of a fork one for all that it will do. Derived the same way on every backend.
+
+    Args:
+        seed: the session's; None gives None to all.
+    """
+
+    def __init__(self, seed: int | None) -> None:
+        self._seed = seed
+        self._num_given = 0
+
+    def of_generation(self) -> int | None:
+        """For the next generation."""
+        index, self._num_given = self._num_given, self._num_given + 1
+        return None if self._seed is None else _mixed(self._seed, index)
+
+    def of_fork(self, num: int) -> list[int | None]:
+        """For the children of the next fork."""
+        seed = self.of_generation()
+        return [None if seed is None else _mixed(seed, i) for i in range(num)]
+
+    def applied(self, item: Generate) -> Generate:
+        """A generation with its seed."""
+        if item.params.seed is not None:
+            return item
+        seed = self.of_generation()
+        return item if seed is None else replace(item, params=replace(item.params, seed=seed))
+
+
+def _mixed(seed: int, index: int) -> int:
+    """A 64-bit seed from a seed and an index (the finaliser of SplitMix64)."""
+    mask = (1 << 64) - 1
+    z = (seed + (index + 1) * 0x9E3779B97F4A7C15) & mask
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+    return z ^ (z >> 31)
+
+
 @dataclass(frozen=True)
 class Message:
     """One chat message, as a template sees it.

@@ -22,24 +22,27 @@ ROOMS: dict[str, set[str]] = {
     "sgrt.errors": set(),
     "sgrt.files": set(),
     "sgrt.constraints": {"sgrt.errors"},
+    "sgrt.constraint_json": {"sgrt.constraints", "sgrt.errors"},
     "sgrt.handles": {"sgrt.errors"},
     "sgrt.json_events": {"sgrt.errors"},
     "sgrt.core": {"sgrt.constraints", "sgrt.handles", "sgrt.json_events", "sgrt.errors"},
     "sgrt.config": {"sgrt.errors"},
     "sgrt.schemas": {"sgrt.constraints", "sgrt.errors"},
-    "sgrt.lang": {"sgrt.core", "sgrt.handles", "sgrt.schemas", "sgrt.files", "sgrt.errors"},
+    "sgrt.lang": {"sgrt.core", "sgrt.handles", "sgrt.schemas", "sgrt.files", "sgrt.errors"}
+    | {"sgrt.constraint_json"},
     "sgrt.grammar": {"sgrt.core", "sgrt.errors"},
     "sgrt.ops": {"sgrt_kernels", "sgrt.config", "sgrt.errors"},
     # core for the chat template's protocol and its runs of text
     "sgrt.models": {"sgrt.ops", "sgrt.core", "sgrt.config", "sgrt.errors"},
     "sgrt.runtime": {"sgrt.models", "sgrt.ops", "sgrt.grammar", "sgrt.core", "sgrt.config"}
     | {"sgrt.errors"},
-    "sgrt.backends": {"sgrt.core", "sgrt.errors"},
+    "sgrt.backends": {"sgrt.core", "sgrt.constraint_json", "sgrt.errors"},
     "sgrt.backends.local": {"sgrt.backends", "sgrt.runtime", "sgrt.core", "sgrt.config"}
     | {"sgrt.errors"},
     "sgrt.backends.openai": {"sgrt.backends", "sgrt.core", "sgrt.config", "sgrt.errors"},
     # models for chat templates
-    "sgrt.backends.sglang": {"sgrt.backends", "sgrt.models", "sgrt.core", "sgrt.errors"},
+    "sgrt.backends.sglang": {"sgrt.backends", "sgrt.models", "sgrt.core", "sgrt.errors"}
+    | {"sgrt.constraint_json"},
     "sgrt.backends.spawned": {"sgrt.backends.sglang", "sgrt.errors"},
     "sgrt.server": {
         "sgrt.backends.local",
@@ -48,7 +51,7 @@ ROOMS: dict[str, set[str]] = {
         "sgrt.models",
         "sgrt.core",
     }
-    | {"sgrt.schemas", "sgrt.files", "sgrt.config", "sgrt.errors"},
+    | {"sgrt.schemas", "sgrt.constraint_json", "sgrt.files", "sgrt.config", "sgrt.errors"},
     "sgrt.cli": {
         *("sgrt", "sgrt.lang", "sgrt.backends", "sgrt.backends.local", "sgrt.server"),
         *("sgrt.runtime", "sgrt.models", "sgrt.grammar", "sgrt.core", "sgrt.config", "sgrt.errors"),

@@ -6,7 +6,6 @@ too late or is not there is an error, not a value.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
@@ -36,6 +35,7 @@ from sgrt.core import (
     SamplingParams,
     ScoreResult,
     Scoring,
+    Seeds,
     Segment,
     Text,
     TokenEvent,
@@ -266,13 +266,11 @@ class ScriptedSession:
     """One text and the queue of what is to be done with it."""
 
     def __init__(self, backend: ScriptedBackend, seed: int | None, *, text: str = "") -> None:
-        self.seed = seed
+        self._seeds = Seeds(seed)
         self._backend = backend
         self._text = text
         self._computed = 0  # tokens that stood at an earlier call
         self._usage = Usage()
-        self._num_seeds = 0
-        self._num_forks = 0
         self._jobs: deque[_Job] = deque()
         self._busy = False
         self._error: Exception | None = None
@@ -316,7 +314,7 @@ class ScriptedSession:
         return handle
 
     def fork(self, num: int) -> list[ScriptedSession]:
-        children = [self._child() for _ in range(num)]
+        children = [self._child(seed) for seed in self._seeds.of_fork(num)]
 
         def start() -> None:
             for child in children:
@@ -410,9 +408,7 @@ class ScriptedSession:
         self._break(Cancelled())
         handle.fail(Cancelled())
 
-    def _child(self) -> ScriptedSession:
-        seed = None if self.seed is None else _derive(self.seed, "fork", self._num_forks)
-        self._num_forks += 1
+    def _child(self, seed: int | None) -> ScriptedSession:
         child = ScriptedSession(self._backend, seed)
         child._busy = True  # until the queue here has come to the fork
         return child
@@ -424,7 +420,8 @@ class ScriptedSession:
 
     def _queue_generation(self, item: Generate) -> Generation:
         handle: Generation = Handle(lambda: self._cancel(handle))
-        self._submit(self._job(lambda: self._generate(item, handle), handle, item.deadline_s))
+        seeded = self._seeds.applied(item)
+        self._submit(self._job(lambda: self._generate(seeded, handle), handle, item.deadline_s))
         return handle
 
     def _job(self, work: Callable[[], None], handle: Handle[Any], deadline_s: float | None) -> _Job:
@@ -434,7 +431,7 @@ class ScriptedSession:
         return job
 
     def _generate(self, item: Generate, handle: Generation) -> None:
-        params = self._seeded(item.params)
+        params = item.params
         prompt, answer = self._text, None
         usage = self._take_prompt()
         try:
@@ -456,12 +453,6 @@ class ScriptedSession:
         for event in _events(result):
             handle.push(event)
         handle.finish(result)
-
-    def _seeded(self, params: SamplingParams) -> SamplingParams:
-        if params.seed is not None or self.seed is None:
-            return params
-        self._num_seeds += 1
-        return params.override(seed=_derive(self.seed, "gen", self._num_seeds))
 
     def _take_prompt(self) -> Usage:
         num_tokens = len(self._text.encode())
@@ -568,8 +559,3 @@ def _events(result: GenerateResult) -> list[TokenEvent]:
         logprobs = tuple(TokenLogprob(i, 0.0) for i in ids) if result.logprobs is not None else ()
         events.append(TokenEvent(ids, text, logprobs=logprobs))
     return events
-
-
-def _derive(seed: int, *path: object) -> int:
-    digest = hashlib.blake2b(repr((seed, *path)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little")

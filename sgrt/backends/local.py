@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import random
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -329,13 +328,12 @@ class Session:
     An option of a score stands where a generation would, and is tokenized as one would write it.
     """
 
-    def __init__(self, engine: Engine, live: Live, seed: int) -> None:
+    def __init__(self, engine: Engine, live: Live, seed: int | None) -> None:
         self._engine = engine  # stays open while a session of it is in use
         self._loop = engine._loop
         self._parts = engine._parts
         self._live = live
-        self._seed = seed
-        self._index = itertools.count()
+        self._seeds = core.Seeds(seed)
         self._pending: list[Text] = []
         self._error: SgrtError | None = None
         self._handles: list[Handle[Any]] = []
@@ -389,11 +387,14 @@ class Session:
         if item.constraint is not None:
             grammar = self._parts.grammars.compile(item.constraint)
         seed = item.params.seed
+        if seed is None:
+            seed = self._seeds.of_generation()
+        assert seed is not None  # the session has one
         task = GenerateTask(
             item,
             handle,
             self._parts.tokenizer,
-            seed=_mix(self._seed, next(self._index)) if seed is None else seed,
+            seed=seed,
             grammar=grammar,
             limit=self._loop.limit,
             forced_runs=self._parts.config.forced_runs,
@@ -458,14 +459,13 @@ class Session:
     def fork(self, num: int) -> list[core.Session]:
         if not isinstance(num, int) or num < 1:
             raise RequestError(f"fork({num!r}): must be an integer >= 1")
-        index = next(self._index)
         children: list[core.Session] = []
         lives = []
         flushed = self._flush_or_fail()
-        for i in range(num):
+        for seed in self._seeds.of_fork(num):
             live = self._loop.new_live(self._live)
             live.unborn = True
-            child = Session(self._engine, live, _mix(_mix(self._seed, index), i))
+            child = Session(self._engine, live, seed)
             child._is_new = self._is_new
             child._after_id = self._after_id
             child._error = self._error
@@ -562,12 +562,3 @@ class _Failing:
         self._session._error = error
         self._handle.fail(error)
         return True
-
-
-def _mix(seed: int, index: int) -> int:
-    """A 64-bit seed from a seed and an index (the finaliser of SplitMix64)."""
-    mask = (1 << 64) - 1
-    z = (seed + (index + 1) * 0x9E3779B97F4A7C15) & mask
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
-    return z ^ (z >> 31)

@@ -7,7 +7,6 @@ What is particular to a kind of server, how a text is continued and scored there
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -25,9 +24,9 @@ from sgrt.core import (
     GenerateResult,
     Generation,
     Handle,
-    SamplingParams,
     ScoreResult,
     Scoring,
+    Seeds,
     Segment,
     Text,
     TokenEvent,
@@ -115,11 +114,9 @@ class RemoteSession(ABC):
     """
 
     def __init__(self, backend: RemoteBackend, seed: int | None) -> None:
-        self.seed = seed
+        self._seeds = Seeds(seed)
         self._backend = backend
         self._usage = Usage()
-        self._num_seeds = 0
-        self._num_forks = 0
         self._lock = threading.RLock()
         self._jobs: deque[_Job] = deque()
         self._held = False  # a child whose parent has not come to the fork
@@ -137,14 +134,14 @@ class RemoteSession(ABC):
     async def append_ids(self, ids: Sequence[int]) -> None:
         """Tokens join the state. Raises RequestError where the server takes none."""
 
-    @abstractmethod
-    def check(self, params: SamplingParams, constraint: Constraint | None) -> None:
+    async def check(self, item: Generate) -> None:
         """Raises for what the server would ignore."""
+        if item.stop_regex:
+            rule = "only the embedded engine and `sgrt serve` know these"
+            raise InvalidSamplingParams("stop_regex", item.stop_regex, rule)
 
     @abstractmethod
-    async def continue_text(
-        self, params: SamplingParams, constraint: Constraint | None, push: Push
-    ) -> GenerateResult:
+    async def continue_text(self, item: Generate, push: Push) -> GenerateResult:
         """One request; its text joins the state."""
 
     @abstractmethod
@@ -205,7 +202,7 @@ class RemoteSession(ABC):
     def fork(self, num: int) -> list[RemoteSession]:
         if not isinstance(num, int) or num < 1:
             raise RequestError(f"fork({num!r}): must be an integer >= 1")
-        children = [self._child() for _ in range(num)]
+        children = [self._child(seed) for seed in self._seeds.of_fork(num)]
 
         async def work() -> None:
             for child in children:
@@ -312,9 +309,7 @@ class RemoteSession(ABC):
         self._break(Cancelled())
         handle.fail(Cancelled())
 
-    def _child(self) -> RemoteSession:
-        seed = None if self.seed is None else _derive(self.seed, "fork", self._num_forks)
-        self._num_forks += 1
+    def _child(self, seed: int | None) -> RemoteSession:
         child = self.twin(seed)
         child._held = True
         return child
@@ -322,23 +317,19 @@ class RemoteSession(ABC):
     def _queue_generation(self, item: Generate) -> Generation:
         handle: Generation = Handle(lambda: self._cancel(handle))
         begun = time.monotonic()
+        seeded = self._seeds.applied(item)
 
         async def work() -> None:
-            handle.finish(await self._generate(item, handle.push, begun))
+            handle.finish(await self._generate(seeded, handle.push, begun))
 
         self._submit(work, handle.fail)
         return handle
 
     async def _generate(self, item: Generate, push: Push, begun: float) -> GenerateResult:
-        params = self._seeded(item.params)
-        if item.stop_regex:
-            rule = "only the embedded engine knows these"
-            raise InvalidSamplingParams("stop_regex", item.stop_regex, rule)
-        self.check(params, item.constraint)
-        if params.max_tokens == 0:
+        await self.check(item)
+        if item.params.max_tokens == 0:
             return finished("", (), "length", Usage(), item.constraint)
-        asked = self.continue_text(params, item.constraint, push)
-        result = await self._in_time(asked, begun, item.deadline_s)
+        result = await self._in_time(self.continue_text(item, push), begun, item.deadline_s)
         self._count(result.usage)
         return result
 
@@ -361,12 +352,6 @@ class RemoteSession(ABC):
     def _count(self, usage: Usage) -> None:
         self._usage += usage
         self._backend.count(usage)
-
-    def _seeded(self, params: SamplingParams) -> SamplingParams:
-        if params.seed is not None or self.seed is None:
-            return params
-        self._num_seeds += 1
-        return params.override(seed=_derive(self.seed, "gen", self._num_seeds))
 
 
 def finished(
@@ -410,8 +395,3 @@ def malformed(where: str, what: object) -> BackendError:
 
 def _ignore(error: BaseException) -> None:
     """Nobody waits for text."""
-
-
-def _derive(seed: int, *path: object) -> int:
-    digest = hashlib.blake2b(repr((seed, *path)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1

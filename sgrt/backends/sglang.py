@@ -8,23 +8,26 @@ import json
 import uuid
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sgrt.backends.remote import Push, RemoteBackend, RemoteSession, finished, malformed, refuse
 from sgrt.backends.sglang_words import (
+    OWN,
     Answer,
     constraint_fields,
+    generate_fields,
     is_ids,
     logprob_fields,
     option_logprobs,
-    sampling_fields,
     usage_of,
 )
 from sgrt.backends.wire import LOOP, Client
 from sgrt.core import (
     ChatTemplate,
     Constraint,
+    Generate,
     GenerateResult,
     SamplingParams,
     ScoreResult,
@@ -36,6 +39,7 @@ from sgrt.errors import BackendError, EngineClosed, MissingPackage, RequestError
 _KIND = "an SGLang server"
 _OPTIONS_AT_ONCE = 32
 _REMEMBERED_CHARS = 1 << 20
+_Tokenized = tuple[tuple[Text, ...], bool, int | Literal["text"] | None]
 
 
 class RuntimeEndpoint(RemoteBackend):
@@ -102,7 +106,7 @@ class RuntimeEndpoint(RemoteBackend):
         self._info: dict[str, Any] | None = None
         self._server: dict[str, Any] | None = None
         self._tokenizer: dict[str, Any] | None = None
-        self._tokenized: OrderedDict[tuple[tuple[Text, ...], bool], list[int]] = OrderedDict()
+        self._tokenized: OrderedDict[_Tokenized, list[int]] = OrderedDict()
         self._tokenized_chars = 0
         self._spellings: dict[int, str] = {}
         self._aborting: set[asyncio.Task[None]] = set()
@@ -127,8 +131,9 @@ class RuntimeEndpoint(RemoteBackend):
         return SglangSession(self, seed, priority)
 
     def compile(self, constraint: Constraint) -> None:
-        """Refuse what the protocol has no word for; the server compiles at first use."""
-        constraint_fields(constraint)
+        """Refuse what the server has no word for; it compiles at first use."""
+        if "constraint" not in LOOP.wait(self.own_words()):
+            constraint_fields(constraint)
 
     def token_texts(self, token_ids: Sequence[int]) -> list[str]:
         """Each token's own text, as the server gives it; asked for once."""
@@ -170,21 +175,31 @@ class RuntimeEndpoint(RemoteBackend):
                 self.token_exact = False
         return self.token_exact
 
-    async def tokenize(self, *parts: Text, special: bool = False) -> list[int]:
+    async def tokenize(
+        self, *parts: Text, special: bool = False, after: int | Literal["text"] | None = None
+    ) -> list[int]:
         """Token ids of parts as one text.
 
         Args:
             special: with what the tokenizer puts around a text, such as BOS.
+            after: the token that stands before, or some text; None where nothing does. Servers of
+                ours alone make that difference.
         """
-        key = (parts, special)
+        info = await self.tokenizer_info() if parts else {}
+        if info.get("tokenizes_after") is not True:
+            after = None
+        key = (parts, special, after)
         if key in self._tokenized:
             self._tokenized.move_to_end(key)
             return self._tokenized[key]
         whole = "".join(part.text for part in parts)
         body: dict[str, Any] = {"prompt": whole, "add_special_tokens": special}
-        if not special and any(not part.special for part in parts) and await self._takes_parts():
+        takes_parts = info.get("tokenizes_parts") is True
+        if not special and any(not part.special for part in parts) and takes_parts:
             told = [[part.text, part.special] for part in parts]
             body = {"parts": told, "add_special_tokens": special}
+        if after is not None:
+            body["after"] = after
         answer = await self.client.post("/tokenize", body)
         ids = answer.get("tokens") if isinstance(answer, dict) else None
         if not is_ids(ids):
@@ -192,7 +207,7 @@ class RuntimeEndpoint(RemoteBackend):
         self._tokenized[key] = ids
         self._tokenized_chars += len(whole)
         while self._tokenized_chars > _REMEMBERED_CHARS:
-            (old, _), _ = self._tokenized.popitem(last=False)
+            (old, *_), _ = self._tokenized.popitem(last=False)
             self._tokenized_chars -= sum(len(part.text) for part in old)
         return ids
 
@@ -235,8 +250,10 @@ class RuntimeEndpoint(RemoteBackend):
             self._tokenizer = told if isinstance(told, dict) else {}
         return self._tokenizer
 
-    async def _takes_parts(self) -> bool:
-        return (await self.tokenizer_info()).get("tokenizes_parts") is True
+    async def own_words(self) -> frozenset[str]:
+        """Which of `OWN` the server takes; none where it is not `sgrt serve`."""
+        told = await self.setting("sgrt")
+        return OWN.intersection(told) if isinstance(told, list) else frozenset()
 
     async def setting(self, *names: str) -> Any:
         """A setting of the server, under the first of these names that it knows; else None."""
@@ -292,6 +309,7 @@ class SglangSession(RemoteSession):
         self._endpoint = backend
         self._priority = priority
         self._ids: list[int] = []
+        self._after: int | Literal["text"] | None = None  # what stands before what is appended next
         self._text = ""  # in place of ids
         self._pending: list[Text] = []  # not tokenized yet
 
@@ -300,6 +318,7 @@ class SglangSession(RemoteSession):
 
     def take_state(self, parent: SglangSession) -> None:
         self._ids, self._text = list(parent._ids), parent._text
+        self._after = parent._after
         self._pending = list(parent._pending)
 
     async def append(self, parts: Sequence[Text]) -> None:
@@ -309,36 +328,45 @@ class SglangSession(RemoteSession):
         if not await self._endpoint.is_token_exact():
             raise refuse(_KIND, "token ids", "it has no /tokenize, and is sent text")
         self._ids = [*(await self.ids()), *ids]
+        self._after = ids[-1] if ids else self._after
 
     async def ids(self) -> list[int]:
         if not await self._endpoint.is_token_exact():
             raise refuse(_KIND, "token_ids()", "it has no /tokenize")
         if self._pending:
-            ids = await self._endpoint.tokenize(*self._pending)
-            bos = [] if self._ids else await self._endpoint.tokenize(special=True)
-            missing = bos[:1] if ids[:1] != bos[:1] else []
-            self._ids = [*self._ids, *missing, *ids]
+            ids = await self._endpoint.tokenize(*self._pending, after=self._after)
+            self._ids = [*self._ids, *(await self._missing_bos(ids)), *ids]
+            self._after = ids[-1] if ids else self._after
             self._pending = []
         return self._ids
 
-    def check(self, params: SamplingParams, constraint: Constraint | None) -> None:
-        if params.finish == "close":
-            raise refuse(_KIND, "finish='close'")
-        masked = params.logprobs_mode == "masked"
-        if params.logprobs is not None and constraint is not None and not masked:
-            raise refuse(_KIND, "logprobs_mode='unmasked'", "its mask comes first")
-        constraint_fields(constraint)
+    async def _missing_bos(self, ids: list[int]) -> list[int]:
+        """With what a text begins that does not do so by itself."""
+        bos = [] if self._ids else await self._endpoint.tokenize(special=True)
+        return bos[:1] if ids[:1] != bos[:1] else []
 
-    async def continue_text(
-        self, params: SamplingParams, constraint: Constraint | None, push: Push
-    ) -> GenerateResult:
+    async def check(self, item: Generate) -> None:
+        own = await self._endpoint.own_words()
+        params, constraint = item.params, item.constraint
+        if "stop_regex" not in own:
+            await super().check(item)
+        if params.finish == "close" and "finish" not in own:
+            raise refuse(_KIND, "finish='close'")
+        is_masked = params.logprobs_mode == "masked" or "logprobs_mode" in own
+        if params.logprobs is not None and constraint is not None and not is_masked:
+            raise refuse(_KIND, "logprobs_mode='unmasked'", "its mask comes first")
+        if "constraint" not in own:
+            constraint_fields(constraint)
+
+    async def continue_text(self, item: Generate, push: Push) -> GenerateResult:
+        params = item.params
         await self._check_seed(params)
         request_id = uuid.uuid4().hex
         told = await self._endpoint.setting("incremental_streaming_output", "stream_output")
         answer = Answer(with_logprobs=params.logprobs is not None, is_incremental=told)
         body = {
             **await self._prompt(),
-            "sampling_params": {**sampling_fields(params), **constraint_fields(constraint)},
+            "sampling_params": generate_fields(item, await self._endpoint.own_words()),
             "stream": True,
             "rid": request_id,
             **({"priority": self._priority} if self._priority else {}),
@@ -353,7 +381,7 @@ class SglangSession(RemoteSession):
         except asyncio.CancelledError:
             self._endpoint.abort(request_id)
             raise
-        return await self._take(answer, params, constraint)
+        return await self._take(answer, params, item.constraint)
 
     async def _check_seed(self, params: SamplingParams) -> None:
         is_used = params.seed is not None and params.temperature > 0
@@ -362,7 +390,8 @@ class SglangSession(RemoteSession):
 
     async def _prompt(self) -> dict[str, Any]:
         if await self._endpoint.is_token_exact():
-            return {"input_ids": await self.ids()}
+            self._ids = await self.ids() or await self._missing_bos([])
+            return {"input_ids": self._ids}
         self._text += "".join(part.text for part in self._pending)
         self._pending = []
         return {"text": self._text}
@@ -380,13 +409,14 @@ class SglangSession(RemoteSession):
             ids, rest = await self._before_stop(ids, text, matched)
         if self._endpoint.token_exact:
             self._ids = [*self._ids, *ids]
+            self._after = "text"
             self._pending = [Text(rest)] if rest else []
             kept = [*ids, *(await self._endpoint.tokenize(Text(rest)) if rest else [])]
         else:
             self._text += text
             kept = ids
         asked_for = isinstance(matched, str) or matched in params.stop_token_ids
-        return finished(
+        result = finished(
             text,
             kept,
             reason,
@@ -395,6 +425,8 @@ class SglangSession(RemoteSession):
             stop_match=matched if asked_for else None,
             logprobs=tuple(answer.logprobs[: len(ids)]) if params.logprobs is not None else None,
         )
+        is_complete = answer.told_by_ours("is_complete", bool)
+        return result if is_complete is None else replace(result, is_complete=is_complete)
 
     async def _before_stop(self, ids: list[int], text: str, stop: str) -> tuple[list[int], str]:
         """Tokens that lie wholly before a stop string, and the text between."""
@@ -409,8 +441,9 @@ class SglangSession(RemoteSession):
     async def score_options(self, options: tuple[str, ...], unconditional: bool) -> ScoreResult:
         if not await self._endpoint.is_token_exact():
             raise refuse(_KIND, "select", "it has no /tokenize, so what is scored is not certain")
-        ids = [await self._endpoint.tokenize(Text(option)) for option in options]
-        logprobs, usage = await self._score(await self.ids(), ids)
+        prompt = await self.ids()
+        ids = [await self._endpoint.tokenize(Text(o), after=self._after) for o in options]
+        logprobs, usage = await self._score(prompt, ids)
         alone = None
         if unconditional:
             alone, _ = await self._score([await self._endpoint.first_id()], ids)

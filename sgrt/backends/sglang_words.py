@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any, TypeGuard
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any, TypeGuard, TypeVar
 
+from sgrt import constraint_json
 from sgrt.backends.remote import malformed
 from sgrt.core import (
     Choices,
     Constraint,
     Ebnf,
     FinishReason,
+    Generate,
     JsonSchema,
     Regex,
     SamplingParams,
@@ -23,6 +26,7 @@ from sgrt.core import (
 from sgrt.errors import BackendError, ConstraintError
 
 _KIND = "an SGLang server"
+T = TypeVar("T")
 _META = frozenset(r"\.^$*+?{}[]|()/-")
 
 
@@ -77,14 +81,16 @@ class Answer:
         """Whether an event repeats what earlier ones told (the server's default).
 
         Where the server does not say, its count of tokens does: it is short of old and new
-        together. Tokens of a stop string are counted, but may not be told.
+        together. Tokens of a stop string or the end are counted, but may not be told; so where it
+        is not short, a repetition is what repeats the one token that was told.
         """
         if self._is_incremental is not None or not self.ids:
             return not self._is_incremental
         num_tokens = meta.get("completion_tokens")
         if not isinstance(num_tokens, int) or ids == self.ids:
             return True
-        return len(self.ids) + len(ids) > num_tokens
+        is_short = len(self.ids) + len(ids) > num_tokens
+        return is_short or (len(ids) > 1 == len(self.ids) and ids[:1] == self.ids)
 
     def ending(self) -> tuple[FinishReason, str | int | None]:
         """Why it ended, and what matched."""
@@ -96,11 +102,49 @@ class Answer:
         return ("length", None) if kind == "length" else ("stop", finish.get("matched"))
 
     def usage(self) -> Usage:
-        return usage_of(self._meta, self._meta.get("completion_tokens") or len(self.ids))
+        told = usage_of(self._meta, self._meta.get("completion_tokens") or len(self.ids))
+        forced = self.told_by_ours("forced_tokens", int) or 0
+        return replace(told, forced=forced, sampled=told.sampled - forced)
+
+    def told_by_ours(self, name: str, kind: type[T]) -> T | None:
+        """What `sgrt serve` alone tells of a text that has ended; None from other servers."""
+        own = self._meta.get("sgrt")
+        value = own.get(name) if isinstance(own, dict) else None
+        return value if type(value) is kind else None
 
 
-def sampling_fields(params: SamplingParams) -> dict[str, Any]:
-    """The parameters in SGLang's words."""
+OWN = frozenset(("constraint", "finish", "logprobs_mode", "seed", "stop_regex"))
+"""What `sgrt serve` takes beside SGLang's words; its ``/server_info`` lists them under ``sgrt``."""
+
+
+def generate_fields(item: Generate, own: Collection[str]) -> dict[str, Any]:
+    """The ``sampling_params`` of a generation.
+
+    Args:
+        own: which of `OWN` the server takes.
+
+    Raises:
+        ConstraintError: the server has no word for its constraint.
+    """
+    params = item.params
+    fields = _sampling_fields(params)
+    if params.seed is not None and params.temperature > 0:
+        fields["sampling_seed"] = params.seed if "seed" in own else params.seed & (1 << 63) - 1
+    if item.stop_regex:
+        fields["stop_regex"] = list(item.stop_regex)
+    if not own:
+        return {**fields, **constraint_fields(item.constraint)}
+    told: dict[str, Any] = {"finish": params.finish, "logprobs_mode": params.logprobs_mode}
+    if item.constraint is not None and "constraint" in own:
+        told["constraint"] = constraint_json.write(item.constraint)
+    elif item.constraint is not None:
+        fields |= constraint_fields(item.constraint)
+    fields["sgrt"] = {name: value for name, value in told.items() if name in own}
+    return fields
+
+
+def _sampling_fields(params: SamplingParams) -> dict[str, Any]:
+    """The parameters in SGLang's words, but for the seed."""
     fields: dict[str, Any] = {
         "max_new_tokens": params.max_tokens,
         "temperature": params.temperature,
@@ -120,8 +164,6 @@ def sampling_fields(params: SamplingParams) -> dict[str, Any]:
         fields["stop_token_ids"] = list(params.stop_token_ids)
     if params.logit_bias:
         fields["logit_bias"] = {str(i): bias for i, bias in params.logit_bias.items()}
-    if params.seed is not None and params.temperature > 0:
-        fields["sampling_seed"] = params.seed & (1 << 63) - 1
     return fields
 
 
@@ -134,8 +176,13 @@ def constraint_fields(constraint: Constraint | None) -> dict[str, Any]:
     match constraint:
         case None:
             return {}
-        case JsonSchema(schema):
+        case JsonSchema(schema, "compact", _):
             return {"json_schema": schema}
+        case JsonSchema(_, separators, _):
+            raise ConstraintError(
+                f"{_KIND} has no word for separators={separators!r}",
+                hint="leave them out, or use the embedded engine or `sgrt serve`",
+            )
         case Regex(pattern):
             return {"regex": pattern}
         case Choices(options):
@@ -146,7 +193,8 @@ def constraint_fields(constraint: Constraint | None) -> dict[str, Any]:
             return {"structural_tag": _structural_tag(constraint)}
     raise ConstraintError(
         f"{_KIND} has no word for {type(constraint).__name__}",
-        hint="use regex=, json_schema=, choices=, ebnf= or structural_tag=, or the embedded engine",
+        hint="use regex=, json_schema=, choices=, ebnf= or structural_tag=, or the embedded engine"
+        " or `sgrt serve`",
     )
 
 

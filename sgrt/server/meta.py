@@ -6,12 +6,13 @@ import itertools
 import time
 from collections.abc import Sequence
 from importlib import metadata
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from sgrt.core import SamplingParams, Text
 from sgrt.errors import SgrtError
+from sgrt.runtime.assemble import some_text_id
 from sgrt.server.body import decode
 from sgrt.server.failures import ApiError, bad_request, from_error
 from sgrt.server.http import Answer, Call
@@ -129,6 +130,10 @@ async def server_info(call: Call) -> Answer:
             "schedule_policy": config.policy,
             # SGLang's word for: a seed decides a text, whatever runs beside it
             "enable_deterministic_inference": config.device != "cuda",
+            "incremental_streaming_output": False,
+            # what `sampling_params` of /generate takes beside SGLang's words: `native.Own`, seeds
+            # of 64 bits, patterns that stop
+            "sgrt": ["constraint", "finish", "logprobs_mode", "seed", "stop_regex"],
             "status": "draining" if service.is_draining else "ready",
             "uptime_s": round(time.time() - service.started_at, 3),
             "internal_states": [dict(service.engine.stats())],
@@ -168,6 +173,8 @@ class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         messages: in place of a prompt, a conversation as `/v1/chat/completions` takes it, with
             the four fields behind it.
         return_token_strs: tell the text of each token, too.
+        after: the token that stands before, or "text" for any that is no special one; matters to
+            tokenizers that put a space before a text. None: nothing does.
     """
 
     prompt: str | list[str] | None = None
@@ -180,6 +187,7 @@ class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     model: str | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
+    after: int | Literal["text"] | None = None
 
 
 class DetokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -197,9 +205,10 @@ async def tokenize(call: Call) -> Answer:
     service.model_named(wire.model)
     texts = _texts(wire, service)
     tokenizer = service.engine.tokenizer
+    after_id = some_text_id(tokenizer) if wire.after == "text" else wire.after
 
     def encode(parts: Sequence[Text]) -> list[int]:
-        ids: list[int] = tokenizer.encode_parts(parts)
+        ids: list[int] = tokenizer.encode_parts(parts, after_id=after_id)
         return ids if wire.add_special_tokens is False else list(tokenizer.with_bos(ids))
 
     try:
@@ -290,6 +299,7 @@ async def tokenizer_info(call: Call) -> Answer:
             "pad_token": spelled(min(tokenizer.eos_ids)),
             "chat_template": getattr(template, "source", None),
             "tokenizes_parts": True,
+            "tokenizes_after": True,
             "model_max_length": engine.context_len,
             "vocab_size": tokenizer.vocab_size,
         }

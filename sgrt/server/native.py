@@ -19,7 +19,7 @@ from sgrt.server.http import Answer, Call, EventStream, encode, sse
 from sgrt.server.service import Job, Service
 from sgrt.server.tokens import ended_by, final_text
 from sgrt.server.usage import num_written
-from sgrt.server.wanted import wanted
+from sgrt.server.wanted import wanted, wanted_json
 from sgrt.server.wire import (
     Constrained,
     StreamOptions,
@@ -37,12 +37,30 @@ _SPELLING = {
     "max_tokens": "sampling_params.max_new_tokens",
     "min_tokens": "sampling_params.min_new_tokens",
     "logprobs": "top_logprobs_num",
+    "finish": "sampling_params.sgrt.finish",
+    "logprobs_mode": "sampling_params.sgrt.logprobs_mode",
 }
 _DEFAULT_MAX_NEW_TOKENS = 128
 
 
+class Own(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """``sampling_params.sgrt``: what SGLang has no words for; its being there has the answer's
+    ``meta_info`` tell as much. `GET /server_info` lists the fields under ``sgrt``.
+
+    Args:
+        constraint: any, as `sgrt.constraint_json` writes it.
+        finish, logprobs_mode: as in `core.SamplingParams`.
+    """
+
+    constraint: Any = None
+    finish: str | None = None
+    logprobs_mode: str | None = None
+
+
 class NativeSampling(Constrained, kw_only=True, forbid_unknown_fields=True):
     """``sampling_params``."""
+
+    sgrt: Own | None = None
 
     max_new_tokens: int | None = None
     min_new_tokens: int | None = None
@@ -107,6 +125,7 @@ class Prompt:
         start: index of the first prompt token whose log-probability is told; None tells none.
         top: alternatives per token, where ``logprobs`` are told.
         interval: most tokens that a stream holds back.
+        is_ours: tell what SGLang has no words for, too.
     """
 
     job: Job
@@ -116,6 +135,7 @@ class Prompt:
     top: int
     keep_stop: bool
     interval: int
+    is_ours: bool
 
 
 @dataclass(frozen=True)
@@ -237,7 +257,10 @@ def _prompt(
     service = call.service
     params = decode(sampling, NativeSampling, at="sampling_params")
     _check_sampling(params)
+    own = params.sgrt or Own()
     asked = wanted(params, "sampling_params")
+    if own.constraint is not None:
+        asked = wanted_json(own.constraint, "sampling_params.sgrt.constraint", asked)
     check_limit("top_logprobs_num", top, service.config.max_logprobs)
     if top and not logprobs:
         raise bad_request("top_logprobs_num needs return_logprob=true", "top_logprobs_num")
@@ -258,6 +281,8 @@ def _prompt(
             else params.max_new_tokens,
             min_tokens=params.min_new_tokens,
             logprobs=top if logprobs else None,
+            finish=own.finish,
+            logprobs_mode=own.logprobs_mode,
         ),
         constraint=asked.constraint if asked else None,
         stop_regex=stop_patterns(params, service.config),
@@ -272,7 +297,8 @@ def _prompt(
         start = 0 if params.max_new_tokens == 0 else -1
     told_from = start if logprobs and start >= 0 else None
     interval = 1 if params.stream_interval is None else params.stream_interval
-    return Prompt(job, rid, logprobs, told_from, top, bool(params.no_stop_trim), interval)
+    is_ours = params.sgrt is not None
+    return Prompt(job, rid, logprobs, told_from, top, bool(params.no_stop_trim), interval, is_ours)
 
 
 def _check_sampling(params: NativeSampling) -> None:
@@ -377,6 +403,8 @@ def _item(
         ]
         meta["output_top_logprobs"] = [_top(service, request, t) for t in tokens]
         meta["output_token_logprobs_length"] = len(tokens)
+    if prompt.is_ours and result is not None:
+        meta["sgrt"] = {"is_complete": result.is_complete, "forced_tokens": usage.forced}
     return {"text": text, "output_ids": list(output_ids), "meta_info": meta}
 
 

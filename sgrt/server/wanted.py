@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from sgrt import constraint_json
 from sgrt.core import Choices, Constraint, Ebnf, JsonSchema, Regex, StructuralTag
 from sgrt.errors import ConstraintError, GrammarSyntaxError
 from sgrt.grammar import ebnf, layout
@@ -54,6 +55,21 @@ def wanted(wire: Constrained, at: str = "") -> Wanted | None:
         raise bad_request(f"a text can be held to one constraint, not to {names}", found[1].at)
     pattern, place = wire.guided_whitespace_pattern, join(at, "guided_whitespace_pattern")
     return _spaced(found[0] if found else None, pattern, place)
+
+
+def wanted_json(value: object, at: str, other: Wanted | None) -> Wanted:
+    """A constraint that is spelled out (`sgrt.constraint_json`).
+
+    Args:
+        other: what the request's other fields ask for.
+
+    Raises:
+        ApiError: 400 for two of them, or what is no constraint.
+    """
+    if other is not None:
+        raise bad_request(f"a text can be held to one constraint, not to {other.at} and {at}", at)
+    with _blaming(at):
+        return Wanted(constraint_json.read(value), at)
 
 
 def wanted_format(value: Mapping[str, Any], at: str) -> Wanted | None:

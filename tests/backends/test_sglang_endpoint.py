@@ -101,6 +101,15 @@ def test_stop_whose_tokens_are_counted_but_not_told_repeats_nothing(kept: list[i
     assert answer.ending() == ("stop", ".")
 
 
+def test_end_that_is_counted_but_not_told_after_a_first_token_repeats_nothing() -> None:
+    answer = Answer(with_logprobs=False)
+    stop = {"type": "stop", "matched": None}
+    for ids, num, finish in (([53], 1, None), ([53, 97], 3, stop)):
+        meta = {"completion_tokens": num, "finish_reason": finish}
+        answer.take({"text": bytes(ids).decode(), "output_ids": ids, "meta_info": meta})
+    assert (answer.text, answer.ids) == ("5a", [53, 97])
+
+
 def test_server_without_tokenize_is_sent_text_and_refuses_select(start: Start) -> None:
     server, endpoint = start(Sglang(lambda text: "one. two", tokenizes=False))
     state = two_gens.run(name="x", backend=endpoint, max_tokens=3)

@@ -19,6 +19,7 @@ from sgrt.core import (
     Choices,
     Constraint,
     Ebnf,
+    Generate,
     GenerateResult,
     JsonSchema,
     Regex,
@@ -255,7 +256,9 @@ class OpenAISession(RemoteSession):
     async def ids(self) -> list[int]:
         raise refuse("an OpenAI server", "token_ids()", "it does not tell them")
 
-    def check(self, params: SamplingParams, constraint: Constraint | None) -> None:
+    async def check(self, item: Generate) -> None:
+        await super().check(item)
+        params, constraint = item.params, item.constraint
         self._openai.fields(params, constraint)
         if params.logprobs_mode == "unmasked" and params.logprobs is not None and constraint:
             raise refuse("an OpenAI server", "logprobs_mode='unmasked'", "its mask comes first")
@@ -333,10 +336,8 @@ class ChatSession(OpenAISession):
         role, content = self._messages[-1]
         self._messages = (*self._messages[:-1], (role, content + text))
 
-    async def continue_text(
-        self, params: SamplingParams, constraint: Constraint | None, push: Push
-    ) -> GenerateResult:
-        result = await self.request(params, constraint, push, self._conversation())
+    async def continue_text(self, item: Generate, push: Push) -> GenerateResult:
+        result = await self.request(item.params, item.constraint, push, self._conversation())
         self._write(result.text)
         return result
 
@@ -407,10 +408,8 @@ class CompletionSession(OpenAISession):
     async def append(self, parts: Sequence[Text]) -> None:
         self._text += "".join(part.text for part in parts)
 
-    async def continue_text(
-        self, params: SamplingParams, constraint: Constraint | None, push: Push
-    ) -> GenerateResult:
-        result = await self.request(params, constraint, push)
+    async def continue_text(self, item: Generate, push: Push) -> GenerateResult:
+        result = await self.request(item.params, item.constraint, push)
         self._text += result.text
         return result
 

@@ -138,12 +138,11 @@ class CompletionAhead(CompletionSession):
         if self._guess is not None:
             self._guess = self._guess.take("".join(part.text for part in parts))
 
-    async def continue_text(
-        self, params: SamplingParams, constraint: Constraint | None, push: Push
-    ) -> GenerateResult:
+    async def continue_text(self, item: Generate, push: Push) -> GenerateResult:
+        params, constraint = item.params, item.constraint
         guess, self._guess = self._guess, None
         if not can_guess(params, constraint):
-            return await super().continue_text(params, constraint, push)
+            return await super().continue_text(item, push)
         asked = asked_with(self._openai, params)
         usage = Usage()
         cut = guess.cut(params) if guess is not None and guess.asked == asked else None
@@ -155,7 +154,7 @@ class CompletionAhead(CompletionSession):
             guess = guess_of(answer, num, asked)
             cut = guess.cut(params)
         if cut is None or guess is None:
-            result = await super().continue_text(params, constraint, push)
+            result = await super().continue_text(item, push)
             return replace(result, usage=usage + result.usage)
         self._text += cut.text
         self._guess = guess.take(cut.text)
@@ -194,15 +193,14 @@ class ChatAhead(ChatSession):
             elif self._guess is not None:
                 self._guess = self._guess.take(part.text)
 
-    async def continue_text(
-        self, params: SamplingParams, constraint: Constraint | None, push: Push
-    ) -> GenerateResult:
+    async def continue_text(self, item: Generate, push: Push) -> GenerateResult:
+        params, constraint = item.params, item.constraint
         self._coming.popleft()
         guess, self._guess = self._guess, None
         role, begun = self._messages[-1] if self._open else ("", "")
         can = can_guess(params, constraint) or (begun and self._may_end(params, constraint))
         if role != "assistant" or not can:
-            return await super().continue_text(params, constraint, push)
+            return await super().continue_text(item, push)
         asked = asked_with(self._openai, params)
         usage = Usage()
         cut = guess.cut(params) if guess is not None and guess.asked == asked else None
@@ -210,7 +208,7 @@ class ChatAhead(ChatSession):
             guess, usage = await self._ask(params, begun, asked)
             cut = guess.cut(params)
         if cut is None and not begun:
-            result = await super().continue_text(params, constraint, push)
+            result = await super().continue_text(item, push)
             return replace(result, usage=usage + result.usage)
         if cut is None or guess is None:
             raise RequestError(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
+from sgrt.constraint_json import KINDS
 from sgrt.errors import PlanError
 from sgrt.lang.ir import Concat, Expr, Gen, Reasoning, Role, Select
 from sgrt.lang.plan import code, constants
@@ -234,7 +235,7 @@ class BoundedMachine(Machine):
             raise PlanError("a plan does not take powers")
         if op == "*":
             self._check_repeat(left, right)
-        elif isinstance(left, tuple(constants.CONSTRAINTS.values())):
+        elif isinstance(left, tuple(KINDS.values())):
             raise PlanError("a plan names constraints, it does not compute them")
         elif op == "+" and isinstance(left, (str, list, tuple, Concat)):
             self._check_sum(left, right)
@@ -303,7 +304,7 @@ class BoundedMachine(Machine):
         if function in code.GENERATIONS:
             self._check_generation(args, named)
         result = super().called(function, args, named)
-        if function in constants.CONSTRAINTS:
+        if function in KINDS:
             constants.checked(result)
         self.check(result)
         return result

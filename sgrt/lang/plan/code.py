@@ -14,8 +14,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from sgrt import errors
+from sgrt.constraint_json import KINDS
 from sgrt.lang import api
-from sgrt.lang.plan import constants
 
 
 class Node:
@@ -418,7 +418,7 @@ GENERATIONS = ("gen", "select", "regex", "gen_int", "gen_string")
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     **{name: getattr(api, name) for name in _SAYS},
     **{name: getattr(builtins, name) for name in (*_BUILTINS, *ERRORS)},
-    **constants.CONSTRAINTS,
+    **KINDS,
     "json.dumps": json.dumps,
     "json.loads": json.loads,
     **{f"math.{name}": getattr(math, name) for name in _MATH},

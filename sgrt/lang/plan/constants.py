@@ -10,25 +10,18 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
-import sys
 from collections.abc import Callable, Mapping
-from types import UnionType
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, get_origin
 
+from sgrt.constraint_json import KINDS, check_fields
 from sgrt.core import Choices, JsonSchema, Regex
-from sgrt.errors import PlanError, SgrtError
+from sgrt.errors import ConstraintError, PlanError, SgrtError
 from sgrt.lang import types
 from sgrt.lang.choices import METHODS, ChoicesMethod
 from sgrt.lang.outputs import output_of, type_name
 from sgrt.lang.plain import Plain
 from sgrt.lang.plan.values import read_json
 
-CONSTRAINTS: Mapping[str, Any] = {
-    name: kind
-    for name, kind in vars(sys.modules[Regex.__module__]).items()
-    if dataclasses.is_dataclass(kind)
-}
-"""Constraints, and what they are made of."""
 _TYPES: Mapping[str, type] = {t.__name__: t for t in (str, int, float, bool)}
 _MAX_DEPTH = 60
 
@@ -61,7 +54,7 @@ class Writer:
             return {name: [self.write(item, depth + 1) for item in items]}
         if isinstance(value, dict):
             return {"dict": [[self.write(x, depth + 1) for x in pair] for pair in value.items()]}
-        if kind in CONSTRAINTS.values():
+        if kind in KINDS.values():
             return {"constraint": self._constraint(value, depth)}
         if isinstance(value, ChoicesMethod) and METHODS.get(value.name) is value:
             return {"choices_method": value.name}
@@ -184,7 +177,7 @@ def _method(content: Any, depth: int) -> ChoicesMethod:
 
 def is_constant(value: Any) -> bool:
     """Whether it is something that is no plain value, but known to be harmless."""
-    if isinstance(value, (*CONSTRAINTS.values(), type, Plain, ChoicesMethod)):
+    if isinstance(value, (*KINDS.values(), type, Plain, ChoicesMethod)):
         return True
     return get_origin(value) is not None  # a type with parameters
 
@@ -201,7 +194,7 @@ def plain_type(name: str, schema: Any) -> type:
 def _constraint(content: Any, depth: int) -> Any:
     if not isinstance(content, dict):
         _refuse("a constraint", content)
-    kind = CONSTRAINTS.get(str(content.get("is")))
+    kind = KINDS.get(str(content.get("is")))
     given = {key: value for key, value in content.items() if key != "is"}
     if kind is None or given.keys() != {f.name for f in dataclasses.fields(kind)}:
         _refuse("a constraint", content)
@@ -210,23 +203,12 @@ def _constraint(content: Any, depth: int) -> Any:
 
 def checked(constraint: Any) -> Any:
     """The same constraint; raises PlanError where its fields are not what they are declared as."""
-    for name, hint in get_type_hints(type(constraint)).items():
-        value = getattr(constraint, name)
-        if not _fits(value, hint):
-            _refuse(f"the {name} of {type(constraint).__name__}", value)
+    given = {f.name: getattr(constraint, f.name) for f in dataclasses.fields(constraint)}
+    try:
+        check_fields(type(constraint), given)
+    except ConstraintError as error:
+        raise PlanError(error.message) from None
     return constraint
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is what a field of a constraint is annotated with."""
-    kind, args = get_origin(hint), get_args(hint)
-    if kind in (Union, UnionType):
-        return any(_fits(value, each) for each in args)
-    if kind is Literal:
-        return any(type(value) is type(each) and value == each for each in args)
-    if kind is tuple:
-        return type(value) is tuple and all(_fits(item, args[0]) for item in value)
-    return type(value) is (type(None) if hint is None else hint)
 
 
 def _refuse(what: str, content: Any) -> NoReturn:

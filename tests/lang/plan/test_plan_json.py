@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 import sgrt
+from sgrt import constraint_json
 from sgrt.core import Constraint, Lark, Regex, RepeatOf, SequenceOf, StructuralTag, Structure
 from sgrt.errors import PlanError, SgrtError
 from sgrt.lang.plan import code, constants
@@ -105,7 +106,7 @@ def test_constant_is_read_as_it_was(value):
 
 
 def test_every_kind_of_constraint_can_be_written():
-    assert set(get_args(Constraint)) < set(constants.CONSTRAINTS.values())
+    assert set(get_args(Constraint)) < set(constraint_json.KINDS.values())
     with pytest.raises(PlanError, match="the parts of SequenceOf"):
         constants.read({"constraint": {"is": "SequenceOf", "parts": {"tuple": [1]}}})
     with pytest.raises(PlanError, match="the at_least of RepeatOf"):
