@@ -202,11 +202,20 @@ def _format_entry(path: str, value: dict[str, Any]) -> Iterator[Entry]:
     name = kind or None
     if kind in tag_format.REFUSED:
         yield Entry(path, name, "refused", tag_format.REFUSED[kind])
-    elif kind == "json_schema" and isinstance(value.get("json_schema"), (dict, bool)):
-        white = value.get("max_whitespace_cnt") != 0
-        why = "compact JSON: white space is allowed and not written" if white else ""
-        yield Entry(path, name, "subset" if white else "enforced", why)
+    elif "json_schema" in value and isinstance(value["json_schema"], (dict, bool)):
+        why = "; ".join(_not_written(value))
+        yield Entry(path, name, "subset" if why else "enforced", why)
         schema = tag_format.schema_of(value)
         yield from _inside(f"{path}.json_schema", schema)
     else:
         yield Entry(path, name, "enforced")
+
+
+def _not_written(value: dict[str, Any]) -> Iterator[str]:
+    """What a format that is a schema allows and is never written."""
+    if tag_format.style_of(value) != "json":
+        yield "white space but a line break, and arguments that have no name in the schema"
+    elif value.get("max_whitespace_cnt") != 0:
+        yield "compact JSON: white space is allowed and not written"
+    if value.get("any_order"):
+        yield "keys stand in the order of the schema"

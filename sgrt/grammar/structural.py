@@ -9,6 +9,7 @@ tags.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -28,8 +29,8 @@ def any_text(part: AnyText, composer: Composer) -> Node:
     """Free text up to a mark, or without one.
 
     Raises:
-        ConstraintError: a text that is none or empty; one that holds another, or that free text
-            excludes, and so could never be spelled; a bound below 0.
+        ConstraintError: a text that is none or empty; one that holds another, and so could never
+            be spelled; a bound below 0.
         GrammarBudgetExceeded: larger than `sgrt.grammar.limits` allow.
     """
     most = part.max_chars
@@ -41,7 +42,7 @@ def any_text(part: AnyText, composer: Composer) -> Node:
     body = _ANYTHING if most is None else f"(?s:.){{0,{most}}}"
     if part.until:
         first = charset.of("".join(text[0] for text in part.until)) if most == 0 else boxes.ANYTHING
-        lexeme = _lexeme(body + _one_of(part.until), excludes, size)
+        lexeme = _until(part.until, excludes, size, body)
         return composer.box(Box("free text", first, ()), lexeme, is_lazy=True)
     return composer.box(_free_box(excludes), _lexeme(body, excludes, size))
 
@@ -106,11 +107,15 @@ def dispatch(
         loop: whether text is free again after a body; otherwise ``ends`` follow there.
 
     Raises:
-        ConstraintError: marks that hold one another, or bodies whose end cannot be told.
+        ConstraintError: marks that hold one another, triggers that hold what is excluded, or
+            bodies whose end cannot be told.
     """
     limits.check_limit("triggers", len(bodies), limits.MAX_TRIGGERS)
     marks = _distinct("trigger", (*bodies, *ends))
     excludes = _excluded(excludes, marks)
+    for trigger, text in itertools.product(bodies, excludes):
+        if text in trigger:
+            raise ConstraintError(f"trigger {trigger!r:.80} holds {text!r:.80}, which is excluded")
     size = sum(map(len, (*marks, *excludes)))
     after: Node = Alt(tuple(map(literal, ends))) if ends else EMPTY
     if loop:
@@ -126,7 +131,7 @@ def dispatch(
         head = _lexeme(_ANYTHING + _pattern(trigger), excludes, size)
         tags.append(Seq((composer.rule(f"{name}.{i}", head, is_lazy=True), body)))
     if ends:
-        end = _lexeme(_ANYTHING + _one_of(ends), excludes, size)
+        end = _until(ends, excludes, size)
         last = composer.rule(f"{name}.end", end, is_lazy=True)
     else:
         free_text = _lexeme(_ANYTHING, (*excludes, *bodies), size)
@@ -180,6 +185,24 @@ def _one_of(texts: Iterable[str]) -> str:
     return "(?:" + "|".join(map(_pattern, texts)) + ")"
 
 
+def _until(
+    marks: Sequence[str], excludes: Sequence[str], size: int, body: str = _ANYTHING
+) -> Lexeme:
+    """Texts of a pattern with one of some marks behind, which alone may hold what is excluded."""
+    inner = {mark: [text for text in excludes if text in mark] for mark in marks}
+    plain = [mark for mark in marks if not inner[mark]]
+    sources = [_lexeme(body + _one_of(plain), excludes, size).source] if plain else []
+    for mark in marks:
+        if inner[mark]:
+            outer = [text for text in excludes if text not in mark]
+            before = (
+                f" & ~/{_ANYTHING}{_pattern(text)}(?s:.){{{len(mark) - len(text) + 1},}}/"
+                for text in inner[mark]
+            )
+            sources.append(_lexeme(body + _pattern(mark), outer, size).source + "".join(before))
+    return Lexeme(" | ".join(sources), size)
+
+
 def _lexeme(body: str, excludes: Sequence[str], size: int) -> Lexeme:
     """Texts of a pattern that spell none of some."""
     without = f" & ~/{_ANYTHING}{_one_of(excludes)}{_ANYTHING}/" if excludes else ""
@@ -187,13 +210,8 @@ def _lexeme(body: str, excludes: Sequence[str], size: int) -> Lexeme:
 
 
 def _excluded(excludes: Sequence[str], marks: Sequence[str]) -> Sequence[str]:
-    """What free text never spells, besides its marks: those may be named there too."""
-    rest = _distinct("excluded text", tuple(text for text in excludes if text not in marks))
-    for text in rest:
-        for mark in marks:
-            if text in mark:
-                raise ConstraintError(f"{mark!r:.80} holds {text!r:.80}, which is excluded")
-    return rest
+    """What free text never spells in front of its marks: those may be named there too."""
+    return _distinct("excluded text", tuple(text for text in excludes if text not in marks))
 
 
 def _free_box(excludes: Sequence[str]) -> Box:

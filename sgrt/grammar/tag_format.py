@@ -3,7 +3,8 @@
 | type | what is written |
 |---|---|
 | `const_string` | `value` |
-| `json_schema` | compact JSON (`max_whitespace_cnt` allows more; none is written) |
+| `json_schema` | compact JSON in the order of the schema (`any_order` and `max_whitespace_cnt` allow more, which is not written); arguments in the `style` of a model, see `tag_styles` |
+| `qwen_xml_parameter` | the same with `style` "qwen_xml" |
 | `regex`, `grammar` | a `Regex`; an `Ebnf` of dialect "xgrammar" |
 | `any_text` | free text, up to the `end` of the tag around it |
 | `sequence`, `or`, `optional`, `plus`, `star`, `repeat` | what they hold, put together |
@@ -11,11 +12,11 @@
 | `triggered_tags`, `dispatch` | free text in which triggers begin tags or formats |
 | `tags_with_separator` | tags and nothing else |
 
-Refused by name: formats over tokens, since a constraint writes text; styles of JSON that are XML;
-`any_order`, `excludes` inside of JSON, `max_tokens`. Every key that is not known is refused.
+Refused by name: formats over tokens, since a constraint writes text; `excludes` inside of JSON,
+`max_tokens`. Every key that is not known is refused.
 
 Free text ends with the first end of the tag around it, or, in a sequence, with the first constant
-after it that it excludes. Elsewhere nothing can follow free text that could be part of it.
+after it that it excludes. It never spells what it excludes; what ends it may. Elsewhere nothing can follow free text that could be part of it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from sgrt.core import AnyText, Ebnf, JsonSchema, Regex, StructuralFormat
 from sgrt.errors import ConstraintError, UnsupportedSchema
-from sgrt.grammar import json_text, structural
+from sgrt.grammar import json_text, structural, tag_styles
 from sgrt.grammar.audit import placed
 from sgrt.grammar.rules import Alt, Node, Rep, Seq, literal
 
@@ -45,6 +46,7 @@ FORMATS: dict[str, tuple[_Keys, _Keys]] = {
         {"json_schema": (dict, bool)},
         {"style": _TEXT, "any_order": _BOOL, "max_whitespace_cnt": _COUNT, "excludes": _LIST},
     ),
+    "qwen_xml_parameter": ({"json_schema": (dict, bool)}, {}),
     "any_text": ({}, {"excludes": _LIST, "max_tokens": _COUNT, "max_chars": _COUNT}),
     "grammar": ({"grammar": _TEXT}, {}),
     "regex": ({"pattern": _TEXT}, {}),
@@ -65,7 +67,6 @@ REFUSED = {
     "any_tokens": "tokens cannot be written by a constraint, only text; any_text is free text",
     "token_triggered_tags": "tokens cannot be written by a constraint; use triggered_tags",
     "token_dispatch": "tokens cannot be written by a constraint; use dispatch",
-    "qwen_xml_parameter": "XML styles of JSON are not written",
 }
 _FREE = ("any_text", "triggered_tags", "dispatch")
 _REPEATS: dict[str, tuple[int, int | None]] = {
@@ -120,6 +121,11 @@ def parts(value: Format, path: str) -> Iterator[tuple[str, Any]]:
 def schema_of(value: Format) -> JsonSchema:
     """The constraint of a format that is a schema."""
     return JsonSchema(json_text.dump(value["json_schema"]))
+
+
+def style_of(value: Format) -> str:
+    """How a format that is a schema writes its values."""
+    return str(value.get("style", "json")) if kind_of(value) == "json_schema" else "qwen_xml"
 
 
 class _Reader:
@@ -219,16 +225,21 @@ class _Reader:
         return literal(value["value"])
 
     def _schema(self, value: Format, path: str) -> Node:
-        if value.get("style", "json") != "json":
-            _fail(f"{path}.style", f"{value['style']!r:.80} is not written, only 'json'")
-        if value.get("any_order", False):
-            _fail(f"{path}.any_order", "keys stand in the order of the schema")
+        style = style_of(value)
+        if style != "json" and style not in tag_styles.STYLES:
+            known = ", ".join(("json", *tag_styles.STYLES))
+            _fail(f"{path}.style", f"{style!r:.80} is not written", f"these are: {known}")
         if value.get("excludes"):
             _fail(f"{path}.excludes", "is not enforced inside of JSON", "use pattern in the schema")
         most = value.get("max_whitespace_cnt")
         if most is not None and most < 0:
             _fail(f"{path}.max_whitespace_cnt", f"{most} is below 0")
-        return self._part(schema_of(value), path)
+        if style == "json":
+            return self._part(schema_of(value), path)
+        try:
+            return tag_styles.node(value["json_schema"], style, self.composer)
+        except ConstraintError as error:
+            raise _placed(error, path) from error
 
     def _grammar(self, value: Format, path: str) -> Node:
         return self._part(Ebnf(value["grammar"], "xgrammar"), path)
@@ -362,6 +373,7 @@ def _placed(error: ConstraintError, path: str) -> ConstraintError:
 _PLAIN: dict[str, Callable[[_Reader, Format, str], Node]] = {
     "const_string": _Reader._const,
     "json_schema": _Reader._schema,
+    "qwen_xml_parameter": _Reader._schema,
     "grammar": _Reader._grammar,
     "regex": _Reader._regex,
     "tag": _Reader._tag,

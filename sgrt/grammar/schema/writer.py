@@ -37,6 +37,10 @@ _MAX_INLINE = 12
 _MAX_HINTS = 3
 
 
+class Unsatisfiable(UnsupportedSchema):
+    """Nothing that is written satisfies the schema."""
+
+
 class Writer:
     """Writes the schema of one document, place by place.
 
@@ -318,15 +322,15 @@ class Writer:
             raise self._unsatisfied()
         return {**root, "$defs": definitions} if definitions else root
 
-    def _unsatisfied(self) -> UnsupportedSchema:
+    def _unsatisfied(self) -> Unsatisfiable:
         """Nothing satisfies what is written; who left some values out cannot say that of all."""
         left_out = [e for e in self._reader.entries.values() if e.status == "subset"]
         if not left_out:
             hint = "something is required of a value that excludes it"
-            return UnsupportedSchema("no value satisfies this schema", hint=hint)
+            return Unsatisfiable("no value satisfies this schema", hint=hint)
         why = "nothing that could be generated satisfies this schema"
         hint = "; ".join(f"at {e.pointer or '/'}: {e.why}" for e in left_out[:_MAX_HINTS])
-        return UnsupportedSchema(why, hint=hint)
+        return Unsatisfiable(why, hint=hint)
 
 
 def _prune(root: Node, definitions: dict[str, Node], targets: list[tuple[Node, Node]]) -> bool:

@@ -1,0 +1,250 @@
+"""Arguments of a call as models write them that do not write JSON: XML and its like.
+
+| style | an argument |
+|---|---|
+| `qwen_xml` | ``<parameter=name>value</parameter>`` |
+| `minimax_xml` | ``<parameter name="name">value</parameter>`` |
+| `deepseek_xml` | ``<｜DSML｜parameter name="name" string="true">value</｜DSML｜parameter>`` |
+| `glm_xml` | ``<arg_key>name</arg_key><arg_value>value</arg_value>`` |
+| `kimi_k3_xml` | ``<|open|>argument key="name" type="string"<|sep|>value<|close|>argument<|sep|>`` |
+
+A schema of an object says which arguments there are. Strings are written as they are, without
+quotes or escapes, up to the end of the argument; every other value is compact JSON. Where a style
+does not say which of the two it is, a value that could be any string is one.
+
+One line break may stand before and behind each argument and around a value in JSON. Arguments stand
+in the order of the schema, and those that it does not name are not written, but where it names none.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from sgrt.core import JsonSchema
+from sgrt.errors import UnsupportedSchema
+from sgrt.grammar import boxes, json_schema, json_text, limits, regular
+from sgrt.grammar.boxes import Box
+from sgrt.grammar.rules import NOTHING, Alt, Lexeme, Node, Ref, Rep, Seq, literal, refs
+from sgrt.grammar.schema.contract import ANNOTATIONS
+from sgrt.grammar.schema.writer import Unsatisfiable
+
+if TYPE_CHECKING:
+    from sgrt.grammar.compose import Composer
+
+_JSON_TYPES = ("number", "boolean", "null", "object", "array")
+_KEYS = {"$id", "type", "properties", "required", "additionalProperties", *ANNOTATIONS}
+_PLACE = "/$defs/arguments"
+_BREAK: Node = Rep(literal("\n"), 0, 1)
+_OTHER_NAME = r"[\x{41}-\x{5A}\x{61}-\x{7A}\x{5F}][\x{30}-\x{39}\x{41}-\x{5A}\x{61}-\x{7A}\x{5F}]*"
+_ANYTHING = "(?s:.)*"
+_ANY_TEXT = (_ANYTHING,)
+
+
+@dataclass(frozen=True)
+class _Style:
+    """How a style writes an argument.
+
+    Args:
+        begin: what stands before the value, in parts that a line break may divide; ``{name}`` is
+            the argument's name, ``{kind}`` says what the value is.
+        end: what stands behind it.
+        text: kind of a string.
+        others: kinds of other values, and their types in JSON Schema.
+        escape: a name as it is written; "" for one that cannot be.
+    """
+
+    begin: tuple[str, ...]
+    end: str
+    text: str = ""
+    others: tuple[tuple[str, tuple[str, ...]], ...] = (("", _JSON_TYPES),)
+    escape: Callable[[str], str] = lambda name: "" if set(name) & set('<>"&\n') else name
+
+
+STYLES = {
+    "qwen_xml": _Style(("<parameter={name}>",), "</parameter>"),
+    "minimax_xml": _Style(('<parameter name="{name}">',), "</parameter>"),
+    "deepseek_xml": _Style(
+        ('<｜DSML｜parameter name="{name}" string="{kind}">',),
+        "</｜DSML｜parameter>",
+        text="true",
+        others=(("false", _JSON_TYPES),),
+    ),
+    "glm_xml": _Style(("<arg_key>{name}</arg_key>", "<arg_value>"), "</arg_value>"),
+    "kimi_k3_xml": _Style(
+        ('<|open|>argument key="{name}" type="{kind}"<|sep|>',),
+        "<|close|>argument<|sep|>",
+        text="string",
+        others=tuple((kind, (kind,)) for kind in _JSON_TYPES),
+        escape=lambda name: html.escape(name).replace("&#x27;", "'"),
+    ),
+}
+
+
+def node(schema: dict[str, Any] | bool, style: str, composer: Composer) -> Node:
+    """The arguments of one call.
+
+    Args:
+        schema: of an object whose keys are the arguments.
+        style: one of `STYLES`.
+
+    Raises:
+        UnsupportedSchema: it is no schema of an object, says more of it than which arguments it
+            has, or is refused for a value; a name that the style cannot write.
+        GrammarBudgetExceeded: larger than `sgrt.grammar.limits` allow.
+    """
+    value = {} if schema is True else schema
+    if not isinstance(value, dict):
+        raise UnsupportedSchema("no value satisfies this schema")
+    _check(value)
+    return _Arguments(value, STYLES[style], composer).node()
+
+
+def _check(schema: dict[str, Any]) -> None:
+    for key in schema:
+        if key not in _KEYS:
+            raise UnsupportedSchema(
+                "is not supported where arguments are not written as JSON",
+                keyword=key,
+                hint="name the arguments in 'properties'",
+            )
+    if schema.get("type", "object") != "object":
+        raise UnsupportedSchema("must be 'object' here: arguments have names", keyword="type")
+    json_schema.normalise(json_text.dump(schema))  # refused as any other schema would be
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The schema of an argument: where it stands, and a schema where nothing else stands."""
+
+    pointer: str
+    schema: Any
+    alone: dict[str, Any]
+
+
+def _refers(schema: Any) -> bool:
+    return "$ref" in (text := json_text.dump(schema)) or "$dynamicRef" in text
+
+
+class _Arguments:
+    def __init__(self, schema: dict[str, Any], style: _Style, composer: Composer) -> None:
+        self.style = style
+        self.composer = composer
+        self.properties: dict[str, Any] = schema.get("properties", {})
+        self.required = set(schema.get("required", ()))
+        self.others = schema.get("additionalProperties", True)
+        self.has_named = "properties" in schema
+        self.schema = schema
+
+    def node(self) -> Node:
+        for name in sorted(self.required - self.properties.keys()):
+            why = f"names {name!r}, which 'properties' does not"
+            raise UnsupportedSchema(why, keyword="required")
+        parts = [self._property(name) for name in self.properties]
+        if not self.has_named and self.others is not False:
+            place = _Place(
+                "/additionalProperties", self.others, {"additionalProperties": self.others}
+            )
+            parts.append(Rep(self._argument(regular.parse(_OTHER_NAME), place), 0, None))
+        return Seq((*parts, _BREAK))
+
+    def _property(self, name: str) -> Node:
+        pointer = f"/properties/{name.replace('~', '~0').replace('/', '~1')}"
+        value = self.properties[name]
+        place = _Place(pointer, value, {"properties": {name: value}})
+        written = self.style.escape(name)
+        if not written:
+            raise UnsupportedSchema(f"{name!r:.80} cannot be a name in this style", pointer=pointer)
+        found = self._argument(literal(written), place)
+        if name in self.required and found == NOTHING:
+            raise UnsupportedSchema("no value satisfies this schema", pointer=pointer)
+        return found if name in self.required else Rep(found, 0, 1)
+
+    def _argument(self, name: Node, place: _Place) -> Node:
+        try:
+            values = self._values(place)
+        except UnsupportedSchema as error:
+            raise UnsupportedSchema(
+                error.reason,
+                pointer=error.pointer.removeprefix(_PLACE),
+                keyword=error.keyword,
+                hint=error.hint,
+            ) from error
+        return Alt(tuple(Seq((self._begin(name, kind), value)) for kind, value in values.items()))
+
+    def _begin(self, name: Node, kind: str) -> Node:
+        parts: list[Node] = []
+        for part in self.style.begin:
+            before, is_named, after = part.replace("{kind}", kind).partition("{name}")
+            parts += [_BREAK, literal(before), *((name, literal(after)) if is_named else ())]
+        return Seq(tuple(parts))
+
+    def _values(self, place: _Place) -> dict[str, Node]:
+        """What may stand behind the beginning of each kind, its end included."""
+        values: dict[str, list[Node]] = {}
+        strings = self._of_types(place, ("string",))
+        texts = [] if strings is None else self._texts(strings)
+        is_any = _ANY_TEXT in texts
+        for kind, types in self.style.others:
+            if is_any and kind == self.style.text:
+                continue  # whatever it is, it is a string
+            if self._of_types(place, types) is None:
+                continue
+            value = self.composer.node(JsonSchema(self._typed(place, types)))
+            value = Seq((_BREAK, value, _BREAK))
+            if texts and kind == self.style.text and not any(refs(value)):
+                texts.append((regular.to_pattern(value),))  # one look at both
+            else:
+                values.setdefault(kind, []).append(Seq((value, literal(self.style.end))))
+        if texts:
+            values.setdefault(self.style.text, []).append(self._until_end(texts))
+        return {kind: Alt(tuple(nodes)) for kind, nodes in values.items()}
+
+    def _typed(self, place: _Place, types: tuple[str, ...]) -> str:
+        """The schema of a place, for values of some types: what it refers to stays where it is."""
+        root = self.schema if _refers(place.schema) else place.alone
+        root = {"$id": "urn:sgrt:arguments", **root}
+        ref = f"{root['$id']}#{quote(place.pointer)}"
+        whole = {"allOf": [{"$ref": ref}, {"type": list(types)}], "$defs": {"arguments": root}}
+        draft = self.schema.get("$schema", "")
+        is_told = draft and "draft-04" not in draft  # where `$id` names nothing
+        return json_text.dump(whole | ({"$schema": draft} if is_told else {}))
+
+    def _of_types(self, place: _Place, types: tuple[str, ...]) -> dict[str, Any] | None:
+        """The normal schema of a place's values of some types; None where there are none."""
+        named = place.schema.get("type") if isinstance(place.schema, dict) else None
+        if isinstance(named, str) and named.replace("integer", "number") not in types:
+            return None
+        try:
+            return dict(json.loads(json_schema.normalise(self._typed(place, types))))
+        except Unsatisfiable:
+            return None
+
+    # strings
+
+    def _texts(self, normal: dict[str, Any]) -> list[tuple[str, ...]]:
+        """The strings of a normal schema: those that match all patterns of one of these."""
+        if "anyOf" in normal:
+            return [text for option in normal["anyOf"] for text in self._texts(option)]
+        if "enum" in normal:
+            texts = (text for text in normal["enum"] if self.style.end not in text)
+            return [(regular.to_pattern(literal(text)),) for text in texts]
+        patterns = [p["pattern"] for p in (normal, *normal.get("allOf", ())) if "pattern" in p]
+        bodies = [pattern.removeprefix("^").removesuffix("$") for pattern in patterns]
+        low, high = normal.get("minLength", 0), normal.get("maxLength")
+        if low or high is not None:
+            bodies.append(f"(?s:.){{{low},{'' if high is None else high}}}")
+        return [tuple(bodies)] if bodies else [_ANY_TEXT]
+
+    def _until_end(self, texts: list[tuple[str, ...]]) -> Ref:
+        """One of these texts, up to the first end of the argument that it spells."""
+        end = regular.to_pattern(literal(self.style.end))
+        options = (" & ".join(f"/{body}{end}/" for body in bodies) for bodies in texts)
+        source = f"({' | '.join(options)}) & ~/{_ANYTHING}{end}(?s:.)+/"
+        limits.check_limit("characters of an argument", len(source), limits.MAX_REGEX_SIZE)
+        box = Box("text of an argument", boxes.ANYTHING, ())
+        return self.composer.box(box, Lexeme(source, len(source)), is_lazy=True)
