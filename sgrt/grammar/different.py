@@ -208,8 +208,7 @@ class _Check:
         if len(nodes) > len(self._arrays):
             self._refuse("is not supported beside constant arrays")
 
-    def _refuse(self, why: str) -> NoReturn:
-        hint = "give items an enum and maxItems"
+    def _refuse(self, why: str, hint: str = "give items an enum and maxItems") -> NoReturn:
         raise UnsupportedSchema(why, pointer=self._pointer, keyword=MARK, hint=hint)
 
     def shared(self) -> list[str]:
@@ -233,7 +232,10 @@ class _Check:
                 self._refuse("is not supported for such multiples")
         for name in ("object", "array"):
             if not (self._schemas.is_endless(place, name) or self._is_spelled(place, name, ())):
-                self._refuse(f"is not supported for such {name}s: write them as closed ones")
+                self._refuse(
+                    f"is not supported for {name}s of which one can be spelled in several ways",
+                    "set additionalProperties to false and use integers",
+                )
 
     def _is_spelled(self, place: int, name: str, open_: tuple[int, ...]) -> bool:
         """Whether equal containers of a place have equal texts."""
@@ -242,7 +244,7 @@ class _Check:
             return True
         if any("enum" in n for n in nodes):
             return all("enum" in n for n in nodes)
-        if any(MARK in n for n in nodes) or len(open_) > _MAX_DEPTH:
+        if len(open_) > _MAX_DEPTH:
             return False
         if name == "object" and not (all(map(_is_closed, nodes)) and _is_ordered(nodes)):
             return False
@@ -296,6 +298,8 @@ class _Check:
             return [math.prod(ways)]
         lengths = range(node.get("minItems", 0), min(node.get("maxItems", most), most) + 1)
         item = [self._count(next(_below(node, i)), most, depth) for i in range(lengths.stop)]
+        if MARK in node:
+            item = [max(0, count - i) for i, count in enumerate(item)]
         return [math.prod(item[:length]) for length in lengths]
 
 

@@ -25,6 +25,7 @@ from tests.grammar.grammar_support import (
 )
 
 CLOSED = {"required": ["a"], "additionalProperties": False}
+DIGITS = {"type": "string", "pattern": "^[0-9]{2}$"}
 AB = {"type": "object", "properties": {"a": {"enum": [1, 2]}, "b": {"type": "boolean"}}}
 
 ITEMS: list[dict[str, Any]] = [
@@ -41,6 +42,10 @@ ITEMS: list[dict[str, Any]] = [
     {"type": "array", "items": {"type": "boolean"}, "maxItems": 2},
     {"type": "array", "items": {"type": "boolean"}},
     {"type": "object", "properties": {"t": {"uniqueItems": True, "items": {"type": "string"}}}},
+    {"type": "array", "items": {"enum": [*range(60)]}, "uniqueItems": True, "maxItems": 3},
+    {"type": "array", "items": {**AB, **CLOSED}, "uniqueItems": True},
+    {"properties": {"a": {"type": "array", "items": {"type": "string"}, "uniqueItems": True}}}
+    | {**CLOSED, "type": "object"},
     {},
 ]
 
@@ -239,7 +244,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (schema_of({"type": "number", "multipleOf": 0.5}), ""),
     (schema_of({"type": "object", "properties": {"a": {"type": "number"}}, **CLOSED}), ""),
     (schema_of({"type": "object", "maxProperties": 2}), ""),
-    (schema_of(schema_of({"type": "string"})), ""),
+    (schema_of(schema_of(DIGITS, minItems=2, maxItems=2), minItems=9_950), ""),  # of 9,900
     (schema_of({"type": "string", "maxLength": 1, "pattern": "^[ab]"}, minItems=3), ""),
     (
         {"properties": {"p": {**schema_of({"type": "string"}), "contains": {"const": "a"}}}},

@@ -246,6 +246,11 @@ class Spot:
         """Whether a number is under way that has more spellings than one."""
         return self.mode is _Mode.SCALAR and self._schemas.allows_fractions(self.held)
 
+    def undecided(self, first: int = 0) -> list[int]:
+        """Depths, from one on, of open arrays whose items must differ and have one under way."""
+        last = len(self.frames) - (self.mode is _Mode.AFTER)
+        return [i for i in range(first, last) if self.frames[i].items is not None]
+
     def is_new(self, frame: _Frame) -> bool | None:
         """Whether the item under way of an open array can surely become one that is not there
         yet; None where that has to be tried."""
@@ -303,7 +308,7 @@ def _number(text: bytes) -> str | None:
         return None
 
 
-_Known = dict[tuple[int, _Items], dict[bytes, bool]]
+_Known = dict[tuple[int, _Items | None], dict[bytes, bool]]
 """By depth of an array, its items and text of a spot: whether the item under way can become a new
 one."""
 
@@ -434,9 +439,8 @@ class DifferentEngine:
             text: what leads from the text taken in to the spot.
             known: answers for one text taken in.
         """
-        for depth, frame in enumerate(spot.frames):
-            if frame.items is None or (len(spot.frames) == depth + 1 and spot.mode is _Mode.AFTER):
-                continue
+        for depth in spot.undecided():
+            frame = spot.frames[depth]
             if spot.is_new(frame) is None:
                 alive = known.setdefault((depth, frame.items), {})
                 if spot.text not in alive:
@@ -461,7 +465,9 @@ class DifferentEngine:
                 there = spot.after(bytes((byte,)))
                 if there is None:
                     continue
-                if _is_behind(there, depth, count) or there.is_new(there.frames[depth]):
+                if _is_behind(there, depth, count) or all(
+                    there.is_new(there.frames[inner]) for inner in there.undecided(depth)
+                ):
                     return True
                 if there.is_fraction() and (len(there.text) > most or _is_settled(there.text)):
                     continue
