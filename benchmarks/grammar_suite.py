@@ -31,7 +31,7 @@ from sgrt.grammar.vocabulary import Vocabulary
 
 OUTCOMES = ("right", "right_spelled", "refused", "over", "unsound")
 MAX_SPELLINGS = 200
-DIALECTS = {"draft7": "http://json-schema.org/draft-07/schema#"}
+DIALECTS = {f"draft{n}": f"http://json-schema.org/draft-0{n}/schema#" for n in (4, 6, 7)}
 """What a schema of an older draft says of itself where the suite leaves it to the folder."""
 
 

@@ -28,7 +28,11 @@ _PROBES: dict[str, list[Any]] = {
     "id": [{"id": "https://a.org/s"}],
     "$anchor": [{"$ref": "#x", "$defs": {"a": {"$anchor": "x"}}}],
     "$dynamicAnchor": [{"$ref": "#x", "$defs": {"a": {"$dynamicAnchor": "x"}}}],
-    "$ref": [{"$ref": "#/$defs/a", "$defs": {"a": {}}}, {"$ref": "https://a.org/s"}],
+    "$ref": [
+        {"$ref": "#/$defs/a", "$defs": {"a": {}}},
+        {"$ref": "https://a.org/s"},
+        {"$ref": "http://json-schema.org/draft-07/schema"},
+    ],
     "$dynamicRef": [{"$dynamicRef": "#x", "$defs": {"a": {"$dynamicAnchor": "x"}}}],
     "type": [{"type": "integer"}, {"type": ["string", "number"], "not": {"type": "integer"}}],
     "enum": [{"enum": [1, "a", [2], {"b": None}]}],
@@ -74,6 +78,8 @@ _PROBES: dict[str, list[Any]] = {
     "dependentSchemas": [{"dependentSchemas": {"a": {"required": ["b"]}}}],
     "dependencies": [{"dependencies": {"a": ["b"]}}],
     "unevaluatedProperties": [{"properties": {"a": {}}, "unevaluatedProperties": False}],
+    "$recursiveRef": [{"items": {"$recursiveRef": "#"}}],
+    "$recursiveAnchor": [{"$recursiveAnchor": True}],
     "discriminator": [{"anyOf": [{}], "discriminator": {"propertyName": "a"}}],
 }
 
@@ -81,7 +87,7 @@ _PROBES: dict[str, list[Any]] = {
 def _keywords() -> list[str]:
     tables = (json_schema.KEYWORDS, json_schema.DEPENDENT)
     known = [keyword for table in tables for keyword in table]
-    return [*known, *sorted(json_schema.ANNOTATIONS), *sorted(json_schema.REFUSED)]
+    return [*known, *sorted(json_schema.ANNOTATIONS)]
 
 
 def _keyword_rows() -> list[tuple[str, ...]]:

@@ -20,11 +20,12 @@ names come last, those it names in the order it names them.
 Arrays of different items (`uniqueItems`) of few values are written out; others are marked, and
 held to it beside the engine (`different`).
 
-References stay inside the document: `$id`, `$anchor` and `$dynamicAnchor` name places in it.
+References stay inside the document: `$id`, `$anchor` and `$dynamicAnchor` name places in it. Those to
+the standard's own schemas lead there.
 Unknown keywords and formats are annotations, as the standard has it; where one looks like a slip of
 the pen, the report and a warning in the log say so (one with x-, _ or a $ of its own in front never
-does). Draft 4's boolean `exclusiveMinimum` and `exclusiveMaximum` are understood; its
-`id` below the root is refused above a `$ref`.
+does). Draft 4's boolean `exclusiveMinimum` and `exclusiveMaximum` are understood, and its `id` where
+the document says that it is of that draft.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from typing import Any
 
 from sgrt.errors import ConstraintError, UnsupportedSchema
 from sgrt.grammar import different, json_text
-from sgrt.grammar.schema.contract import ANNOTATIONS, DEPENDENT, REFUSED, Entry
+from sgrt.grammar.schema.contract import ANNOTATIONS, DEPENDENT, Entry
 from sgrt.grammar.schema.document import Document
 from sgrt.grammar.schema.formula import Formula, satisfies
 from sgrt.grammar.schema.reader import KEYWORDS, Reader
@@ -44,7 +45,7 @@ from sgrt.grammar.schema.writer import Writer
 
 log = logging.getLogger("sgrt.grammar")
 
-__all__ = ["ANNOTATIONS", "DEPENDENT", "KEYWORDS", "REFUSED", "Entry", "normalise", "report"]
+__all__ = ["ANNOTATIONS", "DEPENDENT", "KEYWORDS", "Entry", "normalise", "report"]
 
 
 def normalise(text: str, *, compares_items: bool = False) -> str:

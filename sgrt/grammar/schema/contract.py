@@ -39,13 +39,7 @@ ANNOTATIONS = frozenset(
     (
         "$schema", "$comment", "$defs", "definitions", "title", "description", "default",
         "example", "examples", "deprecated", "readOnly", "writeOnly",
-        "contentEncoding", "contentMediaType", "contentSchema",
+        "contentEncoding", "contentMediaType", "contentSchema", "$vocabulary",
     )
 )  # fmt: skip
 """Keywords that allow every value; so do all that no draft knows."""
-
-REFUSED = {
-    "$recursiveAnchor": "point with '$ref'",
-    "$recursiveRef": "point with '$ref'",
-    "$vocabulary": "only the standard vocabularies are known",
-}

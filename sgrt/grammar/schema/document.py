@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, NoReturn
 from urllib.parse import unquote, urljoin, urlsplit
 
 from sgrt.errors import UnsupportedSchema
+from sgrt.grammar.schema import standard
 from sgrt.grammar.schema.contract import ANNOTATIONS
 
 _BASE = "https://schema.invalid/root"  # of a document without `$id`
@@ -53,8 +54,6 @@ class Document:
     Attributes:
         draft: what the root's `$schema` says, "" where there is none.
 
-    Raises:
-        UnsupportedSchema: two schemas with the same name.
     """
 
     def __init__(self, root: Any, *, share: bool = False) -> None:
@@ -65,11 +64,15 @@ class Document:
         self._schemas: dict[tuple[Location, Bindings], Schema] = {}
         self._contents: dict[Location, int] = {}
         self._first: dict[int, Location] = {}
+        self._twice: dict[Location, Location] = {}
+        """Schemas that have a name, and others that have it too."""
         self._repeated: dict[Location, Location] = {}
         self.draft = str(root.get("$schema", "")) if isinstance(root, dict) else ""
-        self._has_ids = not self.is_up_to_draft(4)  # draft 4's is another keyword
+        self._id_key = "id" if self.is_up_to_draft(4) else "$id"
         self._ref_is_alone = self.is_up_to_draft(7)
-        schemas = self._index(root)
+        start = Location("", self._resource_of(root, _BASE))
+        self._resources[""] = start
+        schemas = self._index(root, start)
         if share:
             self._compare(schemas)
         self.root = self._enter(self._resources[""], ())
@@ -85,10 +88,8 @@ class Document:
         """Whether it says that it is of a later one."""
         return bool(re.search(r"draft(-0[67]|/20)", self.draft))
 
-    def _index(self, root: Any) -> list[_Indexed]:
+    def _index(self, root: Any, start: Location) -> list[_Indexed]:
         """Find all schemas, those that hold others before them."""
-        start = Location("", self._resource_of(root, _BASE))
-        self._resources[""] = start
         self._resources[start.resource] = start
         found: list[_Indexed] = []
         todo = [(root, start)]
@@ -112,32 +113,31 @@ class Document:
         return _join(base, name).rstrip("#")
 
     def _id_of(self, node: Any) -> Any:
-        """Its `$id`; up to draft 7 one beside a `$ref` means nothing."""
-        if not isinstance(node, dict) or not self._has_ids:
+        """Its `$id`, in draft 4 `id`; up to draft 7 one beside a `$ref` means nothing."""
+        if not isinstance(node, dict) or (self._ref_is_alone and "$ref" in node):
             return None
-        return None if self._ref_is_alone and "$ref" in node else node.get("$id")
+        return node.get(self._id_key)
 
     def _register(self, node: dict[str, Any], at: Location) -> None:
         name = self._id_of(node)
         if isinstance(name, str) and name.startswith("#"):  # draft 7's anchors
-            self._name(self._anchors, (at.resource, name[1:]), at, "$id")
+            self._name(self._anchors, (at.resource, name[1:]), at)
         elif isinstance(name, str):
-            self._name(self._resources, at.resource, at, "$id")
+            self._name(self._resources, at.resource, at)
         anchor = node.get("$anchor")
         if isinstance(anchor, str):
-            self._name(self._anchors, (at.resource, anchor), at, "$anchor")
+            self._name(self._anchors, (at.resource, anchor), at)
         anchor = node.get("$dynamicAnchor")
         if isinstance(anchor, str):
-            self._name(self._dynamic.setdefault(at.resource, {}), anchor, at, "$dynamicAnchor")
+            self._name(self._dynamic.setdefault(at.resource, {}), anchor, at)
+        if node.get("$recursiveAnchor") is True and self._resources.get(at.resource) == at:
+            self._dynamic.setdefault(at.resource, {})[_RECURSIVE] = at
 
-    @staticmethod
-    def _name(table: dict[Any, Location], key: Any, at: Location, keyword: str) -> None:
-        if table.setdefault(key, at) != at:
-            raise UnsupportedSchema(
-                f"gives a name that {table[key].pointer or '/'} has already",
-                pointer=at.pointer,
-                keyword=keyword,
-            )
+    def _name(self, table: dict[Any, Location], key: Any, at: Location) -> None:
+        """Two schemas of one name are an error where it is used."""
+        first = table.setdefault(key, at)
+        if first != at:
+            self._twice[first] = at
 
     # schemas that say the same
 
@@ -212,9 +212,12 @@ class Document:
         if not isinstance(ref, str):
             schema.refuse("must be a string", keyword)
         uri, _, fragment = _join(schema.at.resource, ref).partition("#")
-        start = self._resources.get(uri)
+        start = self._resources.get(uri) or self._standard(schema, keyword, uri)
         if start is None:
             schema.refuse(f"{ref!r:.80} does not point into this schema", keyword)
+        self._check_once(schema, keyword, ref, start)
+        if keyword == "$recursiveRef":
+            return self._recurse(schema, ref, start)
         if not fragment or fragment.startswith("/"):
             return self._enter(self._walk(schema, keyword, ref, start, fragment), schema.bindings)
         name = unquote(fragment)
@@ -222,9 +225,35 @@ class Document:
         target = dynamic or self._anchors.get((start.resource, name))
         if target is None:
             schema.refuse(f"{ref!r:.80} leads nowhere", keyword)
+        self._check_once(schema, keyword, ref, target)
         if dynamic and keyword == "$dynamicRef":
             target = dict(schema.bindings).get(name, dynamic)
         return self._enter(target, schema.bindings)
+
+    def _check_once(self, schema: Schema, keyword: str, ref: str, target: Location) -> None:
+        if target in self._twice:
+            both = f"{target.pointer or '/'} and {self._twice[target].pointer or '/'}"
+            schema.refuse(f"{ref!r:.80} may mean two schemas of that name: {both}", keyword)
+
+    def _recurse(self, schema: Schema, ref: str, start: Location) -> Schema:
+        """Draft 2019-09: the resource at hand, or where it allows it the outermost one on the way."""
+        if ref != "#":
+            schema.refuse("must be '#'", "$recursiveRef")
+        own = self._dynamic.get(start.resource, {}).get(_RECURSIVE)
+        target = start if own is None else dict(schema.bindings).get(_RECURSIVE, own)
+        return self._enter(target, schema.bindings)
+
+    def _standard(self, schema: Schema, keyword: str, uri: str) -> Location | None:
+        """One of the standard's own schemas, taken in."""
+        if not standard.is_one(uri):
+            return None
+        if self._ref_is_alone and "/draft/20" in uri:
+            schema.refuse("leads to a schema of a later draft, where $ref means more", keyword)
+        node = standard.schema(uri)
+        if node is None:
+            schema.refuse(f"{uri!r} is not at hand", keyword, standard.HINT)
+        self._index(node, Location(f"{uri}#", uri))
+        return self._resources[uri]
 
     def _walk(
         self, schema: Schema, keyword: str, ref: str, start: Location, fragment: str
@@ -252,6 +281,9 @@ class Document:
         self._nodes.setdefault(at, node)
         return at
 
+
+_RECURSIVE = "$recursiveAnchor"
+"""Among the dynamic anchors of a resource; no `$dynamicAnchor` can be named like that."""
 
 _Indexed = tuple[Any, Location, dict[tuple[str, ...], Location]]
 """A schema, where it is, and where those in it are."""

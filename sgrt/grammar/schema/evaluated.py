@@ -126,7 +126,7 @@ class Evaluation:
     def _parts(self, schema: Schema, depth: int) -> Iterable[list[Case]]:
         """The cases of each part that is read in place."""
         node, reader = schema.node, self._reader
-        for keyword in ("$ref", "$dynamicRef"):
+        for keyword in ("$ref", "$dynamicRef", "$recursiveRef"):
             if keyword in node:
                 yield self._cases(reader.target(schema, keyword), None, depth)
         if "allOf" in node:

@@ -1,26 +1,11 @@
-"""Names in schemas: what was probably meant, and whether one occurs."""
+"""Names in schemas: what was probably meant."""
 
 from __future__ import annotations
 
 import difflib
 import functools
-from typing import Any
 
 from sgrt.grammar.schema.contract import ANNOTATIONS, DEPENDENT
-
-
-def holds_key(node: Any, key: str) -> bool:
-    """Whether a key stands anywhere in a JSON value."""
-    todo = [node]
-    while todo:
-        node = todo.pop()
-        if isinstance(node, dict):
-            if key in node:
-                return True
-            todo += node.values()
-        elif isinstance(node, list):
-            todo += node
-    return False
 
 
 @functools.lru_cache(maxsize=256)

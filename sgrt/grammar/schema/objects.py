@@ -21,6 +21,7 @@ from sgrt.grammar.schema.formula import (
     FALSE,
     STRING,
     TRUE,
+    And,
     Formula,
     Has,
     IsKind,
@@ -158,6 +159,7 @@ class Object:
         cells = [(keys, formula) for formula, keys in found.items() if formula is not None]
         limits.check_limit("sets of keys", len(cells), limits.MAX_KEY_SETS)
         known = dict.fromkeys(text for pair in pairs for text in pair)
+        known |= dict.fromkeys(p for rule in rules for p in self._asked_for(rule.keys))
         written = [(_written(keys, known), formula) for keys, formula in cells]
         if not written:
             return {}, FALSE
@@ -169,6 +171,13 @@ class Object:
             limits.check_limit("bytes of a pattern for keys", size, limits.MAX_WRITTEN_REGEX_BYTES)
             patterns[pattern or ""] = formula
         return patterns, rest
+
+    def _asked_for(self, keys: Keys) -> Iterator[str]:
+        """Patterns that all keys out of a set match."""
+        failing = TRUE if keys.failing is None else self._expander.under(keys.failing, "string")
+        for part in failing.parts if isinstance(failing, And) else (failing,):
+            if isinstance(part, Matches) and part.positive:
+                yield part.pattern
 
     def _language(self, keys: Keys) -> Automaton:
         """All keys that some reader counts into a set; named ones do not matter."""

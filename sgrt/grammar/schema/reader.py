@@ -14,7 +14,7 @@ from typing import Any
 from sgrt.errors import ConstraintError, GrammarBudgetExceeded, UnsupportedSchema
 from sgrt.grammar import automaton, formats, json_text, limits, productive, regex
 from sgrt.grammar.schema import strings
-from sgrt.grammar.schema.contract import ANNOTATIONS, DEPENDENT, REFUSED, Entry, Status
+from sgrt.grammar.schema.contract import ANNOTATIONS, DEPENDENT, Entry, Status
 from sgrt.grammar.schema.disjoint import Facts, are_disjoint, kinds_of
 from sgrt.grammar.schema.document import Document, Schema
 from sgrt.grammar.schema.evaluated import Evaluation
@@ -42,7 +42,7 @@ from sgrt.grammar.schema.formula import (
     negate,
     satisfies,
 )
-from sgrt.grammar.schema.names import closest, did_you_mean, holds_key, why_annotation
+from sgrt.grammar.schema.names import closest, did_you_mean, why_annotation
 
 TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 
@@ -124,11 +124,7 @@ class Reader:
 
     def _enforce(self, schema: Schema, keyword: str, value: Any) -> Formula:
         handler = KEYWORDS.get(keyword)
-        if handler is not None:
-            return handler(self, schema, value)
-        if keyword in REFUSED:
-            schema.refuse(f"is not supported: {REFUSED[keyword]}", keyword)
-        return TRUE
+        return TRUE if handler is None else handler(self, schema, value)
 
     # what is told about it
 
@@ -535,15 +531,15 @@ class Reader:
     def _dynamic_ref(self, schema: Schema, value: Any) -> Formula:
         return satisfies(self.target(schema, "$dynamicRef"))
 
-    def _name(self, schema: Schema, value: Any) -> Formula:
+    def _recursive_ref(self, schema: Schema, value: Any) -> Formula:
+        return satisfies(self.target(schema, "$recursiveRef"))
+
+    def _recursive_anchor(self, schema: Schema, value: Any) -> Formula:
+        if not isinstance(value, bool):
+            schema.refuse("must be true or false", "$recursiveAnchor")
         return TRUE
 
-    def _old_name(self, schema: Schema, value: Any) -> Formula:
-        """Draft 4's `$id`. Since draft 6 it is no keyword; before, it matters to references below."""
-        is_base = isinstance(value, str) and not value.startswith("#")
-        is_used = is_base and schema.pointer and holds_key(schema.node, "$ref")
-        if is_used and self.document.is_up_to_draft(4):
-            schema.refuse("is not supported above a $ref", "id", "write $id")
+    def _name(self, schema: Schema, value: Any) -> Formula:
         return TRUE
 
 
@@ -563,11 +559,13 @@ _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 
 KEYWORDS: dict[str, Handler] = {
     "$id": Reader._name,
-    "id": Reader._old_name,
+    "id": Reader._name,
     "$anchor": Reader._name,
     "$dynamicAnchor": Reader._name,
     "$ref": Reader._ref,
     "$dynamicRef": Reader._dynamic_ref,
+    "$recursiveRef": Reader._recursive_ref,
+    "$recursiveAnchor": Reader._recursive_anchor,
     "type": Reader._type,
     "enum": Reader._enum,
     "const": Reader._const,
