@@ -275,9 +275,10 @@ def decode(value: Any) -> Any:
 
 
 def encode_error(error: ConstraintError) -> Any:
-    """A refusal as JSON values: its class and what it was made of."""
+    """A refusal as JSON values: the public class it is of, and what it was made of."""
     made_of = {k: v for k, v in vars(error).items() if k != "message"}
-    return {"class": type(error).__name__, "message": error.message, "made_of": made_of}
+    kind = next(c for c in type(error).__mro__ if getattr(errors, c.__name__, None) is c)
+    return {"class": kind.__name__, "message": error.message, "made_of": made_of}
 
 
 def decode_error(value: Any) -> ConstraintError:
