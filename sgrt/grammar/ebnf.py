@@ -8,7 +8,8 @@ Both: ``name ::= …``; text begins with ``root``; ``|``, ``( )``, ``* + ?``, ``
 - "xgrammar", of xgrammar, SGLang and vLLM: line breaks mean nothing, a rule's name stands first on
   its line; names may hold ``.``; ``[^]`` is any character; escapes of C and ``\e \/ \uHHHH
   \UHHHHHHHH``, ``\x`` with any number of digits, and in classes marks after a backslash;
-  ``Regex("…")`` is a pattern of `sgrt.grammar.regex` in which ``.`` is any character.
+  ``Regex("…")`` is a pattern of `sgrt.grammar.regex` in which ``.`` is any character, with
+  ``flags="…"`` any but a line feed; ``{n, -1}`` is ``{n,}``.
 
 A plain context-free grammar over characters: a text belongs to it if there is any way to derive
 it. Rules that are not recursive become one pattern, the others are read character by character.
@@ -48,8 +49,8 @@ from sgrt.grammar.rules import (
 ROOT = "root"
 _MARKS = r"""
     |(?P<string>"(?:[^"\\\n]|\\.)*")|(?P<set>\[(?:[^\]\\\n]|\\.)*\])
-    |(?P<count>\{\s*(?P<low>[0-9]+)\s*(?P<comma>,?)\s*(?P<high>[0-9]*)\s*\})
-    |(?P<op>::=|[|()*+?.])"""
+    |(?P<count>\{\s*(?P<low>[0-9]+)\s*(?P<comma>,?)\s*(?P<high>-1|[0-9]*)\s*\})
+    |(?P<op>::=|[|()*+?.,=])"""
 _HEX = r"""u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})"""
 
 
@@ -75,8 +76,7 @@ _OWN = dict(zip('\\"', '\\"', strict=True))
 _DIALECTS = {
     "gbnf": _Dialect(
         tokens=re.compile(
-            r"(?P<newline>\r?\n)|(?P<space>[ \t]+|\#[^\n]*)|(?P<name>[a-zA-Z_][a-zA-Z0-9_-]*)"
-            + _MARKS,
+            r"(?P<newline>\r?\n)|(?P<space>[ \t]+|\#[^\n]*)|(?P<name>[a-zA-Z0-9_-]+)" + _MARKS,
             re.VERBOSE,
         ),
         lines=True,
@@ -98,7 +98,13 @@ _DIALECTS = {
     ),
 }
 DIALECTS = tuple(_DIALECTS)
-_MACROS = ("TagDispatch", "Token", "ExcludeToken", "TokenTagDispatch", "Substring")
+_NO_TOKENS = "tokens cannot be written by a constraint"
+_MACROS = {
+    "TagDispatch": "a structural tag of format 'dispatch' or 'triggered_tags' does that",
+    "Substring": "substring_of= and Substring do that",
+    **dict.fromkeys(("Token", "ExcludeToken", "TokenTagDispatch"), _NO_TOKENS),
+}
+_LEADING_FLAGS = re.compile(r"\(\?([ais]+)\)")
 _OPS: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
 
 
@@ -211,7 +217,6 @@ class _Parser:
             '"': "string is never closed",
             "[": "class is never closed",
             "{": "a repeat is {n}, {n,} or {n,m}",
-            "=": "look-ahead is not supported",
         }
         self.place.fail(reasons.get(char, f"unexpected character {char!r}"), self.pos)
 
@@ -227,12 +232,12 @@ class _Parser:
             self._next()
         return self.token
 
-    def _fail(self, reason: str, at: _Token | None = None) -> NoReturn:
+    def _fail(self, reason: str, at: _Token | None = None, hint: str | None = None) -> NoReturn:
         token = at or self.token
         if at is None:
             shown = {"end": "the end", "newline": "the end of the line"}.get(token.kind)
             reason += f", found {shown or repr(token.text[:40])}"
-        self.place.fail(reason, token.pos)
+        self.place.fail(reason, token.pos, hint)
 
     # rules
 
@@ -324,6 +329,9 @@ class _Parser:
         digits = token.found["low"], token.found["high"]
         for number in digits:
             limits.check_limit("digits of a repeat count", len(number), 7)
+        if digits[1] == "-1" and self.dialect.lines:
+            self._fail("a repeat without end is {n,}", token)
+        digits = digits[0], digits[1].removeprefix("-1")  # xgrammar prints no end so
         low = int(digits[0])
         high = (int(digits[1]) if digits[1] else None) if token.found["comma"] else low
         if not token.found["comma"] and digits[1]:
@@ -339,7 +347,7 @@ class _Parser:
             if self.dialect.any_char != ".":
                 self._fail(f"any character is {self.dialect.any_char}", token)
             return Chars(ANY_CHAR.chars, self._origin(token))
-        if self.token.text == "?":
+        if self.token.kind == "op" and self.token.text in "?=":
             self._fail("look-ahead is not supported", token)
         body = self._alternatives(nested=True)
         self._skip_newlines()
@@ -357,23 +365,43 @@ class _Parser:
             if token.text == "Regex":
                 return self._regex()
             if token.text in _MACROS:
-                self._fail(f"{token.text} is not supported", token)
+                self._fail(f"{token.text} is not supported", token, _MACROS[token.text])
         return Ref(_own(token.text), *self.place.of(token.pos))
 
     def _regex(self) -> Node:
         self._next()
-        text = self.token
-        if text.kind != "string":
-            self._fail("a pattern in quotes expected")
-        self._next()
+        text, found = self._text("a pattern in quotes expected")
+        flags = "s"
+        if self._take(","):
+            flags = self._regex_flags()
         if not self._take(")"):
-            self._fail("')' expected: options of Regex are not supported")
-        found = "".join(chr(code) for code, _ in self._codes(text, text.text[1:-1], 1))
+            self._fail("')' expected")
+        if own := _LEADING_FLAGS.match(found):
+            flags, found = flags + own[1], found[own.end() :]
         try:
-            node = regular.parse(regex.rewrite("(?s)" + found, regex.TERMINAL))
+            node = regular.parse(
+                regex.rewrite(f"(?{flags}){found}" if flags else found, regex.TERMINAL)
+            )
         except GrammarSyntaxError as error:
             self.place.fail(f"{error.reason} (in Regex)", text.pos, error.hint)
         return located(node, self._origin(text))
+
+    def _text(self, expected: str) -> tuple[_Token, str]:
+        token = self.token
+        if token.kind != "string":
+            self._fail(expected)
+        self._next()
+        return token, "".join(chr(code) for code, _ in self._codes(token, token.text[1:-1], 1))
+
+    def _regex_flags(self) -> str:
+        """Read what stands behind the pattern: ``flags="is"``, with which ``.`` is Python's."""
+        option = self._next()
+        if option.text != "flags" or not self._take("="):
+            self._fail(f"Regex: option {option.text!r:.40} is not supported", option, "flags= is")
+        token, flags = self._text("flags in quotes expected")
+        if not set(flags) <= {"i", "s"}:
+            self._fail(f"Regex: flags {flags!r:.40} are not supported", token, "only i and s are")
+        return "".join(sorted(set(flags)))
 
     def _string(self, token: _Token) -> Node:
         text = "".join(chr(code) for code, _ in self._codes(token, token.text[1:-1], 1))

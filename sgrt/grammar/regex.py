@@ -11,12 +11,16 @@ Two dialects, one parser:
 
 ``\p{...}`` (ECMA-262; `re` has none) is what every version of Unicode since 10 agrees about.
 
+What `re` refuses and other readers agree about is read as they do: ``(?<name>…)``, ``\x{…}``,
+``\u{…}``, ``\cA`` (the last three not in a schema, where ECMA-262 without its flag ``u`` reads them
+otherwise).
+
 A look-ahead that is not repeated without end is worked out: what is left of the text has to match
 (or not) what it asks for, which is a regular language again.
 
 Refused, with the column: any other look-around (in a `TERMINAL` all of it), back-references, word
-boundaries, atomic groups and possessive repeats, flags (but ``(?a)``, ``(?s)`` and ``(?i)`` at the
-start of a Python pattern), anchors that are not at the edge of an alternative. Lazy repeats are read
+boundaries, atomic groups and possessive repeats, flags (but ``a``, ``s`` and ``i`` at the start of a
+Python pattern or of a group, ``(?i:…)``), anchors that are not at the edge of an alternative. Lazy repeats are read
 as plain ones, which describe the same texts.
 
 The parser keeps its own stack, so no input can exhaust Python's.
@@ -24,6 +28,7 @@ The parser keeps its own stack, so no input can exhaust Python's.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
@@ -106,6 +111,7 @@ class _Branch:
 class _Group:
     opened_at: int
     dialect: Dialect  # of what surrounds it
+    flags: tuple[Charset, bool]  # of what surrounds it: what '.' is, whether letters have no case
     look: str = ""  # how it begins where it is a look-ahead
     branches: list[_Branch] = field(default_factory=lambda: [_Branch()])
 
@@ -145,7 +151,7 @@ class _Parser:
         self.pos = 0
         self.dot = dialect.dot
         self.any_case = False
-        self.stack = [_Group(-1, dialect)]
+        self.stack = [_Group(-1, dialect, (dialect.dot, False))]
         self.start = 0  # of what is being read
         self.symbols: list[tuple[int, int]] = []
         self.names: set[str] = set()
@@ -247,7 +253,7 @@ class _Parser:
     # groups
 
     def _open(self) -> None:
-        group = _Group(self.pos - 1, self.dialect)
+        group = _Group(self.pos - 1, self.dialect, (self.dot, self.any_case))
         if self.dialect.is_whole and (self._peek("?=") or self._peek("?!")):
             group.look = "(?" + self.pattern[self.pos + 1]
             self.pos += 2
@@ -266,8 +272,12 @@ class _Parser:
         if self._skip("?:"):
             return
         behind = self._peek("?<=") or self._peek("?<!")
-        if not behind and self._skip("?P<" if self.dialect.python else "?<"):
+        if not behind and (self._skip("?<") or (self.dialect.python and self._skip("?P<"))):
             self._group_name()
+            return
+        if self.dialect.python and (flags := _GROUP_FLAGS.match(self.pattern, self.pos)):
+            self.pos = flags.end()
+            self._turn_flags(flags[1], flags[2] or "")
             return
         rest = self.pattern[self.pos : self.pos + 3]
         for prefix, what in _REFUSED_GROUPS:
@@ -294,14 +304,18 @@ class _Parser:
         flags = self.pattern[2:end]
         if end > 2 and set(flags) <= {"a", "i", "s"}:
             self.pos = end + 1
-            self.any_case = "i" in flags
-            if "s" in flags:
-                self.dot = charset.complement(())
+            self._turn_flags(flags)
+
+    def _turn_flags(self, on: str, off: str = "") -> None:
+        self.any_case = ("i" in on or self.any_case) and "i" not in off
+        if "s" in on + off:
+            self.dot = charset.complement(()) if "s" in on else self.dialect.dot
 
     def _close(self) -> None:
         if len(self.stack) == 1:
             self._fail("')' without '('")
         group = self.stack.pop()
+        self.dot, self.any_case = group.flags
         at_start = any(b.at_start for b in group.branches)
         at_end = any(b.at_end for b in group.branches)
         parent = self.stack[-1].branch
@@ -460,6 +474,9 @@ class _Parser:
         return found[::-1] if self.dialect.wide else found
 
     def _escaped_char(self, char: str) -> int:
+        if self.dialect.python and (found := _NO_PYTHON.match(self.pattern, self.pos - 1)):
+            self.pos = found.end()
+            return self._code_point(found[1]) if found[1] else ord(found[2]) & 0x1F
         if char in _CONTROL_ESCAPES:
             return ord(_CONTROL_ESCAPES[char])
         if char == "a" and self.dialect.python:
@@ -479,6 +496,9 @@ class _Parser:
         if len(digits) < num_digits or not all(c in "0123456789abcdefABCDEF" for c in digits):
             self._fail(f"{num_digits} hexadecimal digits expected")
         self.pos += num_digits
+        return self._code_point(digits)
+
+    def _code_point(self, digits: str) -> int:
         value = int(digits, 16)
         if value > charset.MAX_CODE_POINT:
             self._fail(f"U+{value:X} is beyond Unicode")
@@ -564,13 +584,14 @@ _HANDLERS = {
     "{": _Parser._brace,
 }
 
+_GROUP_FLAGS = re.compile(r"\?([ais]*)(?:-([is]+))?:")
+_NO_PYTHON = re.compile(r"[xu]\{([0-9a-fA-F]{1,8})\}|c([A-Za-z])")
 _FLAGS = tuple("aiLmsux-")
 _REFUSED_GROUPS = (
     ("?=", "look-ahead is"),
     ("?!", "look-ahead is"),
     ("?<=", "look-behind is"),
     ("?<!", "look-behind is"),
-    ("?<", "a group name written '(?<' is"),
     ("?P=", "a back-reference is"),
     ("?P<", "a group name written '(?P<' is"),
     ("?>", "an atomic group is"),

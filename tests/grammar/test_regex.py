@@ -189,9 +189,36 @@ def _holds(chars: charset.Charset, code: int) -> bool:
 
 
 @pytest.mark.parametrize(
+    "pattern",
+    ["a(?i:b|1a)", "(?i)a(?-i:b)b", "(?s:.)", "(?s).(?-s:.).", "(?i:a(?s:.))b", "(?i:[a-b])1(?=a).",
+     "((?i:a)b)+", "(?ai-s:a.)", "(?i:a(?-i:b)(?i:b))"],
+)  # fmt: skip
+def test_regex_with_flags_in_groups_matches_what_re_fullmatch_matches(pattern: str) -> None:
+    compiled = grammar(Regex(pattern))
+    texts = ["".join(t) for n in range(5) for t in itertools.product("aAbB1\n", repeat=n)]
+    for text in texts:
+        assert accepts(compiled, text) == bool(re.fullmatch(pattern, text, re.ASCII)), text
+
+
+@pytest.mark.parametrize(
+    ("pattern", "same"),
+    [("(?<n>a|b)1", "(?P<n>a|b)1"), (r"\x{61}\u{0031}", "a1"), (r"[\x{61}-\u{62}]", "[a-b]"),
+     (r"\cJ", r"\n"), (r"[^\cj]", r"[^\n]"), (r"\u{1F600}", "😀")],
+)  # fmt: skip
+def test_regex_that_python_cannot_read_means_what_others_mean_by_it(
+    pattern: str, same: str
+) -> None:
+    with pytest.raises(re.error):
+        re.compile(pattern)
+    compiled = grammar(Regex(pattern))
+    for text in _TEXTS:
+        assert accepts(compiled, text) == bool(re.fullmatch(same, text, re.ASCII)), text
+
+
+@pytest.mark.parametrize(
     ("pattern", "column"),
     [("(?:(?=a)a)*", 11), (r"a(?=b\Z)", 7), ("a(?=^b)b", 2), ("(?<=a)b", 1), ("(?<!a)b", 1), (r"(a)\1", 5), (r"\bword", 2), ("(?m)a", 1), ("(?ix)a", 1),
-     ("a(?i:b)", 2), ("(?>a)", 1), ("a++", 3), ("a^b", 2), ("a$b", 3), ("(a$)?", 5), ("(a", 1),
+     ("a(?i)b", 2), ("a(?m:b)", 2), ("(?i-a:b)", 1), (r"\x{110000}", 10), (r"\x{}", 2), (r"\c1", 2), ("(?<1>a)", 4), ("(?>a)", 1), ("a++", 3), ("a^b", 2), ("a$b", 3), ("(a$)?", 5), ("(a", 1),
      ("a)", 2), ("[a", 1), ("[z-a]", 4), (r"[\w-.]", 5), ("*a", 1), ("a**", 3), ("a{3,2}", 6),
      ("a\\", 2), (r"\x4", 2), (r"\pL", 2), (r"\p{Greek}", 3), (r"\p{letter}", 3), (r"[\p{L}-z]", 8), (r"(?i)\p{Lu}", 6), (r"\q", 2), ("(?P=n)", 1), ("(?#c)", 1), ("\ud800", 1),
      ("a|{2}", 3), ("(?P<n>a)(?P<n>b)", 13), ("(?|a)", 1)],
