@@ -377,6 +377,48 @@ _KINDS = [kind for kind in list(globals().values()) if isinstance(kind, type)]
 EXPRESSIONS = {k.__name__: k for k in _KINDS if issubclass(k, Expr) and k is not Expr}
 STATEMENTS = {k.__name__: k for k in _KINDS if issubclass(k, Stmt) and k is not Stmt}
 
+
+# ---------------------------------------------------------------- what only its own process runs
+
+
+@dataclass(frozen=True, slots=True)
+class Outside(Expr):
+    """A call of the user's own Python, as it stands where it stands. No state is handed to it.
+
+    Args:
+        rest: gives all positional arguments, where some are starred.
+    """
+
+    function: Expr
+    args: tuple[Expr, ...]
+    names: tuple[str, ...]
+    values: tuple[Expr, ...]
+    line: int
+    rest: Expr | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Import(Stmt):
+    """An ``import`` inside of the function.
+
+    Args:
+        names: that it binds.
+    """
+
+    source: str
+    names: tuple[str, ...]
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Put(Stmt):
+    """``base.name = value`` or ``base[index] = value`` of an object of the user's."""
+
+    target: Attr | Item
+    value: Expr
+    line: int
+
+
 # ---------------------------------------------------------------- what may be called
 
 _SAYS = (

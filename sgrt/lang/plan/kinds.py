@@ -44,6 +44,28 @@ def kind_of(node: ast.expr, kinds: Mapping[str, Kind]) -> Kind:
     return "own" if isinstance(node, _DISPLAYS) else "value"
 
 
+def hands_over(node: ast.AST, kinds: Mapping[str, Kind]) -> bool:
+    """Whether a state could be part of a value, as more than a value that is read of it."""
+
+    def over(each: ast.AST) -> bool:
+        return hands_over(each, kinds)
+
+    if isinstance(node, ast.expr) and kind_of(node, kinds) in ("state", "group", "mixed"):
+        return True
+    match node:
+        case ast.Subscript(value=base, slice=index) if kind_of(base, kinds) == "state":
+            return over(index)
+        case ast.Call(func=ast.Attribute(value=base), args=args, keywords=named) if (
+            kind_of(base, kinds) == "state"
+        ):
+            return any(map(over, [*args, *named]))
+        case ast.Compare(left=left, ops=[ast.In() | ast.NotIn()], comparators=[right]) if (
+            kind_of(right, kinds) == "state"
+        ):
+            return over(left)
+    return any(map(over, ast.iter_child_nodes(node)))
+
+
 def _bindings(definition: ast.AST, kinds: Mapping[str, Kind]) -> Iterator[_Target]:
     for node in ast.walk(definition):
         match node:

@@ -14,7 +14,7 @@ import operator
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 from sgrt.lang.plan import code
@@ -74,10 +74,15 @@ _MISSING = object()
 @functools.lru_cache(maxsize=4096)
 def _at(file: str, function: str, line: int) -> Callable[..., Any]:
     """``call(*args)`` below a frame of this place."""
-    place = _step.__code__.replace(
+    return FunctionType(_code_at(file, function, line), {})
+
+
+@functools.lru_cache(maxsize=4096)
+def _code_at(file: str, function: str, line: int) -> CodeType:
+    code_of_step: CodeType = _step.__code__
+    return code_of_step.replace(
         co_filename=file, co_name=function, co_qualname=function, co_firstlineno=line
     )
-    return FunctionType(place, {})
 
 
 _step: Any = lambda call, *args: call(*args)  # noqa: E731  (one line: its frame shows that line)
@@ -302,6 +307,20 @@ class Machine:
     def jump(self, node: code.Jump, frame: Frame) -> str | None:
         return None if node.kind == "pass" else node.kind
 
+    def imported(self, node: code.Import, frame: Frame) -> None:
+        assert frame.function is not None
+        source = compile("\n" * (node.line - 1) + node.source, frame.file, "exec")
+        exec(source, frame.function.__globals__, frame.locals)
+
+    def put(self, node: code.Put, frame: Frame) -> None:
+        value = self.eval(node.value, frame)
+        base = self.eval(node.target.value, frame)
+        if isinstance(node.target, code.Attr):
+            self.located(frame, node.line, setattr, base, node.target.name, value)
+        else:
+            index = self.eval(node.target.index, frame)
+            self.located(frame, node.line, self.store, base, index, value)
+
     def python(self, node: code.Python, frame: Frame) -> None:
         raise AssertionError(f"line {node.line} is not part of the plan: {node.reason}")
 
@@ -403,7 +422,7 @@ class Machine:
         return getattr(value, name)
 
     def _arguments(
-        self, node: code.Call | code.Method | code.Inline, frame: Frame
+        self, node: code.Call | code.Method | code.Inline | code.Outside, frame: Frame
     ) -> tuple[list[Any], dict[str, Any]]:
         args = [self.eval(arg, frame) for arg in node.args]
         named: dict[str, Any] = {}
@@ -442,6 +461,15 @@ class Machine:
         self, bound: Callable[..., Any], value: Any, args: list[Any], named: dict[str, Any]
     ) -> Any:
         return bound(*args, **named)
+
+    def outside(self, node: code.Outside, frame: Frame) -> Any:
+        """The call, right below a frame as its function would have it: some look who calls."""
+        function = self.eval(node.function, frame)
+        rest = () if node.rest is None else self.eval(node.rest, frame)
+        args, named = self._arguments(node, frame)
+        assert frame.function is not None
+        call = FunctionType(_code_at(frame.file, frame.name, node.line), frame.function.__globals__)
+        return call(functools.partial(function, *rest, *args, **named))
 
     def inline(self, node: code.Inline, frame: Frame) -> Any:
         args, named = self._arguments(node, frame)
@@ -535,6 +563,8 @@ _STATEMENTS: Mapping[type[Node], Callable[..., Any]] = {
     code.Raise: lambda m, n, f: m.fail(n, f),
     code.Jump: lambda m, n, f: m.jump(n, f),
     code.Python: lambda m, n, f: m.python(n, f),
+    code.Import: lambda m, n, f: m.imported(n, f),
+    code.Put: lambda m, n, f: m.put(n, f),
 }
 _EXPRESSIONS: Mapping[type[Node], Callable[..., Any]] = {
     code.Const: lambda m, n, f: m.constant(n, f),
@@ -558,4 +588,5 @@ _EXPRESSIONS: Mapping[type[Node], Callable[..., Any]] = {
     code.Named: lambda m, n, f: m.named(n, f),
     code.Each: lambda m, n, f: m.each(n, f),
     code.Lambda: lambda m, n, f: m.function(n, f),
+    code.Outside: lambda m, n, f: m.outside(n, f),
 }

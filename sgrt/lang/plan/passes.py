@@ -109,10 +109,11 @@ def without_unused(image: Image) -> tuple[Image, list[str]]:
         (its text is read, it is returned), or names are not constants.
     """
     names: set[str] = set()
+    has_outside = calls_outside(image)
     for procedure in image.procedures:
         states = _states(procedure)
         for node in code.walk(*procedure.body):
-            if _escapes(node, states):
+            if _escapes(node, states) or (has_outside and _holds(node, states)):
                 return image, []
             names |= _names_read(node)
     cut = _Cut(image, names)
@@ -165,6 +166,24 @@ def _escapes(node: code.Node, states: set[str]) -> bool:
         case _:
             used = list(code.children(node))
     return any(_is_state(each, states) for each in used)
+
+
+def calls_outside(image: Image) -> bool:
+    """Whether the plan runs Python of the user's."""
+    nodes = (node for procedure in image.procedures for node in code.walk(*procedure.body))
+    return any(isinstance(node, (code.Outside, code.Import)) for node in nodes)
+
+
+def _holds(node: code.Node, states: set[str]) -> bool:
+    """Whether a node puts a state into something that could be handed on."""
+    match node:
+        case code.Call(function="enumerate" | "zip" | "len"):
+            return False
+        case code.Items() | code.Dict() | code.Call():
+            return any(_is_state(each, states) for each in code.children(node))
+        case code.Each(element=element):
+            return _is_state(element, states)
+    return False
 
 
 def _displayed(node: code.Expr) -> Sequence[code.Expr]:
@@ -222,6 +241,8 @@ class _Cut:
             return replace(node, test=self._cut(node.test), then=then, other=other)
         if isinstance(node, code.Inline):
             self._needed = self._needed or self._makes(self._image.procedures[node.procedure].body)
+        if isinstance(node, code.Outside):  # it may make generations, or stop the program
+            self._needed = True
         if isinstance(node, code.Call) and node.function in code.GENERATIONS:
             return self._generation(node)
         changed: dict[str, Any] = {}

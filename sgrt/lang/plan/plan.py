@@ -282,7 +282,10 @@ def _program(plan: Plan) -> Program:
     program = Program(
         _body(plan), num_api_spec_tokens=None if origin is None else origin._num_ahead
     )
-    program._conduct.may_block = False  # a plan only computes
+    if origin is not None and passes.calls_outside(plan.image):
+        program._conduct = origin._conduct  # the user's code may take its time
+    else:
+        program._conduct.may_block = False  # a plan only computes
     if plan._origin is not None and (check := value_check(plan._origin._func, plan.name)):
         body = program._func
         program.__dict__["_call"] = lambda *args, **kwargs: check(body(*args, **kwargs))
@@ -293,12 +296,15 @@ def _lines(plan: Plan) -> list[str]:
     image = plan.image
     first = image.procedures[0]
     kind = "whole: runs without the function" if plan.is_whole else "partial: the function runs"
+    if plan.is_whole and passes.calls_outside(image):
+        kind += ", calls Python"
     lines = [f"plan of {plan.name}{plan.signature} · {first.file}:{first.line} · {kind}"]
     if plan.dropped is not None:
         lines.append(f"  dropped: {', '.join(plan.dropped) or 'nothing'}")
     for number, row in enumerate(show.rows(image), 1):
         segments = f"  §{'–'.join(map(str, _ends(row.segments)))}" if row.segments else ""
-        lines.append(f"{number:4}  {'    ' * row.depth}{row.text}{segments}")
+        why = f"  | {row.why}" if row.why else ""
+        lines.append(f"{number:4}  {'    ' * row.depth}{row.text}{segments}{why}")
     for grammar in plan.grammars():
         what = "depends on arguments" if grammar.constraint is None else _shown(grammar.constraint)
         lines.append(f"  grammar {grammar.name or 'without a name'}, line {grammar.line}: {what}")

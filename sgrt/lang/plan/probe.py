@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from sgrt.core import ChatTemplate, Segment, Text
-from sgrt.errors import Cancelled, SgrtError
+from sgrt.errors import Cancelled, PlanError, SgrtError
 from sgrt.lang.ir import Concat, Expr, Gen, Reasoning, Role, RoleBegin, Select, as_node, concat
 from sgrt.lang.plan import code
 from sgrt.lang.plan.bounded import BoundedMachine, Limits
@@ -159,7 +159,20 @@ class _Probe(BoundedMachine):
         except _Stop as stop:
             return Returned(stop.value)
 
+    def do(self, node: code.Do, frame: Frame) -> None:
+        try:
+            super().do(node, frame)
+        except _Stop:
+            if not isinstance(node.value, code.Outside):
+                raise  # else its value is nobody's, and it changes nothing that is known here
+
     def python(self, node: code.Python, frame: Frame) -> None:
+        raise _Stop
+
+    def imported(self, node: code.Import, frame: Frame) -> None:
+        frame.locals.update((name, Unknown()) for name in node.names)
+
+    def put(self, node: code.Put, frame: Frame) -> None:
         raise _Stop
 
     # ------------------------------------------------------------ expressions
@@ -270,6 +283,14 @@ class _Probe(BoundedMachine):
             return self.eval(node, frame)
         except _Stop as stop:
             return stop.value
+
+    def outside(self, node: code.Outside, frame: Frame) -> Any:
+        """Not called. What it may change is not known from there on, which ends all."""
+        for each in code.walk(node):
+            value = frame.locals.get(each.name) if isinstance(each, code.Local) else None
+            if not isinstance(value, (Unknown, str, int, float, type(None))):
+                raise PlanError("what is outside may change this")
+        raise _Stop
 
     def function(self, node: code.Lambda, frame: Frame) -> Any:
         raise _Stop

@@ -14,8 +14,8 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from sgrt.lang.bodies import value_check
-from sgrt.lang.plan import code
-from sgrt.lang.plan.kinds import Kind, kind_of, kinds_of
+from sgrt.lang.plan import code, operators
+from sgrt.lang.plan.kinds import Kind, hands_over, kind_of, kinds_of
 from sgrt.lang.plan.source import Definition, NoSource, Unsupported
 from sgrt.lang.plan.templates import Template
 from sgrt.lang.program import Program
@@ -25,31 +25,6 @@ if TYPE_CHECKING:
 
 MISSING: Any = object()
 _CALLED = {id(function): name for name, function in code.FUNCTIONS.items()}
-_BINARY = {
-    ast.Add: "+",
-    ast.Sub: "-",
-    ast.Mult: "*",
-    ast.Div: "/",
-    ast.FloorDiv: "//",
-    ast.Mod: "%",
-    ast.Pow: "**",
-    ast.BitAnd: "&",
-    ast.BitOr: "|",
-    ast.BitXor: "^",
-}
-_UNARY = {ast.Not: "not", ast.USub: "-", ast.UAdd: "+"}
-_COMPARE = {
-    ast.Eq: "==",
-    ast.NotEq: "!=",
-    ast.Lt: "<",
-    ast.LtE: "<=",
-    ast.Gt: ">",
-    ast.GtE: ">=",
-    ast.Is: "is",
-    ast.IsNot: "is not",
-    ast.In: "in",
-    ast.NotIn: "not in",
-}
 _PLAIN = (str, int, float, bool, type(None), list, tuple, dict, set, frozenset)
 
 
@@ -69,6 +44,7 @@ class Reader:
         self._kinds = kinds_of(definition, parameters)
         names = function.__code__
         self._locals = {*names.co_varnames, *names.co_cellvars}
+        self._read: dict[ast.Call, code.Expr] = {}
         self._inner: list[set[str]] = []  # names of the comprehensions and lambdas around
 
     def body(self) -> tuple[code.Stmt, ...]:
@@ -123,6 +99,9 @@ class Reader:
             case ast.AugAssign(target=target, op=op, value=value):
                 yield self._augmented(target, op, value, line)
             case ast.Assign(targets=targets, value=value):
+                if len(targets) == 1 and self._is_outside(targets[0]):
+                    yield self._put(targets[0], value, line)
+                    return
                 yield from self._assigned([*map(self._target, targets)], self.expr(value), line)
             case ast.AnnAssign(target=target, value=ast.expr() as value, simple=1):
                 yield code.Assign(self._target(target), self.expr(value), line)
@@ -158,6 +137,11 @@ class Reader:
                 yield self._with(items, body, line)
             case ast.Return(value=value):
                 yield code.Return(None if value is None else self.expr(value), line)
+            case ast.Import(names=names) | ast.ImportFrom(names=names):
+                if any(alias.name == "*" for alias in names):
+                    raise Unsupported("an import of all")
+                bound = [alias.asname or alias.name.partition(".")[0] for alias in names]
+                yield code.Import(ast.unparse(node), tuple(bound), line)
             case ast.Raise(exc=ast.Call() as value, cause=None):
                 yield code.Raise(self._raised(value), line)
             case ast.Pass():
@@ -167,7 +151,21 @@ class Reader:
             case ast.Continue():
                 yield code.Jump("continue", line)
             case _:
-                raise Unsupported(f"{_described(node)} is Python's own")
+                raise Unsupported(f"{operators.described(node)} is Python's own")
+
+    def _is_outside(self, target: ast.expr) -> bool:
+        """Whether it is a place in an object of the user's."""
+        if isinstance(target, (ast.Attribute, ast.Subscript)):
+            return kind_of(target.value, self._kinds) == "value"
+        return False
+
+    def _put(self, target: ast.expr, value: ast.expr, line: int) -> code.Put:
+        if hands_over(value, self._kinds):
+            raise Unsupported(f"{ast.unparse(target):.60} is given a state")
+        if isinstance(target, ast.Attribute):
+            return code.Put(self._attribute(target), self.expr(value), line)
+        assert isinstance(target, ast.Subscript)
+        return code.Put(self._item(target), self.expr(value), line)
 
     def _assigned(
         self, targets: Sequence[code.Expr], value: code.Expr, line: int
@@ -216,7 +214,7 @@ class Reader:
                 return code.Compare(it, ("is",), (code.Const(value),), node.lineno)
             case ast.MatchOr(patterns=patterns):
                 return code.Logic("or", tuple(self._fits(each, it) for each in patterns))
-        raise Unsupported(f"a pattern of the kind {_described(node)}")
+        raise Unsupported(f"a pattern of the kind {operators.described(node)}")
 
     def _except(self, node: ast.ExceptHandler) -> code.Except:
         match node.type:
@@ -242,7 +240,8 @@ class Reader:
 
     def _raised(self, node: ast.Call) -> code.Expr:
         call = self.expr(node)
-        if not isinstance(call, code.Call) or call.function not in code.ERRORS:
+        is_known = isinstance(call, code.Call) and call.function in code.ERRORS
+        if not is_known and not isinstance(call, code.Outside):
             raise Unsupported(f"raising {ast.unparse(node.func)}")
         return call
 
@@ -264,31 +263,25 @@ class Reader:
 
     def _appended(self, value: ast.expr, kind: Kind) -> code.Expr:
         if kind == "group" and isinstance(value, ast.Lambda):
-            arguments = value.args
-            names = [a.arg for a in (*arguments.posonlyargs, *arguments.args)]
-            if arguments.vararg or arguments.kwarg or arguments.kwonlyargs or arguments.defaults:
-                raise Unsupported("a lambda with more than plain parameters")
-            with _Scope(self._inner, set(names)):
-                return code.Lambda(tuple(names), self.expr(value.body), value.lineno)
+            return self._lambda(value)
         return self.expr(value)
+
+    def _lambda(self, node: ast.Lambda) -> code.Lambda:
+        arguments = node.args
+        names = [a.arg for a in (*arguments.posonlyargs, *arguments.args)]
+        if arguments.vararg or arguments.kwarg or arguments.kwonlyargs or arguments.defaults:
+            raise Unsupported("a lambda with more than plain parameters")
+        with _Scope(self._inner, set(names)):
+            return code.Lambda(tuple(names), self.expr(node.body), node.lineno)
 
     def _with(
         self, items: Sequence[ast.withitem], body: Sequence[ast.stmt], line: int
     ) -> code.Stmt:
         first, *rest = items
-        if kind_of(first.context_expr, self._kinds) not in ("state", "group"):
-            self._check_role(first.context_expr)
         target = None if first.optional_vars is None else self._target(first.optional_vars)
         value = self.expr(first.context_expr)
         inner = (self._with(rest, body, line),) if rest else self.block(body)
         return code.With(value, target, inner, line)
-
-    def _check_role(self, node: ast.expr) -> None:
-        """Only a state's own context managers are known to swallow no error."""
-        match node:
-            case ast.Call(func=ast.Attribute(value=base)) if kind_of(base, self._kinds) == "state":
-                return
-        raise Unsupported(f"`with {ast.unparse(node)}` may do anything")
 
     def _target(self, node: ast.expr) -> code.Expr:
         match node:
@@ -328,14 +321,14 @@ class Reader:
             case ast.BinOp(left=left, op=op, right=right):
                 return code.Binary(self._operator(op), self.expr(left), self.expr(right), line)
             case ast.UnaryOp(op=unary, operand=value):
-                if type(unary) not in _UNARY:
-                    raise Unsupported(f"the operator {_described(unary)}")
-                return code.Unary(_UNARY[type(unary)], self.expr(value), line)
+                if type(unary) not in operators.UNARY:
+                    raise Unsupported(f"the operator {operators.described(unary)}")
+                return code.Unary(operators.UNARY[type(unary)], self.expr(value), line)
             case ast.BoolOp(op=logic, values=values):
                 name = "or" if isinstance(logic, ast.Or) else "and"
                 return code.Logic(name, tuple(self.expr(value) for value in values))
             case ast.Compare(left=left, ops=ops, comparators=rights):
-                names = tuple(_COMPARE[type(o)] for o in ops)
+                names = tuple(operators.COMPARE[type(o)] for o in ops)
                 return code.Compare(
                     self.expr(left), names, tuple(self.expr(r) for r in rights), line
                 )
@@ -378,7 +371,7 @@ class Reader:
                 return self._each("iter", [element], node.generators, line)
             case ast.DictComp(key=key, value=value):
                 return self._each("dict", [key, value], node.generators, line)
-        raise Unsupported(f"{_described(node)} is Python's own")
+        raise Unsupported(f"{operators.described(node)} is Python's own")
 
     def _name(self, name: str) -> code.Expr:
         if self._kinds.get(name) == "mixed":
@@ -391,9 +384,9 @@ class Reader:
         return name in self._locals or any(name in scope for scope in self._inner)
 
     def _operator(self, op: ast.operator) -> str:
-        if type(op) not in _BINARY:
-            raise Unsupported(f"the operator {_described(op)}")
-        return _BINARY[type(op)]
+        if type(op) not in operators.BINARY:
+            raise Unsupported(f"the operator {operators.described(op)}")
+        return operators.BINARY[type(op)]
 
     def _item(self, node: ast.Subscript) -> code.Item:
         return code.Item(self.expr(node.value), self.expr(node.slice), node.lineno)
@@ -441,6 +434,42 @@ class Reader:
     # ------------------------------------------------------------ calls
 
     def _call(self, node: ast.Call) -> code.Expr:
+        if node not in self._read:
+            try:
+                self._read[node] = self._understood(node)
+            except Unsupported as error:
+                self._read[node] = self._outside(node, error)
+        return self._read[node]
+
+    def _outside(self, node: ast.Call, why: Unsupported) -> code.Expr:
+        """A call that may do anything is made as it stands, unless it is handed a state."""
+        path = self._path(node.func)
+        found = MISSING if path is None else self._builder.guard(self._function, path)
+        given = [*node.args, *(keyword.value for keyword in node.keywords)]
+        if _is_of_sgrt(found) or any(hands_over(each, self._kinds) for each in given):
+            raise why
+        if any(found is each for each in operators.LOOKING_AT_THEIR_CALLER):
+            raise Unsupported(f"{ast.unparse(node.func)} looks at its caller")
+        match node.func:
+            case ast.Attribute(value=base, attr=name) as func:
+                kind = kind_of(base, self._kinds)
+                if kind in ("state", "group", "mixed") and (kind, name) != ("state", "call"):
+                    raise why
+                function: code.Expr = self._attribute(func)
+            case other:
+                function = self.expr(other)
+        rest = None
+        if any(isinstance(arg, ast.Starred) for arg in node.args):
+            rest = self._display("tuple", node.args, node.lineno)
+            node = ast.Call(node.func, [], node.keywords, lineno=node.lineno)
+        return code.Outside(function, *self._arguments(node, lambdas=True), node.lineno, rest)
+
+    def _attribute(self, node: ast.Attribute) -> code.Attr:
+        if node.attr.startswith("__") and not node.attr.endswith("__"):
+            raise Unsupported(f"{node.attr!r} is private to a class")
+        return code.Attr(self.expr(node.value), node.attr, node.lineno)
+
+    def _understood(self, node: ast.Call) -> code.Expr:
         path = self._path(node.func)
         if path is not None:
             found = self._builder.guard(self._function, path)
@@ -483,13 +512,17 @@ class Reader:
         return code.Inline(index, *self._arguments(node), node.lineno)
 
     def _arguments(
-        self, node: ast.Call
+        self, node: ast.Call, *, lambdas: bool = False
     ) -> tuple[tuple[code.Expr, ...], tuple[str, ...], tuple[code.Expr, ...]]:
+        read = self._argument if lambdas else self.expr
         return (
-            tuple(self.expr(arg) for arg in node.args),
+            tuple(read(arg) for arg in node.args),
             tuple(keyword.arg or "**" for keyword in node.keywords),
-            tuple(self.expr(keyword.value) for keyword in node.keywords),
+            tuple(read(keyword.value) for keyword in node.keywords),
         )
+
+    def _argument(self, node: ast.expr) -> code.Expr:
+        return self._lambda(node) if isinstance(node, ast.Lambda) else self.expr(node)
 
     def _method(self, node: ast.Call, func: ast.Attribute) -> code.Expr:
         name, kind = func.attr, kind_of(func.value, self._kinds)
@@ -559,7 +592,6 @@ def _is_whole(procedure: code.Procedure | None) -> bool:
     )
 
 
-def _described(node: ast.AST) -> str:
-    """A node's kind in words: ``FunctionDef`` → "function def"."""
-    name = type(node).__name__
-    return "".join(f" {c.lower()}" if c.isupper() else c for c in name).strip()
+def _is_of_sgrt(value: Any) -> bool:
+    """What belongs to the language cannot be a call of the user's own."""
+    return str(getattr(value, "__module__", "")).startswith("sgrt.")

@@ -17,12 +17,14 @@ class Row:
 
     Args:
         segments: numbers of the segments that it adds to; empty where it adds to none.
+        why: why a segment ends here; "" where none does.
     """
 
     line: int
     depth: int
     text: str
     segments: tuple[int, ...] = ()
+    why: str = ""
 
 
 def rows(image: Image) -> list[Row]:
@@ -40,8 +42,8 @@ def rows(image: Image) -> list[Row]:
 def effects(image: Image, node: code.Node) -> Iterator[str]:
     """What evaluating a node does to the text, in order.
 
-    "say": adds to the segment that is open; "end": needs what was said before to be answered, so
-    what follows is another segment.
+    "say": adds to the segment that is open; anything else says why what was said before must be
+    answered, so that what follows is another segment.
     """
     match node:
         case code.Append(target=target, value=value):
@@ -49,7 +51,7 @@ def effects(image: Image, node: code.Node) -> Iterator[str]:
             yield from effects(image, value)
             yield "say"
             if any(isinstance(n, code.Call) and n.function == "select" for n in code.walk(value)):
-                yield "end"
+                yield "an option is chosen"
             return
         case code.If(test=test, then=then, other=other):
             yield from effects(image, test)
@@ -65,12 +67,14 @@ def effects(image: Image, node: code.Node) -> Iterator[str]:
                 yield from effects(image, statement)
         case code.Method(name=name) if name in ("system", "user", "assistant"):
             yield "say"
-        case code.Method(name="fork" | "copy") | code.Python():
-            yield "end"
+        case code.Method(name="fork" | "copy" as name):
+            yield f"{name}()"
+        case code.Python(reason=reason):
+            yield reason
         case code.Method(name=name) if name in code.STATE_READS:
-            yield "end"
-        case code.Item(index=code.Const(str())):
-            yield "end"
+            yield f"{name}() is read"
+        case code.Item(index=code.Const(str(name))):
+            yield f"{name!r} is read"
 
 
 class _Painter:
@@ -90,21 +94,21 @@ class _Painter:
                 self.called.add(each.procedure)
         match node:
             case code.If(test=test, then=then, other=other):
-                yield Row(node.line, depth, f"if {written(test)}:", self._take(test))
+                yield Row(node.line, depth, f"if {written(test)}:", *self._take(test))
                 yield from self.block(then, depth + 1)
                 if other:
                     yield Row(node.line, depth, "else:")
                     yield from self.block(other, depth + 1)
             case code.For(target=target, items=items, body=body, other=other):
                 head = f"for {written(target)} in {written(items)}:"
-                yield Row(node.line, depth, head, self._take(items))
+                yield Row(node.line, depth, head, *self._take(items))
                 yield from self._body(body, other, node.line, depth)
             case code.While(test=test, body=body, other=other):
-                yield Row(node.line, depth, f"while {written(test)}:", self._take(test))
+                yield Row(node.line, depth, f"while {written(test)}:", *self._take(test))
                 yield from self._body(body, other, node.line, depth)
             case code.With(value=value, target=target, body=body):
                 name = "" if target is None else f" as {written(target)}"
-                yield Row(node.line, depth, f"with {written(value)}{name}:", self._take(value))
+                yield Row(node.line, depth, f"with {written(value)}{name}:", *self._take(value))
                 yield from self.block(body, depth + 1)
             case code.Try(body=body, handlers=handlers, other=other, final=final):
                 yield Row(node.line, depth, "try:")
@@ -123,7 +127,7 @@ class _Painter:
                 self._take(node)
                 yield Row(node.line, depth, f"Python, line {node.line}{until}: {reason}")
             case _:
-                yield Row(node.line, depth, written(node), self._take(node))
+                yield Row(node.line, depth, written(node), *self._take(node))
 
     def _body(
         self, body: Sequence[code.Stmt], other: Sequence[code.Stmt], line: int, depth: int
@@ -133,16 +137,18 @@ class _Painter:
             yield Row(line, depth, "else:")
             yield from self.block(other, depth + 1)
 
-    def _take(self, node: code.Node) -> tuple[int, ...]:
-        """Segments that a node adds to."""
+    def _take(self, node: code.Node) -> tuple[tuple[int, ...], str]:
+        """Segments that a node adds to, and why the one that was open has ended."""
         touched: dict[int, None] = {}
+        why = ""
         for effect in effects(self._image, node):
             if effect == "say":
                 self._is_open = True
                 touched[self._number] = None
             elif self._is_open:
                 self._number, self._is_open = self._number + 1, False
-        return tuple(touched)
+                why = why or effect
+        return tuple(touched), why
 
 
 def written(node: code.Node | None) -> str:
@@ -198,6 +204,13 @@ def _calling(node: code.Node) -> str:
             return f"{name}({_arguments(node)})"
         case code.Method(value=value, name=name):
             return f"{_written(value)}.{name}({_arguments(node)})"
+        case code.Outside(function=function):
+            rest = "" if node.rest is None else f"*{_written(node.rest)}, "
+            return f"{_written(function)}({rest}{_arguments(node)})"
+        case code.Import(source=source):
+            return source
+        case code.Put(target=target, value=value):
+            return f"{_written(target)} = {_written(value)}"
         case code.Inline():
             return f"procedure {node.procedure}({_arguments(node)})"
         case code.Each(kind=kind, element=element, target=target, items=items, tests=tests):
@@ -226,7 +239,7 @@ def _calling(node: code.Node) -> str:
     return type(node).__name__
 
 
-def _arguments(node: code.Call | code.Method | code.Inline) -> str:
+def _arguments(node: code.Call | code.Method | code.Inline | code.Outside) -> str:
     named = (
         f"{k}{'' if k == '**' else '='}{_written(v)}"
         for k, v in zip(node.names, node.values, strict=True)

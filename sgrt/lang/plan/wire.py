@@ -22,7 +22,7 @@ from pathlib import PurePath
 from typing import Any, NoReturn
 
 from sgrt.errors import PlanError
-from sgrt.lang.plan import code, constants
+from sgrt.lang.plan import code, constants, show
 from sgrt.lang.plan.machine import AUGMENTED, BINARY, COMPARE, UNARY, Frame, Image, Machine
 
 VERSION = 1
@@ -120,6 +120,9 @@ class _Writer:
     def _node(self, node: code.Node, frame: Frame) -> Any:
         if isinstance(node, code.Python):
             raise PlanError(f"the plan needs Python at {_place(frame, node.line)}: {node.reason}")
+        if isinstance(node, (code.Outside, code.Import, code.Put)):
+            what = show.written(node)
+            raise PlanError(f"the plan needs Python at {_place(frame, node.line)}: {what}")
         if isinstance(node, code.Const):
             return {"is": "Const", "value": self._constant(node.value, frame, frame.line)}
         frame.line = getattr(node, "line", frame.line)

@@ -454,7 +454,11 @@ def test_partial_plan_runs_the_function_once():
     @sgrt.function
     def program(s, x):
         s += x
-        calls.append(x)
+
+        def note():
+            calls.append(x)
+
+        note()
         s += sgrt.gen("a")
 
     plan = program.compile()
