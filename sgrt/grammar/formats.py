@@ -74,12 +74,14 @@ EMAIL = rf"{_ATOM}{{1,20}}(?:\.{_ATOM}{{1,20}}){{0,2}}@{_label(30)}\.{_DOMAIN}"
 _PCHAR = "(?:[a-zA-Z0-9._~!$&'()*+,;=:@-]|%[0-9A-F]{2})"
 _QUERY = rf"\?(?:{_PCHAR}|[/?])*"
 _FRAGMENT = rf"\#(?:{_PCHAR}|[/?])*"
+_HOST = rf"(?:{_DOMAIN}|{IPV4})(?::[1-5]?[0-9]{{1,4}})?(?:/{_PCHAR}*)*"
+_ROOTLESS = rf"{_PCHAR}+(?:/{_PCHAR}*)*"
 URI = (
-    rf"[a-z][a-z0-9+.-]{{0,15}}://(?:{_DOMAIN}|{IPV4})(?::[1-5]?[0-9]{{1,4}})?(?:/{_PCHAR}*)*"
+    rf"(?:[a-z][a-z0-9+.-]{{0,31}}:(?://{_HOST}|{_ROOTLESS})|file:///(?:{_ROOTLESS})?)"
     rf"(?:{_QUERY})?(?:{_FRAGMENT})?"
 )
 _NO_COLON = _PCHAR.replace(":@", "@")  # that would end a scheme
-_PATH = f"(?:/(?:{_PCHAR}+(?:/{_PCHAR}*)*)?|{_NO_COLON}+(?:/{_PCHAR}*)*)"
+_PATH = f"(?:/(?:{_ROOTLESS})?|{_NO_COLON}+(?:/{_PCHAR}*)*)"
 _RELATIVE = f"{_PATH}(?:{_QUERY})?(?:{_FRAGMENT})?|{_QUERY}(?:{_FRAGMENT})?|{_FRAGMENT}"
 URI_REFERENCE = f"(?:{URI}|{_RELATIVE})"
 
@@ -100,7 +102,9 @@ def _regex() -> str:
     escape = rf"\\{sign}|\\[dwsDWStnr]"
     in_class = rf"(?:a-z|A-Z|0-9|a-f|A-F|[a-zA-Z0-9_ .,:;/@\#%=<>!'+*?$()]|{escape})"
     single = rf"(?:[a-zA-Z0-9_ ,:;/@\#%&=<>!'~.-]|{escape}|\[\^?{in_class}+-?\])"
-    count = r"(?:[*+?]\??|\{[0-9]{1,2}(?:,)?\}\??)?"
+    ascending = "|".join(f"{low},[{low}-9]" for low in range(10))
+    bounds = f"[0-9]{{1,2}},?|{ascending}|[0-9],[1-9][0-9]"
+    count = rf"(?:[*+?]\??|\{{(?:{bounds})\}}\??)?"
     inner = rf"(?:{single}{count})*"
     for _ in range(3):
         part = rf"(?:\^|\$|(?:{single}|\((?:\?:)?{inner}\)){count})*"

@@ -96,9 +96,9 @@ def test_ipv6_of_random_shapes_is_what_ipaddress_accepts() -> None:
         ("email", ["a.b+c@example.org"], ["a@b", "@example.org", "a..b@example.org", "a@-x.org", "a b@example.org"]),
         ("json-pointer", ["", "/", "/a/0/~0~1", "/é//"], ["a", "/~", "/~2", "#/a"]),
         ("relative-json-pointer", ["0", "1/a", "12#", "0/~1"], ["", "01", "-1", "/a", "1#/a", "#"]),
-        ("regex", ["", "^a+$", "(?:a|[^b-]*){2,}?", "\\d\\.(a(b(c)))"], ["a(", "a**", "[b-a]", "a{3,1}", "\\Z", "(?<a>)"]),
+        ("regex", ["", "^a+$", "[a-z]{1,3}", "a{3,16}b{9,9}", "(?:a|[^b-]*){2,}?", "\\d\\.(a(b(c)))"], ["a(", "a**", "[b-a]", "a{3,1}", "\\Z", "(?<a>)"]),
         ("uri-template", ["http://a/{b,c*}{?d:3}#%20", "x"], ["{", "{}", "{a", "a b", "%2", "{a*:3}"]),
-        ("uri", ["https://example.org/a%20b?q=1#f", "ftp://a:21", "http://192.168.1.1:50051/x"], ["http://1.2.3", "http://1.2.3.256", "http://a:99999", "example.org", "http://", "http://a b", "http://a/%2", "//a"]),
+        ("uri", ["https://example.org/a%20b?q=1#f", "ftp://a:21", "http://192.168.1.1:50051/x", "file:///a/b.js", "urn:isbn:0451450523", "mailto:a@b.org", "did:example:1/x"], ["file://", "a:", "1a:b", "a:/ b", "http://1.2.3", "http://1.2.3.256", "http://a:99999", "example.org", "http://", "http://a b", "http://a/%2", "//a"]),
     ],
 )  # fmt: skip
 def test_format_accepts_good_and_rejects_bad(name: str, good: list[str], bad: list[str]) -> None:

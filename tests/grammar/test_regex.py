@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from sgrt.core import JsonSchema, Regex
 from sgrt.errors import GrammarBudgetExceeded, GrammarSyntaxError, UnsupportedSchema
-from sgrt.grammar import charset, json_text, regex
+from sgrt.grammar import automaton, charset, json_text, regex
 from sgrt.grammar.engines import characters
+from sgrt.grammar.schema import strings
 
 _TEXTS = ["".join(t) for n in range(4) for t in itertools.product("ab1 ", repeat=n)]
 _TEXTS += [
@@ -135,6 +136,31 @@ def test_pattern_without_a_mark_that_json_escapes_never_matches_it(pattern: str)
         expected = bool(re.search(pattern, text))
         assert accepts(value, json_text.dump(text)) == expected, text
         assert accepts(key, json_text.dump({text: 1})) == expected, text
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [r"^$|(^(?:\S+\s+){0,99}\S+$)", r"^(\S+\s*){0,49}\S+$", r"^(?:[^\s,]+,\s*){0,49}[^\s,]+$"],
+)
+def test_pattern_of_many_words_held_to_a_length_stays_within_the_budget_of_masks(
+    pattern: str,
+) -> None:
+    node = {"type": "string", "pattern": pattern, "minLength": 1, "maxLength": 5000}
+    matcher = grammar(JsonSchema(json_text.dump(node))).matcher()
+    for byte in b'"' + b"words,and, words," * 9 + b'x"':
+        assert byte in allowed_ids(matcher, byte_vocabulary())
+        matcher.accept([byte])
+    assert matcher.is_complete
+
+
+@pytest.mark.parametrize("repeat", ["*", "+", "{0,3}", "{2}", "{1,}"])
+@pytest.mark.parametrize("parts", [("a", "b"), ("a+", "b*"), ("[ab]+", "b"), ("a{2}", "a?b")])
+def test_pattern_rotated_matches_the_same_texts(parts: tuple[str, str], repeat: str) -> None:
+    first, others = parts
+    for end in (first, f"{first}b", "a+", "a{3}", ""):
+        written = regex.rewrite(f"(?:{first}{others}){repeat}{end}", regex.PYTHON)
+        rotated = strings.rotated(written)
+        assert automaton.compile(rotated).is_same(automaton.compile(written)), (written, rotated)
 
 
 @pytest.mark.parametrize("pattern", ["(?=a)(^a|b)", "(?!b)(?:^a|1)"])

@@ -125,6 +125,8 @@ def _described(low: int, high: int | None, patterns: list[str]) -> dict[str, Any
     if high is not None:
         shape["maxLength"] = high
     limits.check_limit("patterns on one string", len(patterns), limits.MAX_PATTERNS)
+    if high is not None:
+        patterns = [rotated(pattern) for pattern in patterns]
     written = [{"pattern": whole(pattern)} for pattern in patterns]
     if len(written) == 1:
         shape |= written[0]
@@ -140,6 +142,19 @@ def whole(pattern: str) -> str:
     the backslash too. NUL is never generated, so classes are written without it.
     """
     return f"^{pattern.replace(_FROM_NUL, _FROM_ONE)}$"
+
+
+_ATOM = r"(?:\[[^\]]*\]|\\x\{[0-9A-F]+\}|[0-9A-Za-z])(?:[*+?]|\{\d+,?\d*\})?"
+_REPEAT_AND_FIRST = re.compile(
+    rf"\(\?:(?P<first>{_ATOM})(?P<others>(?:{_ATOM})+)\)(?P<count>\{{\d+,\d*\}}|[*+])"
+    r"(?P=first)(?![*+?{])"
+)
+
+
+def rotated(pattern: str) -> str:
+    """The same texts with ``(?:AB){0,9}A`` written as ``A(?:BA){0,9}``: held to a length, the engine
+    finds an end of the latter at once and spends its budget on the former (words and spaces)."""
+    return _REPEAT_AND_FIRST.sub(r"\g<first>(?:\g<others>\g<first>)\g<count>", pattern)
 
 
 _FROM_NUL, _FROM_ONE = r"[\x{0}-", r"[\x{1}-"
