@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from contextlib import suppress
 from typing import Any
@@ -78,3 +79,12 @@ def test_alternatives_that_contradict_themselves_are_not_written() -> None:
     normal = json_schema.normalise(str(node).replace("'", '"'))
     assert '"enum":[]' not in normal
     assert normal.count('"required"') == 2  # a without b, b without a
+
+
+def test_alternatives_that_imply_another_one_are_not_written() -> None:
+    """Where every branch of a oneOf tells itself by a constant, none says that it is not another."""
+    names = ["p", "q", "r", "s"]
+    branches = [{"properties": {"k": {"const": n}, n: {"type": "integer"}}} for n in names]
+    node = {"type": "object", "required": ["k"], "oneOf": branches}
+    normal = json.loads(json_schema.normalise(json.dumps(node)))
+    assert [list(part["properties"]) for part in normal["anyOf"]] == [["k", n] for n in names]

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from functools import reduce
 from itertools import chain
+from operator import and_, or_
 
 from sgrt.grammar import limits
-from sgrt.grammar.schema.formula import And, Formula, Has, OneOf, Or, Property, both
+from sgrt.grammar.schema.formula import (
+    TRUE,
+    And,
+    Formula,
+    Has,
+    OneOf,
+    Or,
+    Property,
+    Satisfies,
+    both,
+)
 
 Clause = tuple[Formula, ...]
 """Assertions (atoms, `OneOf`, `NoneOf`) about values of one kind."""
@@ -56,8 +68,11 @@ class _Distributor:
         """All assertions about a subject."""
         self._compared: list[int] = []
         self._against: list[int] = []
-        """By assertion: with which others it was compared, and which of them it contradicts."""
+        self._implied: list[int] = []
+        """By assertion: with which others it was compared, which of them it contradicts, and which
+        hold where it does."""
         self._impossible: dict[int, bool] = {}
+        self._closed: dict[tuple[int, int], int] = {}
 
     def distribute(self, formula: Formula) -> list[_Numbered]:
         match formula:
@@ -70,10 +85,10 @@ class _Distributor:
                 if ways:
                     found = self._possible(found)
                 for options in ways:
-                    found = _kept(self._joined(found, self._possible(options)))
+                    found = self._kept(self._joined(found, self._possible(options)))
             case _:
                 return [_numbered([self._number(formula)])]
-        found = _kept(found)
+        found = self._kept(found)
         check_clauses(len(found))
         return found
 
@@ -85,6 +100,7 @@ class _Distributor:
             self._subjects.append(subject)
             self._compared.append(1 << number)
             self._against.append(0)
+            self._implied.append(0)
             if subject is not None:
                 self._about[subject] = self._about.get(subject, 0) | 1 << number
         return number
@@ -97,9 +113,11 @@ class _Distributor:
         """
         masks = [bits for bits, _ in options]
         subjects = [self._subjects_of(order) for _, order in options]
+        asked = self._by_subject(reduce(or_, masks, 0))
         num_tried = 0
         for left, order in found:
-            if any(bits & left == bits for bits in masks):
+            closed = self._closure(left, asked)
+            if any(bits & closed == bits for bits in masks):
                 yield left, order  # an option holds anyway: with another one it says only more
                 continue
             num_tried += len(options)
@@ -139,18 +157,90 @@ class _Distributor:
         if presence != {True} and not isinstance(atoms[0], OneOf):
             return len(presence) == 2
         for number in numbers:
-            for other in _numbers(bits & ~self._compared[number]):
-                self._compare(number, other)
+            self._compare(number, bits)
         return any(self._against[number] & bits for number in numbers)
 
-    def _compare(self, one: int, other: int) -> None:
-        parts = (self._atoms[one], self._atoms[other])
-        values = (part.value if isinstance(part, Property) else part for part in parts)
-        self._compared[one] |= 1 << other
-        self._compared[other] |= 1 << one
-        if self._is_nothing(both(value for value in values if not isinstance(value, Has))):
-            self._against[one] |= 1 << other
-            self._against[other] |= 1 << one
+    def _closure(self, bits: int, asked: list[tuple[int, int]]) -> int:
+        """Assertions with those that they plainly imply.
+
+        Args:
+            asked: for each subject, all assertions and those of which it is asked whether they
+                are implied.
+        """
+        closed = bits
+        for subject, wanted in asked:
+            said = bits & subject
+            if said and said & wanted != wanted:
+                known = self._closed.get((said, wanted))
+                if known is None:
+                    known = self._closed[said, wanted] = self._implied_by(said, wanted)
+                closed |= known
+        return closed
+
+    def _implied_by(self, said: int, wanted: int) -> int:
+        implied = 0
+        for number in _numbers(said):
+            self._compare(number, wanted)
+            implied |= self._implied[number]
+        return implied & wanted
+
+    def _by_subject(self, bits: int) -> list[tuple[int, int]]:
+        """All assertions about each subject, and those of them that are given."""
+        return [(s, bits & s) for s in self._subjects_of(tuple(_numbers(bits)))]
+
+    def _compare(self, number: int, others: int) -> None:
+        """Find out what an assertion says of others about the same subject."""
+        for other in _numbers(others & ~self._compared[number]):
+            self._compared[number] |= 1 << other
+            self._compared[other] |= 1 << number
+            one, two = self._value_of(number), self._value_of(other)
+            if self._is_nothing(both((one, two))):
+                self._against[number] |= 1 << other
+                self._against[other] |= 1 << number
+            if self._implies(one, two):
+                self._implied[number] |= 1 << other
+            if self._implies(two, one):
+                self._implied[other] |= 1 << number
+
+    def _value_of(self, number: int) -> Formula:
+        """What an assertion says of a value; nothing where it is about a key."""
+        atom = self._atoms[number]
+        return atom.value if isinstance(atom, Property) else TRUE if isinstance(atom, Has) else atom
+
+    def _implies(self, one: Formula, other: Formula) -> bool:
+        """Whether what satisfies one plainly satisfies the other."""
+        if not isinstance(other, Satisfies) or one == TRUE:
+            return False
+        return self._is_nothing(both((one, Satisfies(other.schema, not other.positive))))
+
+    def _kept(self, clauses: Iterable[_Numbered]) -> list[_Numbered]:
+        """Clauses without those that say the same as another one and more.
+
+        A weaker clause is looked up by its rarest assertion only.
+        """
+        found: dict[int, tuple[int, ...]] = {}
+        for bits, order in clauses:
+            found.setdefault(bits, order)
+        if len(found) < 2 or len(found) > limits.MAX_CLAUSES_COMPARED:
+            return list(found.items())
+        if 0 in found:
+            return [(0, ())]
+        common = reduce(and_, found)
+        asked = self._by_subject(reduce(or_, found) & ~common)
+        count = Counter(chain.from_iterable(found.values()))
+        weakest: dict[int, list[int]] = {}
+        rarest = 0
+        dropped = set()
+        for bits, order in sorted(found.items(), key=lambda clause: len(clause[1])):
+            closed = self._closure(bits, asked)
+            near = (weaker for n in _numbers(closed & rarest) for weaker in weakest[n])
+            if any(weaker & closed == weaker for weaker in near):
+                dropped.add(bits)
+            else:
+                name = min(order, key=count.__getitem__)
+                weakest.setdefault(name, []).append(bits)
+                rarest |= 1 << name
+        return [clause for clause in found.items() if clause[0] not in dropped]
 
 
 def _numbers(bits: int) -> Iterator[int]:
@@ -179,26 +269,3 @@ def _subject(atom: Formula) -> Hashable:
         case OneOf():
             return OneOf
     return None
-
-
-def _kept(clauses: Iterable[_Numbered]) -> list[_Numbered]:
-    """Clauses without those that say the same as another one and more.
-
-    A weaker clause is looked up by its rarest assertion only.
-    """
-    found: dict[int, tuple[int, ...]] = {}
-    for bits, order in clauses:
-        found.setdefault(bits, order)
-    if len(found) < 2 or len(found) > limits.MAX_CLAUSES_COMPARED:
-        return list(found.items())
-    if 0 in found:
-        return [(0, ())]
-    count = Counter(chain.from_iterable(found.values()))
-    weakest: dict[int, list[int]] = {}
-    dropped = set()
-    for bits, order in sorted(found.items(), key=lambda clause: len(clause[1])):
-        if any(weaker & bits == weaker for n in order for weaker in weakest.get(n, ())):
-            dropped.add(bits)
-        else:
-            weakest.setdefault(min(order, key=count.__getitem__), []).append(bits)
-    return [clause for clause in found.items() if clause[0] not in dropped]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Iterable, Iterator
@@ -47,36 +48,51 @@ class Object:
 
     Attributes:
         properties: formula by key, for all keys that the clause names.
+        low, high: how many keys there may be; no upper limit where `high` is None.
     """
 
     def __init__(self, clause: Clause, expander: Expander) -> None:
         self._expander = expander
-        self._clause = clause = _listed(clause, expander)
-        self._rules = [a for a in clause if isinstance(a, Properties)]
-        self.required = {a.name: a for a in clause if isinstance(a, Has) and a.present}
-        self._absent = {a.name for a in clause if isinstance(a, Has) and not a.present}
+        self._rules: list[Properties] = []
+        self._searches: list[SomeProperty] = []
+        self.required: dict[str, Has] = {}
+        self._absent: set[str] = set()
         self._values: dict[str, list[Formula]] = {}
-        for atom in clause:
+        self._sizes: list[Size] = []
+        for atom in _listed(clause, expander):
             if isinstance(atom, Property):
                 self._values.setdefault(atom.name, []).append(atom.value)
+            elif isinstance(atom, Has):
+                self._note_presence(atom)
+            elif isinstance(atom, Properties):
+                self._rules.append(atom)
+            elif isinstance(atom, SomeProperty):
+                self._searches.append(atom)
+            elif isinstance(atom, Size):
+                self._sizes.append(atom)
+        self.low, self.high = lengths(self._sizes)
         self.properties = {name: self._value(name) for name in self._names()}
+
+    def _note_presence(self, atom: Has) -> None:
+        if atom.present:
+            self.required[atom.name] = atom
+        else:
+            self._absent.add(atom.name)
 
     def _names(self) -> list[str]:
         names = dict.fromkeys(self._values) | dict.fromkeys(self.required)
-        for atom in self._clause:
-            if isinstance(atom, SomeProperty):
-                names |= dict.fromkeys(sorted(atom.keys.names))
+        for search in self._searches:
+            names |= dict.fromkeys(sorted(search.keys.names))
         for rule in self._rules:
-            names |= dict.fromkeys(sorted(rule.keys.names))
+            if not rule.keys.names <= names.keys():
+                names |= dict.fromkeys(sorted(rule.keys.names))
         if self._names_all():
             names |= dict.fromkeys(self._few())
         return list(names | dict.fromkeys(sorted(self._absent)))
 
     def _names_all(self) -> bool:
         """Whether keys have to be told apart, to count them or to choose one."""
-        low = lengths(self._clause)[0]
-        is_counted = low > len(self.required) + 1
-        return is_counted or any(isinstance(a, SomeProperty) for a in self._clause)
+        return self.low > len(self.required) + 1 or bool(self._searches)
 
     def _few(self) -> Iterator[str]:
         """All keys of patterns that match only a few: those can be counted."""
@@ -89,8 +105,22 @@ class Object:
         if name in self._absent:
             return FALSE
         found = list(self._values.get(name, ()))
-        found += (r.value for r in self._rules if self._expander.has_key(r.keys, name))
+        found += [r.value for r in self._rules if self._expander.has_key(r.keys, name)]
         return self._expander.joins(found)
+
+    def having(self, name: str, present: bool) -> Object:
+        """The same with a key that it names there, or not there."""
+        other = copy.copy(self)
+        if present:
+            other.required = {**self.required, name: Has("", name)}
+        else:
+            other._absent = self._absent | {name}
+            other.properties = {**self.properties, name: FALSE}
+        if other._names_all() != self._names_all():
+            other.properties = {key: other._value(key) for key in other._names()}
+            other.__dict__.pop("_unnamed", None)
+            other.__dict__.pop("is_closed", None)
+        return other
 
     # keys that are not named
 
@@ -201,7 +231,7 @@ class Object:
 
     def shape(self, child: Child) -> dict[str, Any] | None:
         """As a schema without `type`; None where nothing satisfies it."""
-        low, high = lengths(self._clause)
+        low, high = self.low, self.high
         if any(self.properties[name] == FALSE for name in self.required):
             return None
         if high is not None and max(low, len(self.required)) > high:
@@ -235,7 +265,7 @@ class Object:
         if low > len(self.required) + 1 and not self.is_closed:
             raise UnsupportedSchema(
                 "is not supported where keys are open",
-                pointer=next(a.pointer for a in self._clause if isinstance(a, Size)),
+                pointer=self._sizes[0].pointer,
                 keyword="minProperties",
                 hint="set additionalProperties: false",
             )
@@ -281,6 +311,11 @@ def _and_also(one: Formula | None, other: Formula | None) -> Formula | None:
 
 def _listed(clause: Clause, expander: Expander) -> Clause:
     """The same, with keys that an enumeration tells named."""
+    failing = [
+        isinstance(a, (Properties, SomeProperty)) and a.keys.failing is not None for a in clause
+    ]
+    if not any(failing):
+        return clause
     return tuple(
         replace(a, keys=_listed_keys(a.keys, expander))
         if isinstance(a, (Properties, SomeProperty)) and a.keys.failing is not None
@@ -406,8 +441,11 @@ def count(clause: Clause, expander: Expander) -> Iterator[Object]:
     It counts where all keys that a schema names are there for sure; and, where no others are
     allowed, at least one of those that may be there, or one of them at most.
     """
-    whole = Object(clause, expander)
-    low, high = lengths(clause)
+    return _counted(Object(clause, expander))
+
+
+def _counted(whole: Object) -> Iterator[Object]:
+    low, high = whole.low, whole.high
     names = [n for n, f in whole.properties.items() if n not in whole.required and f != FALSE]
     missing = low - len(whole.required)
     room = None if high is None else high - len(whole.required)
@@ -418,13 +456,14 @@ def count(clause: Clause, expander: Expander) -> Iterator[Object]:
     if not names or not is_counted or is_simple:
         yield whole
         return
-    at = next(a.pointer for a in clause if isinstance(a, Size))
     if room == 0:
-        yield from count((*clause, *(Has(at, name, False) for name in names)), expander)
+        for name in names:
+            whole = whole.having(name, False)
+        yield from _counted(whole)
         return
     if not whole.is_closed:
         is_short = high is None and missing == 1  # one name more is enough
         most = limits.MAX_OPTIONAL_COUNTED * (10 if is_short else 1)
         limits.check_limit("optional properties that are counted", len(names), most)
     for present in (True, False):
-        yield from count((*clause, Has(at, names[0], present)), expander)
+        yield from _counted(whole.having(names[0], present))
