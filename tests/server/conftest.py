@@ -21,4 +21,5 @@ def server(shared_server: Server) -> Iterator[Server]:
     shared_server.step_s = 0.0
     yield shared_server
     shared_server.step_s = 0.0
+    shared_server.release()
     shared_server.quiet()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 import struct
 import threading
@@ -62,12 +63,17 @@ class ServedTokenizer(ByteTokenizer):
 
 
 class Server:
-    """One server. `step_s` makes each step of the model take that long."""
+    """One server.
+
+    `step_s` makes each step of the model take that long; `hold` makes it stand still.
+    """
 
     def __init__(self, config: ServerConfig, engine: Engine | None) -> None:
         self.engine = engine
         self.config = config
         self.step_s = 0.0
+        self._last_free = math.inf
+        self._released = threading.Event()
         self.service = Service(config)
         if engine is not None:
             self.attach(engine)
@@ -82,8 +88,26 @@ class Server:
 
     def attach(self, engine: Engine) -> None:
         self.engine = engine
-        self.runner.on_forward = lambda _: time.sleep(self.step_s)
+        self.runner.on_forward = self._step
         self.service.attach(engine)
+
+    def _step(self, batch: object) -> None:
+        if self.runner.num_forwards > self._last_free:
+            self._released.wait(30)
+        time.sleep(self.step_s)
+
+    def hold(self, num_free: int = 0) -> None:
+        """Let the model make so many steps, and stand still in the next until `release`.
+
+        What a step drew is told when the next one has begun: after two steps the first token is,
+        and its text where it is whole characters.
+        """
+        self._released.clear()
+        self._last_free = self.runner.num_forwards + num_free
+
+    def release(self) -> None:
+        self._last_free = math.inf
+        self._released.set()
 
     @property
     def runner(self) -> IntegerRunner:
@@ -116,6 +140,7 @@ class Server:
 
     def close(self) -> None:
         self.http.close()
+        self.release()
         self.service.abort_all()
         self.uvicorn.should_exit = self.uvicorn.force_exit = True
         self._thread.join(10)

@@ -86,7 +86,6 @@ def test_cached_prefixes_of_one_key_are_not_seen_by_another(keyed: Server) -> No
 
 
 def test_request_is_aborted_by_its_own_key_or_the_admin_alone(keyed: Server) -> None:
-    keyed.step_s = 0.01
     body = {"prompt": "long", "max_tokens": 200, "ignore_eos": True, "stream": True}
     headers = {**bearer(ONE), "x-request-id": "mine"}
 
@@ -95,16 +94,17 @@ def test_request_is_aborted_by_its_own_key_or_the_admin_alone(keyed: Server) -> 
         return int(answer.json()["aborted"])
 
     for key in (ONE, ADMIN):
+        keyed.hold(20)
         with keyed.http.stream("POST", "/v1/completions", json=body, headers=headers) as answer:
             lines = answer.iter_lines()
             next(lines)
             assert abort(TWO, rid="mine") == abort(TWO, abort_all=True) == 0
             assert abort(ONE, rid="min") == 0
             assert abort(key, rid="mine") == 1
+            keyed.release()
             last = [line for line in lines if line][-2:]
         assert json.loads(last[0][6:])["error"]["code"] == "cancelled"
         assert last[1] == "data: [DONE]"
-    keyed.step_s = 0.0
     keyed.quiet()
 
 
@@ -213,7 +213,7 @@ def test_request_id_cannot_add_headers(server: Server) -> None:
 
 
 def test_abort_of_a_batch_reaches_every_prompt(server: Server) -> None:
-    server.step_s = 0.01
+    server.hold(20)
     params = {"max_new_tokens": 200, "ignore_eos": True}
     body = {"text": ["a", "b"], "rid": "both", "stream": True, "sampling_params": params}
     with server.http.stream("POST", "/generate", json=body) as answer:
@@ -221,5 +221,6 @@ def test_abort_of_a_batch_reaches_every_prompt(server: Server) -> None:
         next(lines)
         wait_until(lambda: len(server.service.follow) == 2)
         assert server.http.post("/abort_request", json={"rid": "both"}).json()["aborted"] == 2
+        server.release()
         ends = [json.loads(line[6:]) for line in lines if line.startswith("data: {")][-2:]
     assert [e["meta_info"]["finish_reason"]["type"] for e in ends] == ["abort", "abort"]

@@ -166,8 +166,8 @@ def test_late_loading_is_told() -> None:
 
 
 def test_draining_server_ends_what_runs_and_takes_nothing_new() -> None:
-    with serving(drain_timeout_s=5) as server:
-        server.step_s = 0.005
+    with serving(drain_timeout_s=30) as server:
+        server.hold(20)
         body = {"prompt": "a", "max_tokens": 60, "ignore_eos": True, "stream": True}
         with server.http.stream("POST", "/v1/completions", json=body) as answer:
             lines = answer.iter_lines()
@@ -180,6 +180,7 @@ def test_draining_server_ends_what_runs_and_takes_nothing_new() -> None:
             refusal = server.post("/v1/completions")
             assert error_of(refusal, 503)["code"] == "draining"
             assert refusal.headers["retry-after"]
+            server.release()
             rest = [line for line in lines if line]
         assert rest[-1] == "data: [DONE]"
         assert '"finish_reason":"length"' in rest[-2]

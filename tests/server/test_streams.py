@@ -95,13 +95,14 @@ def test_each_of_several_choices_ends_once(server: Server, path: str) -> None:
 def test_failure_in_mid_stream_is_the_last_event(
     server: Server, path: str, body: dict[str, Any]
 ) -> None:
-    server.step_s = 0.002
+    server.hold(20)
     asked = longer(path, body, 200, stream=True)
     with server.http.stream("POST", path, json=asked) as answer:
         assert answer.status_code == 200
         lines = answer.iter_lines()
         first = next(lines)
         server.runner.fail_next = EngineError("the device is on fire")
+        server.release()
         text = "\n".join([first, *lines]) + "\n"
     events = events_of(text if text.endswith("\n\n") else text + "\n")
     assert num_ends(path, events) == 1
@@ -164,14 +165,15 @@ def test_client_that_leaves_frees_its_pages_within_two_steps(
     server: Server, leave: Callable[[socket.socket], None], stream: bool
 ) -> None:
     for path, body in STREAMS:
-        server.step_s = 0.04
-        running = server.runner.num_forwards
+        last = server.runner.num_forwards + 3
+        server.hold(2)
         sock = server.connect()
         sock.sendall(request_bytes(path, longer(path, body, 200, stream=stream)))
-        wait_until(lambda start=running: server.runner.num_forwards > start + 2)
+        wait_until(lambda last=last: server.runner.num_forwards == last)
         leave(sock)
+        wait_until(lambda: server.service.num_running == 0)
+        server.release()
         assert steps_until_free(server) <= 2, path
-        server.step_s = 0.0
 
 
 def test_client_that_leaves_at_any_byte_leaves_nothing_behind(server: Server) -> None:
@@ -209,7 +211,7 @@ def test_client_that_never_reads_is_dropped() -> None:
 
 def test_queue_that_is_full_says_when_to_come_back() -> None:
     with serving(max_queued_requests=1, engine={"max_running": 1}) as server:
-        server.step_s = 0.01
+        server.hold()
         body = longer("/v1/completions", BODIES["/v1/completions"], 200)
         socks = [server.connect() for _ in range(2)]
         for sock in socks:
@@ -223,7 +225,7 @@ def test_queue_that_is_full_says_when_to_come_back() -> None:
         assert server.http.get("/health").status_code == 200
         for sock in socks:
             close(sock)
-        server.step_s = 0.0
+        server.release()
         server.quiet()
         assert server.post("/v1/completions").status_code == 200
 

@@ -84,10 +84,14 @@ def test_stop_token_of_another_model_ends_nothing_on_the_native_route_only(serve
 
 def _pieces(server: Server, text: str, **sampling: Any) -> list[dict[str, Any]]:
     """The answers so far of a stream of eight tokens, the whole one last."""
-    server.step_s = 0.005  # so that not all tokens arrive at once
+    server.hold(2)  # until the first token has come
     params = {"temperature": 0, "max_new_tokens": 8, "ignore_eos": True, **sampling}
     body = {"text": text, "sampling_params": params, "stream": True}
-    lines = [x[6:] for x in server.post("/generate", body).text.splitlines() if x[:5] == "data:"]
+    with server.http.stream("POST", "/generate", json=body) as answer:
+        data = (line[6:] for line in answer.iter_lines() if line.startswith("data:"))
+        lines = [next(data)]
+        server.release()
+        lines += data
     return [json.loads(line) for line in lines if line != "[DONE]"]
 
 
@@ -123,7 +127,7 @@ def test_end_of_text_is_told_as_each_client_reads_it(server: Server) -> None:
 
 @pytest.mark.parametrize("path", ["/generate", "/v1/completions"])
 def test_reader_of_an_aborted_request_is_told_why(server: Server, path: str) -> None:
-    server.step_s = 0.01
+    server.hold(2)
     long = {"sampling_params": {"max_new_tokens": 150, "ignore_eos": True}}
     body = long if path == "/generate" else {"max_tokens": 150, "ignore_eos": True}
     with ThreadPoolExecutor(1) as pool:
@@ -131,6 +135,7 @@ def test_reader_of_an_aborted_request_is_told_why(server: Server, path: str) -> 
         wait_until(lambda: bool(server.service.follow))
         abort = {"rid": "mine", "abort_message": "enough of it"}
         assert server.post("/abort_request", abort).json() == {"success": True, "aborted": 1}
+        server.release()
         told = answer.result().json()
     if path == "/generate":
         reason = {"type": "abort", "message": "enough of it"}
