@@ -97,12 +97,14 @@ def _type_of(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Terminal:
-    """A terminal of a Lark grammar; ``pattern`` is None for a schema."""
+    """A terminal of a Lark grammar; ``pattern`` is None for a schema and for what holds a
+    quotation, which may be empty."""
 
     first: Charset
     extends: Charset
     pattern: Automaton | None
     is_lazy: bool
+    is_quotation: bool = False
 
 
 def of_lark(rule_set: RuleSet) -> Box:
@@ -138,23 +140,33 @@ def _terminal(node: Node, nodes: dict[str, Node], is_lazy: bool) -> Terminal:
     if isinstance(node, Lexeme) and node.source.startswith("%json"):
         box = of_schema(json.loads(node.source.removeprefix("%json")))
         return Terminal(box.first, box.extends, None, is_lazy)
-    found = automaton.compile(regular.to_pattern(_written_out(node, nodes)))
+    plain = written_out(node, nodes)
+    if plain is None:
+        return Terminal(ANYTHING, ANYTHING, None, is_lazy, is_quotation=True)
+    found = automaton.compile(regular.to_pattern(plain))
     return Terminal(after(found, 0), (), found, is_lazy)
 
 
-def _written_out(node: Node, nodes: dict[str, Node]) -> Node:
-    """A terminal as characters. Terminals do not contain themselves, and nest within limits."""
+def written_out(node: Node, nodes: dict[str, Node]) -> Node | None:
+    """A terminal as characters; None for what holds a quotation. Terminals do not contain
+    themselves, and nest within limits."""
+    is_plain = True
 
     def leaf(node: Node) -> Node:
+        nonlocal is_plain
         if isinstance(node, Ref):
-            return _written_out(nodes[node.name], nodes)
+            return mapped(nodes[node.name], leaf)
         if not isinstance(node, Lexeme):
             return node
         if node.source.startswith('"'):
             return literal(json.loads(node.source))
+        if node.source.startswith("%regex"):
+            is_plain = False
+            return node
         return regular.parse(node.source[1:-1])
 
-    return mapped(node, leaf)
+    plain = mapped(node, leaf)
+    return plain if is_plain else None
 
 
 def of_terminal(node: Node, nodes: dict[str, Node]) -> Terminal:
@@ -168,7 +180,7 @@ def step(a: Automaton, state: int, char: int) -> int:
 
 
 def _may_be_empty(terminal: Terminal) -> bool:
-    return terminal.pattern is not None and terminal.pattern.accepting[0]
+    return terminal.is_quotation or (terminal.pattern is not None and terminal.pattern.accepting[0])
 
 
 def _beyond(terminals: dict[str, Terminal], name: str) -> Iterator[Charset]:

@@ -49,7 +49,7 @@ from sgrt.grammar.audit import audit_choices, placed
 from sgrt.grammar.boxes import Box
 from sgrt.grammar.charset import Charset
 from sgrt.grammar.engines import llguidance_
-from sgrt.grammar.lark_ import Place
+from sgrt.grammar.lark_text import Place
 from sgrt.grammar.rules import (
     EMPTY,
     NOTHING,

@@ -26,7 +26,7 @@ from sgrt.core import Ebnf
 from sgrt.errors import ConstraintError, GrammarSyntaxError
 from sgrt.grammar import charset, limits, regex, regular
 from sgrt.grammar.charset import Charset
-from sgrt.grammar.lark_ import Place
+from sgrt.grammar.lark_text import Place
 from sgrt.grammar.rules import (
     ANY_CHAR,
     EMPTY,

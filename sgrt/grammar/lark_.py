@@ -5,12 +5,14 @@ The dialect is what Lark and the engine's front end have in common:
 - rules in lower case, terminals in upper case, ``|``, ``( )``, ``[ ]`` (optional), ``* + ?``,
   ``~n``, ``~n..m``, ``{n}``, ``{n,}``, ``{,m}``, ``{n,m}``; comments by ``//`` or ``#``;
 - ``"text"`` with the escapes of JSON and ``\xHH``, ``"text"i`` (ASCII letters in either case), ``"a".."z"``;
-- ``/pattern/`` in the dialect of `sgrt.grammar.regex`, flags ``s`` and ``i`` (ASCII letters);
+- ``/pattern/`` in the dialect of `sgrt.grammar.regex`, flags ``s``, ``i`` (ASCII letters) and ``u``;
+- in terminals ``A & B`` (both), ``~A`` (any text but these) and ``%regex {"substring_words": "…"}``
+  (also ``_chars``, ``_chunks``): see `terminals`;
 - ``%import`` from the grammars shipped with sgrt, ``%json {schema}`` in rules;
 - ``%ignore``: what may stand between two terminals, and never before the first or after the last;
 - ``name[lazy]: TERMINALS``: as little text as possible; ``name[suffix="…"]: TERMINALS``: up to a
   suffix, which ends it;
-- as guidance writes them: ``%llguidance {}``, ``name[capture]: …``, and ``"x-guidance"`` in a
+- as guidance writes them: names with ``-``, ``%llguidance {…}`` (where it changes no text), ``name[capture]: …``, and ``"x-guidance"`` in a
   schema, which says what stands between its values.
 
 Names' prefixes ``?``, ``!`` and ``_``, aliases ``-> name`` and captures shape trees; there are no
@@ -22,17 +24,27 @@ A terminal takes the longest text that any terminal allowed at its place can tak
 
 from __future__ import annotations
 
-import bisect
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NoReturn
 
 from sgrt.core import JsonSchema
 from sgrt.errors import ConstraintError, GrammarSyntaxError, UnsupportedSchema
-from sgrt.grammar import charset, endless, json_schema, layout, library, limits, regex
+from sgrt.grammar import (
+    charset,
+    endless,
+    json_schema,
+    json_text,
+    layout,
+    library,
+    limits,
+    regex,
+    terminals,
+)
 from sgrt.grammar.engines import llguidance_
 from sgrt.grammar.ignored import woven
+from sgrt.grammar.lark_text import TOKENS, Place, Token, is_terminal, json_end, plain
 from sgrt.grammar.rules import (
     EMPTY,
     Alt,
@@ -51,32 +63,23 @@ from sgrt.grammar.rules import (
     refs,
 )
 
-_TOKENS = re.compile(
-    r"""(?P<newline>\n[ \t\r\n]*)|(?P<space>[ \t\r]+|(?:\#|//)[^\n]*)
-    |(?P<rule>!?[_?]?[a-z][_a-z0-9]*)|(?P<terminal>_?[A-Z][_A-Z0-9]*)
-    |(?P<string>"(?:[^"\\\n]|\\.)*"i?)|(?P<regexp>/(?:[^/\\\n]|\\.)+/[a-z]*)
-    |(?P<keyword>%[a-z]+)|(?P<number>[0-9]+)
-    |(?P<op>->|\.\.|[|()\[\]{}*+?~:,.=])""",
-    re.VERBOSE,
-)
 _STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2})*"')
 _ESCAPE = re.compile(r"\\(?:x(..)|.)")
 _REFUSED = {
     "%declare": "terminals without a definition cannot be enforced",
     "%override": "importing and overriding is not supported; write the rule out",
     "%extend": "importing and extending is not supported; write the rule out",
-    "%regex": "is the engine's own; substring_of= and Substring do that",
     "%lark": "nested grammars are not supported; use rules",
 }
-_JSON_MARKS = re.compile(r'"(?:[^"\\]|\\.)*"|[{}]|[^\s{}"]+')
+# What is forced and what may stand before the text is the matcher's; tokens are text here.
+_GRAMMAR_OPTIONS = {
+    "no_forcing": (True, False),
+    "allow_initial_skip": (True, False),
+    "allow_invalid_utf8": (False,),
+}
+_CLASS_ESCAPE = re.compile(r"(?:[^\\]|\\.)*?\\[dwsDWS]")
+_NUMBER_NEXT = re.compile(r"[ \t]*[0-9]")
 _BIGGEST_COUNT = 10**6
-
-
-@dataclass(frozen=True, slots=True)
-class _Token:
-    kind: str
-    text: str
-    pos: int
 
 
 def parse(text: str) -> RuleSet:
@@ -98,6 +101,8 @@ def parse(text: str) -> RuleSet:
     parser = _Parser(text)
     rule_set = parser.parse()
     rule_set.check()
+    parser.algebra.resolve(rule_set)
+    terminals.end_lazy(rule_set)
     if parser.ignored:
         rule_set = woven(rule_set, parser.ignored, *parser.place.of(parser.ignored_at))
         rule_set.check()
@@ -131,31 +136,6 @@ def definitions(grammar: str) -> list[tuple[str, int, int]]:
     return [(name, *parser.place.of(pos)) for name, pos in parser.places.items()]
 
 
-class Place:
-    """Lines and columns of a text."""
-
-    def __init__(self, text: str) -> None:
-        self._starts = [0, *(match.end() for match in re.finditer("\n", text))]
-
-    def of(self, pos: int) -> tuple[int, int]:
-        """1-based line and column of an offset."""
-        line = bisect.bisect_right(self._starts, pos)
-        return line, pos - self._starts[line - 1] + 1
-
-    def fail(self, reason: str, pos: int, hint: str | None = None) -> NoReturn:
-        line, column = self.of(pos)
-        raise GrammarSyntaxError(reason, line=line, column=column, hint=hint)
-
-
-def plain(name: str) -> str:
-    """A name without the prefixes that shape Lark's trees."""
-    return name.lstrip("!?")
-
-
-def is_terminal(name: str) -> bool:
-    return name.rpartition(".")[2].lstrip("_")[0].isupper()
-
-
 def _qualified(grammar: str, node: Node) -> Node:
     """The node with the names that it has outside of its own grammar."""
 
@@ -163,17 +143,6 @@ def _qualified(grammar: str, node: Node) -> Node:
         return replace(node, name=f"{grammar}.{node.name}") if isinstance(node, Ref) else node
 
     return mapped(node, leaf)
-
-
-def _json_end(text: str) -> int:
-    """Where the JSON object that the text begins with ends; 0 where there is none."""
-    depth = 0
-    for found in _JSON_MARKS.finditer(text):
-        mark = found[0]
-        depth += {"{": 1, "}": -1}.get(mark, 0)
-        if depth == 0:
-            return found.end() if mark == "}" else 0
-    return 0
 
 
 class _Parser:
@@ -188,10 +157,12 @@ class _Parser:
         self.name = ""  # of what is being defined
         self.ignored: list[Node] = []
         self.ignored_at = 0
+        self.algebra = terminals.Algebra()
 
     def parse(self) -> RuleSet:
         while self._skip_newlines().kind != "end":
             self._item()
+        self.out.terminals |= self.algebra.terminals
         for name, node in self.out.terminals.items():
             self._check_terminal(name, node)
         for name in self.out.options:
@@ -202,29 +173,28 @@ class _Parser:
 
     # tokens
 
-    def _scan(self) -> _Token:
+    def _scan(self) -> Token:
         while True:
             if self.pos == len(self.text):
-                return _Token("end", "", self.pos)
-            found = _TOKENS.match(self.text, self.pos)
+                return Token("end", "", self.pos)
+            found = TOKENS.match(self.text, self.pos)
             if found is None:
                 self._unknown()
             start, self.pos = self.pos, found.end()
             if found.lastgroup != "space":
-                return _Token(found.lastgroup or "", found[0], start)
+                return Token(found.lastgroup or "", found[0], start)
 
     def _unknown(self) -> NoReturn:
         char = self.text[self.pos]
         reasons = {
             "<": "special tokens cannot be written by a constraint",
             "@": "references to other grammars are not supported",
-            "&": "intersection of terminals is not supported",
             '"': "string is never closed",
             "/": "pattern is never closed",
         }
         self.place.fail(reasons.get(char, f"unexpected character {char!r}"), self.pos)
 
-    def _next(self) -> _Token:
+    def _next(self) -> Token:
         token, self.token = self.token, self._scan()
         return token
 
@@ -237,12 +207,12 @@ class _Parser:
             self._next()
         return found
 
-    def _expect(self, text: str) -> _Token:
+    def _expect(self, text: str) -> Token:
         if not self._is(text):
             self._fail(f"{text!r} expected")
         return self._next()
 
-    def _expect_kind(self, *kinds: str) -> _Token:
+    def _expect_kind(self, *kinds: str) -> Token:
         self._peek(*kinds)
         return self._next()
 
@@ -252,14 +222,14 @@ class _Parser:
             self._fail(f"{' or '.join(kinds)} expected")
         return self.token.kind
 
-    def _fail(self, reason: str, at: _Token | None = None, hint: str | None = None) -> NoReturn:
+    def _fail(self, reason: str, at: Token | None = None, hint: str | None = None) -> NoReturn:
         token = at or self.token
         if at is None:
             shown = {"end": "the end", "newline": "the end of the line"}.get(token.kind)
             reason += f", found {shown or repr(token.text[:40])}"
         self.place.fail(reason, token.pos, hint)
 
-    def _skip_newlines(self) -> _Token:
+    def _skip_newlines(self) -> Token:
         while self.token.kind == "newline":
             self._next()
         return self.token
@@ -280,16 +250,24 @@ class _Parser:
             self.ignored.append(self._expansions())
         elif self._take("%import"):
             self._import()
-        elif self._take("%llguidance"):
-            if not (self._take("{") and self._take("}")):
-                self._fail("%llguidance: options of the engine cannot be set", token)
+        elif self._is("%llguidance", "%grammar_options"):
+            self._grammar_options(self._next())
         elif token.kind == "keyword" and token.text in _REFUSED:
             self._fail(f"{token.text}: {_REFUSED[token.text]}", token)
         else:
             self._fail("a rule, a terminal, %ignore or %import expected")
         self._end_of_line()
 
-    def _definition(self, token: _Token) -> None:
+    def _grammar_options(self, token: Token) -> None:
+        try:
+            options = json_text.parse(self._json(token))
+        except UnsupportedSchema as error:
+            self._fail(f"{token.text} {error.reason}", token)
+        for name, value in options.items():
+            if name not in _GRAMMAR_OPTIONS or value not in _GRAMMAR_OPTIONS[name]:
+                self._fail(f"{token.text}: {name}={value!r:.40} is not supported", token)
+
+    def _definition(self, token: Token) -> None:
         name = plain(token.text)
         if self._is("{"):
             self._fail("templates are not supported", self.token)
@@ -301,14 +279,14 @@ class _Parser:
         node = self._expansions()
         self._define(name, token, node if suffix is None else Seq((node, suffix)))
 
-    def _define(self, name: str, token: _Token, node: Node) -> None:
+    def _define(self, name: str, token: Token, node: Node) -> None:
         if name in self.places:
             line, _ = self.place.of(self.places[name])
             self._fail(f"{name!r} is already defined in line {line}", token)
         self.places[name] = token.pos
         (self.out.terminals if is_terminal(name) else self.out.rules)[name] = node
 
-    def _options(self, token: _Token, name: str) -> Node | None:
+    def _options(self, token: Token, name: str) -> Node | None:
         """Read a rule's options; the terminal that ends it, where they name one."""
         suffix: Node | None = None
         self._expect("[")
@@ -359,7 +337,7 @@ class _Parser:
         self._expect(")")
         return names
 
-    def _import_names(self, grammar: str, names: list[tuple[str, str | None]], at: _Token) -> None:
+    def _import_names(self, grammar: str, names: list[tuple[str, str | None]], at: Token) -> None:
         try:
             text = library.text(grammar)
         except KeyError:
@@ -395,11 +373,26 @@ class _Parser:
     def _expansions(self) -> Node:
         limits.check_limit("nested groups", self.depth, limits.MAX_GROUP_DEPTH)
         self.depth += 1
-        options = [self._sequence()]
+        options = [self._conjunction()]
         while self._bar():
-            options.append(self._sequence())
+            options.append(self._conjunction())
         self.depth -= 1
         return options[0] if len(options) == 1 else Alt(tuple(options))
+
+    def _conjunction(self) -> Node:
+        parts = [self._sequence()]
+        token = self.token
+        while self._take("&"):
+            parts.append(self._sequence())
+        return (
+            parts[0] if len(parts) == 1 else self.algebra.both(tuple(parts), self._operator(token))
+        )
+
+    def _operator(self, token: Token) -> Origin:
+        if self.name != "%ignore" and not is_terminal(self.name):
+            hint = "define a terminal (upper case) and refer to it"
+            self._fail(f"{token.text!r} is only supported in terminals", token, hint)
+        return self._origin(token)
 
     def _bar(self) -> bool:
         """``|``, also at the start of the next line."""
@@ -414,7 +407,7 @@ class _Parser:
 
     def _sequence(self) -> Node:
         parts = []
-        while self.token.kind not in ("newline", "end") and not self._is("|", ")", "]", "->"):
+        while self.token.kind not in ("newline", "end") and not self._is("|", ")", "]", "->", "&"):
             parts.append(self._repeated())
         if self._take("->"):
             self._expect_kind("rule")
@@ -425,7 +418,8 @@ class _Parser:
         at = self.token
         if self._is("*", "+", "?"):
             low, high = {"*": (0, None), "+": (1, None), "?": (0, 1)}[self._next().text]
-        elif self._take("~"):
+        elif self._is("~") and _NUMBER_NEXT.match(self.text, self.pos):
+            self._next()
             low = self._count()
             high = self._count() if self._take("..") else low
         elif self._is("{"):
@@ -434,7 +428,8 @@ class _Parser:
             return node
         if high is not None and high < low:
             self._fail(f"repeat bounds {low} and {high} are the wrong way round", at)
-        if self._is("*", "+", "?", "~", "{"):
+        is_again = self._is("~") and _NUMBER_NEXT.match(self.text, self.pos)
+        if is_again or self._is("*", "+", "?", "{"):
             self._fail("a repeat of a repeat", self.token, "put the inner one in parentheses")
         return EMPTY if high == 0 else Rep(node, low, high)
 
@@ -463,14 +458,23 @@ class _Parser:
             return self._group()
         if self._is("%json"):
             return self._schema(self._next())
+        if self._take("%regex"):
+            return self.algebra.substring(self._json(token), self._origin(token))
         if token.text in _REFUSED:
             self._fail(f"{token.text}: {_REFUSED[token.text]}", token)
-        if self._is("~"):
-            self._fail("complement of terminals is not supported", token)
+        if self._take("~"):
+            return self._other(token)
         handler = _ATOMS.get(token.kind)
         if handler is None:
             self._fail("a name, a string, a pattern or a group expected")
         return handler(self, self._next())
+
+    def _other(self, token: Token) -> Node:
+        limits.check_limit("nested groups", self.depth, limits.MAX_GROUP_DEPTH)
+        self.depth += 1
+        node = self.algebra.other(self._atom(), self._operator(token))
+        self.depth -= 1
+        return node
 
     def _group(self) -> Node:
         opening = self._next()
@@ -478,13 +482,13 @@ class _Parser:
         self._expect(")" if opening.text == "(" else "]")
         return body if opening.text == "(" else Rep(body, 0, 1)
 
-    def _origin(self, token: _Token) -> Origin:
+    def _origin(self, token: Token) -> Origin:
         return Origin(self.name, *self.place.of(token.pos))
 
-    def _name(self, token: _Token) -> Node:
+    def _name(self, token: Token) -> Node:
         return Ref(plain(token.text), *self.place.of(token.pos))
 
-    def _string(self, token: _Token) -> Node:
+    def _string(self, token: Token) -> Node:
         if self._take(".."):
             low, high = self._value(token), self._value(self._expect_kind("string"))
             if len(low) != 1 or len(high) != 1 or high < low or token.text.endswith("i"):
@@ -495,7 +499,7 @@ class _Parser:
             return self._any_case(text, token)
         return quoted(text, self._origin(token)) if text else EMPTY
 
-    def _any_case(self, text: str, token: _Token) -> Node:
+    def _any_case(self, text: str, token: Token) -> Node:
         for char in text:
             if not char.isascii() and char.lower() != char.upper():
                 self._fail(f"{char!r} in a string with flag i: only ASCII letters may", token)
@@ -503,7 +507,7 @@ class _Parser:
         rewritten = "(?:" + "".join(sets) + ")"
         return pattern(rewritten, self._origin(token)) if text else EMPTY
 
-    def _value(self, token: _Token) -> str:
+    def _value(self, token: Token) -> str:
         body = token.text.removesuffix("i")
         if not _STRING.fullmatch(body):
             self._fail(r"strings have the escapes of JSON and \xHH, and no others", token)
@@ -512,10 +516,14 @@ class _Parser:
             self._fail("half a surrogate pair is not a character", token)
         return value
 
-    def _regexp(self, token: _Token) -> Node:
+    def _regexp(self, token: Token) -> Node:
         body, _, flags = token.text[1:].rpartition("/")
-        if not set(flags) <= {"i", "s"}:
-            self._fail(f"flags {flags!r} are not supported", token, "only i and s are")
+        if not set(flags) <= {"i", "s", "u"}:
+            self._fail(f"flags {flags!r} are not supported", token, "only i, s and u are")
+        if "u" in flags and _CLASS_ESCAPE.match(body):
+            hint = r"write the characters, or \p{L}, \p{Nd} and the like"
+            self._fail(r"flag u with \d, \w or \s is not supported", token, hint)
+        flags = flags.replace("u", "")
         prefix = f"(?{flags})" if flags else ""
         try:
             rewritten = regex.rewrite(prefix + body, regex.TERMINAL)
@@ -526,12 +534,18 @@ class _Parser:
             self._fail("the pattern holds a class that matches nothing", token)
         return pattern(rewritten, self._origin(token))
 
-    def _schema(self, token: _Token) -> Node:
+    def _json(self, token: Token) -> str:
+        """Read the JSON object behind a keyword."""
         start = token.pos + len(token.text)
-        end = start + _json_end(self.text[start:])
+        end = start + json_end(self.text[start:])
         if end == start:
-            self._fail("a schema in braces expected after %json", token)
-        written = self.text[start:end]
+            self._fail(f"JSON in braces expected after {token.text}", token)
+        self.pos = end
+        self.token = self._scan()
+        return self.text[start:end]
+
+    def _schema(self, token: Token) -> Node:
+        written = self._json(token)
         try:
             normal = json_schema.normalise(written)
         except UnsupportedSchema as error:
@@ -541,8 +555,6 @@ class _Parser:
                 pointer=error.pointer,
                 keyword=error.keyword,
             ) from error
-        self.pos = end
-        self.token = self._scan()
         try:
             spaced = layout.of_guidance(json.loads(written).get("x-guidance"))
         except ConstraintError as error:

@@ -83,6 +83,8 @@ def to_pattern(node: Node) -> str:
             return charset.to_regex(chars)
         case Seq(parts):
             return "(?:" + "".join(map(to_pattern, parts)) + ")"
+        case Alt(()):
+            return charset.to_regex(())
         case Alt(options):
             return "(?:" + "|".join(map(to_pattern, options)) + ")"
         case Rep(body, low, high):

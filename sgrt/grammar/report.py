@@ -29,7 +29,7 @@ from sgrt.core import (
     Substring,
 )
 from sgrt.errors import ConstraintError, GrammarSyntaxError, UnsupportedSchema
-from sgrt.grammar import ebnf, json_schema, lark_, layout, tag_format
+from sgrt.grammar import ebnf, json_schema, lark_, lark_text, layout, tag_format
 from sgrt.grammar.compiler import GrammarCompiler
 from sgrt.grammar.engines.bytewise import byte_vocabulary
 from sgrt.grammar.schema.contract import Entry
@@ -165,7 +165,7 @@ def _definitions(part: Lark | Ebnf, read: Any, of_terminals: str) -> Iterator[En
         yield refusal(error)
         return
     for name, line, column in found:
-        why = of_terminals if of_terminals and lark_.is_terminal(name) else ""
+        why = of_terminals if of_terminals and lark_text.is_terminal(name) else ""
         yield Entry(f"{line}:{column}", name, "enforced", why)
     whole = _whole(part)
     if whole.status == "refused":

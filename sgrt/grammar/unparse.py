@@ -8,6 +8,8 @@ import re
 from sgrt.grammar import charset, limits
 from sgrt.grammar.automaton import Automaton, chars_of
 
+_NOTHING = charset.to_regex(())
+
 
 def to_pattern(a: Automaton) -> str:
     """A pattern in the engine's syntax for the same texts (states are eliminated one by one).
@@ -16,7 +18,7 @@ def to_pattern(a: Automaton) -> str:
         GrammarBudgetExceeded: the pattern gets too long.
     """
     if a.is_empty():
-        return charset.to_regex(())
+        return _NOTHING
     limits.check_limit("states of a pattern to write", len(a.live) + 1, limits.MAX_WRITTEN_STATES)
     graph = _Graph(a)
     left = {state: graph.growth(state) for state in sorted(a.live)}
@@ -30,7 +32,7 @@ def to_pattern(a: Automaton) -> str:
         for other in graph.eliminate(state) & left.keys():
             left[other] = graph.growth(other)
             heapq.heappush(todo, (left[other], other))
-    return f"(?:{graph.edges[-1][-2]})"
+    return f"(?:{graph.edges[-1].get(-2, _NOTHING)})"
 
 
 class _Graph:
@@ -58,7 +60,8 @@ class _Graph:
                 key = tuple(found)
                 if key not in written:
                     written[key] = charset.to_regex(charset.union(*(all_chars[n] for n in key)))
-                self._set(state, target, written[key])
+                if written[key] != _NOTHING:  # half surrogates
+                    self._set(state, target, written[key])
             if a.accepting[state]:
                 self._set(state, -2, "")
 

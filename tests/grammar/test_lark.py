@@ -6,6 +6,7 @@ import itertools
 import random
 import re
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -53,6 +54,17 @@ _SAME = [
     ('start: t "a"\nt[suffix="b"]: /[ab ]*/', "[a ]*ba"),
     ('start: t "b"?\nt[suffix=/b+/, capture="x"]: A*\nA: "a"', "a*bb?"),
     ('start: t "a"\nt[suffix=B]: "a"\nB: "b" | " "', "a[b ]a"),
+    ('start: t "a"\nt[lazy]: A\nA: /[ab]*/ | "b"', "a"),
+    ("start: a-b-2 A-B -> x\na-b-2: \"a\"\nA-B: \"b\"", "ab"),
+    ("start: /A.b/ius", "a[ab ]b"),
+    ('start: X " "\nX: /[ab]+/ & ~(/.*aa.*/ | "b") & /.../', "(?!aa|.aa)[ab]{3} "),
+    ('start: X\nX: "a" | B & ~"b"{2} | ~Y+ & "ab"\nB: "b"+\nY: B', "a|bb+|ab"),
+    ('start: X\nX: A & /[ab]/ "b"? "a"\nA: /[ab]{2}/', "[ab]a"),
+    ('start: "a" %regex {"substring_chunks": ["b", "bb", " "]} "a"', "a(b|bb|bbb|bbb |bb | )?a"),
+    ('start: S\nS: "a" %regex {"substring_words": "ab b"} "b"', "a(ab|ab |ab b| | b|b)?b"),
+    ('start: %regex {"substring_chars": "abb"} " "', "(a|ab|abb|b|bb)? "),
+    ('%llguidance {"no_forcing": true, "allow_initial_skip": true}\n%ignore " "\nstart: "a" "b"', "a *b"),
+    ('%grammar_options {"allow_invalid_utf8": false}\nstart: "a"', "a"),
 ]  # fmt: skip
 
 
@@ -61,6 +73,39 @@ def test_lark_construct_accepts_what_its_regex_does(text: str, same: str) -> Non
     compiled = grammar(Lark(text))
     for sample in _TEXTS:
         assert accepts(compiled, sample) == bool(re.fullmatch(same, sample)), sample
+
+
+def _random_terminal(rng: random.Random, depth: int) -> tuple[str, Callable[[str], bool]]:
+    """A terminal's definition, and whether a text is one of its texts."""
+    if depth == 0 or rng.random() < 0.2:
+        body = rng.choice(["a", "[ab]+", "a*b?", ".*", ".?.", "(?:ab| )*", ""]) or "b"
+        return f"/{body}/", lambda text: bool(re.fullmatch(body, text))
+    one, is_one = _random_terminal(rng, depth - 1)
+    other, is_other = _random_terminal(rng, depth - 1)
+    return rng.choice(
+        [
+            (f"({one} & {other})", lambda text: is_one(text) and is_other(text)),
+            (f"({one} | {other})", lambda text: is_one(text) or is_other(text)),
+            (f"~({one})", lambda text: not is_one(text)),
+        ]
+    )
+
+
+def test_lark_operations_on_terminals_mean_what_sets_mean() -> None:
+    rng = random.Random(11)
+    num_read = 0
+    for _ in range(60):
+        text, expected = _random_terminal(rng, 3)
+        try:
+            compiled = grammar(Lark(f"start: X\nX: {text}"))
+        except ConstraintError as error:
+            assert "no text satisfies" in str(error)
+            assert not any(map(expected, _TEXTS)), text
+            continue
+        num_read += 1
+        for sample in _TEXTS:
+            assert accepts(compiled, sample) == expected(sample), (text, sample)
+    assert num_read > 30
 
 
 def _random_node(rng: random.Random, depth: int) -> str:
@@ -159,7 +204,7 @@ def test_lark_random_walks_end_in_texts_of_the_grammar(name: str) -> None:
         ('start: t\nt[lazy]: u\nu: "c"', 2, 10, "cannot hold the rule"),
         ('start: "a"\n%ignore b\nb: " "', 2, 9, "cannot hold the rule"),
         ('start: "a"\n%ignore WS', 2, 9, "'WS' is not defined"),
-        ("start: %json [1]", 1, 8, "schema in braces expected"),
+        ("start: %json [1]", 1, 8, "JSON in braces expected"),
         ('start: "a', 1, 8, "never closed"),
         ("start: /a", 1, 8, "never closed"),
         ('start: ("a" "b"', 1, 16, "')' expected, found the end"),
@@ -181,13 +226,19 @@ def test_lark_random_walks_end_in_texts_of_the_grammar(name: str) -> None:
         ('start: "ab".."c"', 1, 8, "single characters"),
         ("start: /ab(?=c)/", 1, 11, "look-ahead"),
         ("start: /ab(?=c)/s", 1, 11, "look-ahead"),
-        ("start: /a/iu", 1, 8, "flags 'iu'"),
+        (r"start: /[^\d]/su", 1, 8, r"flag u with \d"),
+        (r"start: /a\\\w/u", 1, 8, "flag u"),
+        ("start: /a/m", 1, 8, "flags 'm'"),
         (r"start: /a[^\s\S]/", 1, 8, "matches nothing"),
         ("start: 'a'", 1, 8, 'unexpected character "\'"'),
         ("start: <|end|>", 1, 8, "special tokens"),
         ("start: @other", 1, 8, "references to other grammars"),
-        ("start: A & B", 1, 10, "intersection"),
-        ("start: ~A", 1, 8, "complement"),
+        ("start: A & B", 1, 10, "'&' is only supported in terminals"),
+        ("start: ~A", 1, 8, "'~' is only supported in terminals"),
+        ("start: A\nA: ~B\nB: A", 3, 4, "contains itself"),
+        ('start: A\nA: "a" & ~b\nb: "c"', 2, 11, "cannot hold the rule"),
+        ('start: A\nA: "a" & ~B', 2, 11, "'B' is not defined"),
+        ('start: A\nA: ~%regex {"substring_chars": "a"}', 2, 4, "inside of & and ~"),
         ('start.2: "a"', 1, 6, "priorities"),
         ('start: a{"x"}', 1, 9, "templates"),
         ('start{x}: "a"', 1, 6, "templates"),
@@ -196,8 +247,16 @@ def test_lark_random_walks_end_in_texts_of_the_grammar(name: str) -> None:
         ('start: "a"\nA[lazy]: "a"', 2, 1, "belong to rules"),
         ("%declare A", 1, 1, "%declare"),
         ('%override start: "a"', 1, 1, "%override"),
-        ("start: %regex {}", 1, 8, "%regex"),
-        ('%llguidance {"a": 1}', 1, 1, "options of the engine"),
+        ("start: %regex {}", 1, 8, "%regex takes one of substring_words"),
+        ('start: %regex {"substring_words": "a", "x": 1}', 1, 8, "%regex takes one of"),
+        ('start: %regex {"substring_chunks": ["a", 1]}', 1, 8, "%regex takes one of"),
+        ('start: %regex {"substring_chars": "\\ud800"}', 1, 8, "surrogate"),
+        ('start: %regex {"substring_chars": nul}', 1, 8, "%regex: "),
+        ("start: %regex", 1, 8, "JSON in braces expected"),
+        ('%llguidance {"a": 1}', 1, 1, "a=1 is not supported"),
+        ('%llguidance {"allow_invalid_utf8": true}', 1, 1, "allow_invalid_utf8=True is not supp"),
+        ('%llguidance {"a" 1}', 1, 1, "%llguidance"),
+        ("%llguidance", 1, 1, "JSON in braces expected"),
         ('start: %json {"x-guidance": {"lenient": true}}', 1, 8, "lenient=True"),
         ('start: %json {"x-guidance": {"item_separator": ";"}}', 1, 8, "without end"),
         ("%import nowhere.X\nstart: X", 1, 9, "no grammar 'nowhere'"),
@@ -220,7 +279,13 @@ def test_lark_schema_that_cannot_be_enforced_is_refused_with_both_places() -> No
 
 
 @pytest.mark.parametrize(
-    "text", ['start: "a" start', 'start: x\nx: "a" y\ny: x', 'start: ("a" start){2}']
+    "text",
+    [
+        'start: "a" start',
+        'start: A\nA: "a" & "b"',
+        'start: x\nx: "a" y\ny: x',
+        'start: ("a" start){2}',
+    ],
 )
 def test_lark_grammar_without_a_finite_text_is_refused(text: str) -> None:
     with pytest.raises(ConstraintError, match="no text"):
