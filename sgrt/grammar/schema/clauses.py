@@ -18,8 +18,8 @@ from sgrt.grammar.schema.formula import (
     Or,
     Property,
     Satisfies,
-    both,
 )
+from sgrt.grammar.schema.outline import Sketch
 
 Clause = tuple[Formula, ...]
 """Assertions (atoms, `OneOf`, `NoneOf`) about values of one kind."""
@@ -28,18 +28,18 @@ _Numbered = tuple[int, tuple[int, ...]]
 """A clause as bits and in order: one number for each assertion."""
 
 
-def distributed(formula: Formula, is_nothing: Callable[[Formula], bool]) -> list[Clause]:
+def distributed(formula: Formula, sketch: Callable[[Formula], Sketch]) -> list[Clause]:
     """Alternatives that together are a formula without schemas, about values of one kind.
 
     Those that plainly contradict themselves, or say no more than another one, are left out.
 
     Args:
-        is_nothing: whether plainly no value satisfies a formula about a part of the value.
+        sketch: what is plain of a formula.
 
     Raises:
         GrammarBudgetExceeded: too many alternatives, or too many that had to be tried.
     """
-    distributor = _Distributor(is_nothing)
+    distributor = _Distributor(sketch)
     found = distributor.distribute(formula)
     atoms = list(distributor.numbers)
     return [tuple(map(atoms.__getitem__, order)) for _, order in found]
@@ -58,8 +58,8 @@ def check_clauses(count: int) -> None:
 class _Distributor:
     """Alternatives of one formula, whose assertions get numbers: sets of them are bits."""
 
-    def __init__(self, is_nothing: Callable[[Formula], bool]) -> None:
-        self._is_nothing = is_nothing
+    def __init__(self, sketch: Callable[[Formula], Sketch]) -> None:
+        self._sketch = sketch
         self.numbers: dict[Formula, int] = {}
         self._atoms: list[Formula] = []
         self._subjects: list[Hashable] = []
@@ -71,6 +71,8 @@ class _Distributor:
         self._implied: list[int] = []
         """By assertion: with which others it was compared, which of them it contradicts, and which
         hold where it does."""
+        self._sketches: dict[int, tuple[Sketch, Sketch | None]] = {}
+        """Of what an assertion says of a value, and of the opposite."""
         self._impossible: dict[int, bool] = {}
         self._closed: dict[tuple[int, int], int] = {}
 
@@ -190,28 +192,35 @@ class _Distributor:
 
     def _compare(self, number: int, others: int) -> None:
         """Find out what an assertion says of others about the same subject."""
-        for other in _numbers(others & ~self._compared[number]):
-            self._compared[number] |= 1 << other
+        others &= ~self._compared[number]
+        if not others:
+            return
+        self._compared[number] |= others
+        one, not_one = self._sketches_of(number)
+        for other in _numbers(others):
             self._compared[other] |= 1 << number
-            one, two = self._value_of(number), self._value_of(other)
-            if self._is_nothing(both((one, two))):
+            two, not_two = self._sketches_of(other)
+            if one.excludes(two):
                 self._against[number] |= 1 << other
                 self._against[other] |= 1 << number
-            if self._implies(one, two):
+                continue
+            if not_two is not None and one.excludes(not_two):
                 self._implied[number] |= 1 << other
-            if self._implies(two, one):
+            if not_one is not None and two.excludes(not_one):
                 self._implied[other] |= 1 << number
 
-    def _value_of(self, number: int) -> Formula:
-        """What an assertion says of a value; nothing where it is about a key."""
-        atom = self._atoms[number]
-        return atom.value if isinstance(atom, Property) else TRUE if isinstance(atom, Has) else atom
-
-    def _implies(self, one: Formula, other: Formula) -> bool:
-        """Whether what satisfies one plainly satisfies the other."""
-        if not isinstance(other, Satisfies) or one == TRUE:
-            return False
-        return self._is_nothing(both((one, Satisfies(other.schema, not other.positive))))
+    def _sketches_of(self, number: int) -> tuple[Sketch, Sketch | None]:
+        known = self._sketches.get(number)
+        if known is None:
+            atom = self._atoms[number]
+            said = TRUE if isinstance(atom, Has) else atom
+            if isinstance(atom, Property):
+                said = atom.value
+            opposite = None
+            if isinstance(said, Satisfies):
+                opposite = self._sketch(Satisfies(said.schema, not said.positive))
+            known = self._sketches[number] = self._sketch(said), opposite
+        return known
 
     def _kept(self, clauses: Iterable[_Numbered]) -> list[_Numbered]:
         """Clauses without those that say the same as another one and more.

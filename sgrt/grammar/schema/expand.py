@@ -52,9 +52,10 @@ class Expander:
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._known: dict[tuple[Schema, bool, str], Formula] = {}
+        self._negated: dict[Schema, Formula] = {}
         self._open: dict[Schema, None] = {}
         self.outline = Outline(reader)
-        self.joins = Joins(self.outline.is_nothing)
+        self.joins = Joins(self.outline.simplified)
         self._has_key: dict[tuple[Keys, str, bool], bool] = {}
         self.listed: dict[Keys, Keys] = {}
         """Sets of keys, those told by an enumeration by the keys in it."""
@@ -68,7 +69,7 @@ class Expander:
             UnsupportedSchema: a schema leads back to itself for one value.
             GrammarBudgetExceeded: too many alternatives.
         """
-        return distributed(self.under(formula, kind), self.outline.is_nothing)
+        return distributed(self.under(formula, kind), self.outline.sketch)
 
     def under(self, formula: Formula, kind: str) -> Formula:
         """The formula for values of one kind: no schemas and no kinds are left in it."""
@@ -106,11 +107,19 @@ class Expander:
             limits.check_limit("references in a row", len(self._open) + 1, limits.MAX_REF_CHAIN)
             self._open[schema] = None
             try:
-                formula = self._reader.formula(schema)
-                self._known[key] = self.under(formula if positive else negate(formula), kind)
+                self._known[key] = self.under(self._said(schema, positive), kind)
             finally:
                 del self._open[schema]
         return self._known[key]
+
+    def _said(self, schema: Schema, positive: bool) -> Formula:
+        """What a schema says, or the opposite."""
+        formula = self._reader.formula(schema)
+        if positive:
+            return formula
+        if schema not in self._negated:
+            self._negated[schema] = negate(formula)
+        return self._negated[schema]
 
     # values
 

@@ -355,11 +355,11 @@ class Joins:
     """`both`, remembered by which formulas were given: those of clauses are mostly the same.
 
     Args:
-        is_nothing: whether plainly no value satisfies a formula; what it says so of becomes FALSE.
+        simplified: the same formula, said in less; FALSE where plainly no value satisfies it.
     """
 
-    def __init__(self, is_nothing: Callable[[Formula], bool] | None = None) -> None:
-        self._is_nothing = is_nothing
+    def __init__(self, simplified: Callable[[Formula], Formula] | None = None) -> None:
+        self._simplified = simplified
         self._known: dict[tuple[int, ...], tuple[list[Formula], Formula]] = {}
 
     def __call__(self, parts: list[Formula]) -> Formula:
@@ -367,8 +367,8 @@ class Joins:
         known = self._known.get(key)
         if known is None:
             joined = both(parts)
-            if self._is_nothing is not None and self._is_nothing(joined):
-                joined = FALSE
+            if self._simplified is not None:
+                joined = self._simplified(joined)
             known = self._known[key] = parts, joined  # kept, so that no other gets its identity
         return known[1]
 
