@@ -371,6 +371,11 @@ def _num_numbers(node: Node, name: str) -> float:
 # the engine's part
 
 
+def holds_marks(root: Node) -> bool:
+    """Whether some array of a normal schema is marked."""
+    return any(MARK in node for node in _all_nodes(root))
+
+
 def split(source: str) -> tuple[str, Schemas | None]:
     """The engine's grammar text without the marks, and the schemas that hold them."""
     if not source.startswith("{") or f'"{MARK}"' not in source:

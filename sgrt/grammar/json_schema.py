@@ -14,7 +14,8 @@ to a bound some spellings of the same value (trailing zeros) cannot.
 Everything generated is valid. Where not everything valid is generated, `report` says "subset":
 patterns that ECMA-262 and Python read differently, formats (their plain forms; what a format
 excludes is not generated), `contains` (what is searched for stands among the first items), numbers
-that must be no integers (those near 0 or a bound), and bounds beyond 2**53. Keys that no schema
+that must be no integers (those near 0 or a bound), and numbers beyond 2**53 but for integers, which
+are told by their digits up to 10**40 (`spelled`; not in compositions). Keys that no schema
 names come last, those it names in the order it names them.
 
 Arrays of different items (`uniqueItems`) of few values are written out; others are marked, and
@@ -48,13 +49,15 @@ log = logging.getLogger("sgrt.grammar")
 __all__ = ["ANNOTATIONS", "DEPENDENT", "KEYWORDS", "Entry", "normalise", "report"]
 
 
-def normalise(text: str, *, compares_items: bool = False) -> str:
+def normalise(text: str, *, compares_items: bool = False, spells_integers: bool = False) -> str:
     """A user's schema as the engine's.
 
     Args:
         text: JSON text of a schema, draft 2020-12 (or 7, whose `$ref` siblings count here).
         compares_items: arrays whose items must differ may be marked (see `different`), and the
             matcher holds them to it. Otherwise only arrays of few values are supported.
+        spells_integers: those beyond 2**53 may be told by their digits (see `spelled`); otherwise
+            bounds out there are moved in.
 
     Returns:
         JSON text of an equivalent schema that holds only what is enforced exactly.
@@ -65,7 +68,7 @@ def normalise(text: str, *, compares_items: bool = False) -> str:
         GrammarBudgetExceeded: larger than `sgrt.grammar.limits` allow.
     """
     document = Document(_parse(text), share=True)
-    reader = Reader(document)
+    reader = Reader(document, spells_integers=spells_integers)
     reader.read_all()
     for entry in reader.entries.values():
         if "did you mean" in entry.why:
@@ -101,7 +104,7 @@ def report(text: str) -> list[Entry]:
         GrammarBudgetExceeded: too long or too deep to be read.
     """
     document = Document(_parse(text), share=True)
-    reader = Reader(document, collect=True)
+    reader = Reader(document, collect=True, spells_integers=True)
     try:
         reader.read_all()
         _write(reader, satisfies(document.root), compares_items=True, collect=True)

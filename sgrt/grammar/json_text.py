@@ -133,7 +133,7 @@ def num_parts(value: Any) -> int:
     return found
 
 
-def unwritable(value: Any) -> str | None:
+def unwritable(value: Any, max_integer: int = MAX_EXACT_INT) -> str | None:
     """Why this value cannot be generated exactly, or None where it can."""
     todo = [value]
     while todo:
@@ -145,6 +145,8 @@ def unwritable(value: Any) -> str | None:
         elif isinstance(item, str):
             if _UNWRITABLE.search(item):
                 return f"string {item[:40]!r} holds a control character that is never generated"
-        elif isinstance(item, (int, float)) and abs(item) > MAX_EXACT_INT:
+        elif isinstance(item, int) and abs(item) > max_integer:
+            return f"number {item!r:.40} is larger than what is supported"
+        elif isinstance(item, float) and abs(item) > MAX_EXACT_INT:
             return f"number {item!r:.40} is beyond 2**53, where the engine is not exact"
     return None

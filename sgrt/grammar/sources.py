@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 from sgrt.core import Constraint, Ebnf, JsonSchema, Lark, Regex
 from sgrt.errors import ConstraintError
-from sgrt.grammar import compose, ebnf, json_schema, lark_, layout, regex
+from sgrt.grammar import compose, different, ebnf, json_schema, lark_, layout, regex, spelled
 from sgrt.grammar.engines import llguidance_
+from sgrt.grammar.schema import digits
 
 
 def source_of(constraint: Constraint) -> str:
@@ -20,8 +23,7 @@ def source_of(constraint: Constraint) -> str:
     Cost: milliseconds mostly; seconds where schemas multiply (see `limits.patience`).
     """
     if isinstance(constraint, JsonSchema):
-        normal = json_schema.normalise(constraint.schema, compares_items=True)
-        return llguidance_.json_schema_source(normal, layout.of(constraint))
+        return _source_of_schema(constraint)
     if isinstance(constraint, Regex):
         return llguidance_.regex_source(regex.rewrite(constraint.pattern, regex.PYTHON))
     if isinstance(constraint, Lark):
@@ -31,3 +33,18 @@ def source_of(constraint: Constraint) -> str:
     if isinstance(constraint, compose.COMPOSED):
         return compose.source(constraint)
     raise ConstraintError(f"{type(constraint).__name__} is not a constraint")
+
+
+def _source_of_schema(constraint: JsonSchema) -> str:
+    """Integers are told by their digits where that is all the engine needs help with."""
+    spaced = layout.of(constraint)
+    text = constraint.schema
+    normal = json_schema.normalise(text, compares_items=True, spells_integers=spaced.white is None)
+    if f'"{digits.KEY}"' in normal:
+        schema = json.loads(normal)
+        if spelled.holds_digits(schema):
+            if different.holds_marks(schema):
+                normal = json_schema.normalise(text, compares_items=True)
+            else:
+                return spelled.source(schema, spaced)
+    return llguidance_.json_schema_source(normal, spaced)

@@ -412,16 +412,30 @@ def negate(formula: Formula) -> Formula:
     raise TypeError(f"{formula!r} is not a formula")
 
 
-def differs(value: Any) -> Formula:
-    """The value at hand is not this one."""
+def equals(value: Any) -> Formula:
+    """The value at hand is this one: an array or an object part by part."""
     if isinstance(value, list):
         same: list[Formula] = [IsKind(ARRAY)]
         same += (Size("", "array", least, len(value)) for least in (True, False))
-        same += (ItemAt("", i, OneOf((item,))) for i, item in enumerate(value))
-        return negate(both(same))
+        same += (ItemAt("", i, equals(item)) for i, item in enumerate(value))
+        return both(same)
     if isinstance(value, dict):
         same = [IsKind(OBJECT), Properties("", Keys(frozenset(value), others=True), FALSE)]
         same += (Has("", name) for name in value)
-        same += (Property("", name, OneOf((item,))) for name, item in value.items())
-        return negate(both(same))
+        same += (Property("", name, equals(item)) for name, item in value.items())
+        return both(same)
+    return OneOf((value,))
+
+
+def one_of(values: list[Any]) -> Formula:
+    """The value is one of these; what holds an integer beyond 2**53 is told part by part."""
+    far = [v for v in values if isinstance(v, (list, dict)) and json_text.unwritable(v)]
+    plain = tuple(v for v in values if not any(v is f for f in far))
+    return either((*((OneOf(plain),) if plain else ()), *map(equals, far)))
+
+
+def differs(value: Any) -> Formula:
+    """The value at hand is not this one."""
+    if isinstance(value, (list, dict)):
+        return negate(equals(value))
     return Differs("", value) if kind_of(value) in NUMERIC else NoneOf((value,))

@@ -14,6 +14,7 @@ from typing import Any
 
 from sgrt.errors import GrammarBudgetExceeded, UnsupportedSchema
 from sgrt.grammar import json_text, limits
+from sgrt.grammar.schema import digits
 from sgrt.grammar.schema.clauses import Clause
 from sgrt.grammar.schema.formula import Bound, Differs, Formula, Multiple
 
@@ -49,11 +50,40 @@ def shapes(clause: Iterable[Formula], kind: str) -> Iterator[dict[str, Any]]:
                 holes.add(value)
     limits.check_limit("numbers excluded", len(holes), limits.MAX_CLAUSES)
     for start, end in _ranges(low, high, sorted(holes)):
+        if _is_beyond(start, end):
+            continue  # as `narrowed` tells
         if kind == "fraction":
             start, end = _open_at_integer(start, end)
         if not _is_empty(start, end, kind):
             for written in _steps(step):
                 yield _shape(start, end, written)
+
+
+def spelled(clause: Iterable[Formula]) -> list[str] | None:
+    """Patterns of the integers of a clause whose bounds the engine is not exact at; None where it is,
+    where they have to be multiples, or where there are too many digits."""
+    clause = list(clause)
+    far = [abs(a.value) for a in clause if isinstance(a, (Bound, Differs)) and _is_far(a)]
+    if any(isinstance(a, Multiple) for a in clause) or not far or max(far) > digits.MAX:
+        return None
+    low, high = _integer_bounds(clause)
+    holes = (a.value for a in clause if isinstance(a, Differs))
+    found: list[tuple[int | None, int | None]] = []
+    for hole in sorted({int(h) for h in holes if exact(h).denominator == 1}):
+        if (low is None or hole >= low) and (high is None or hole <= high):
+            found.append((low, hole - 1))
+            low = hole + 1
+    found.append((low, high))
+    return [digits.of_range(a, b) for a, b in found if a is None or b is None or a <= b]
+
+
+def _is_far(atom: Formula) -> bool:
+    return isinstance(atom, (Bound, Differs)) and abs(atom.value) > _TOP
+
+
+def _is_beyond(low: _Edge | None, high: _Edge | None) -> bool:
+    """Whether all numbers of a range are further out than the engine is exact at."""
+    return (low is not None and low.value > _TOP) or (high is not None and high.value < -_TOP)
 
 
 def _steps(step: Fraction | None) -> Iterator[Fraction | None]:
@@ -156,12 +186,16 @@ def _integer_bounds(clause: Iterable[Formula]) -> tuple[int | None, int | None]:
     for atom in clause:
         match atom:
             case Bound(_, 1, value, exclusive):
-                first = math.floor(value) + 1 if exclusive else math.ceil(value)
+                first = max(_first_after(v, exclusive) for v in (value, exact(value)))
                 low = first if low is None else max(low, first)
             case Bound(_, _, value, exclusive):
-                last = math.ceil(value) - 1 if exclusive else math.floor(value)
+                last = min(-_first_after(-v, exclusive) for v in (value, exact(value)))
                 high = last if high is None else min(high, last)
     return low, high
+
+
+def _first_after(value: int | float | Fraction, exclusive: bool) -> int:
+    return math.floor(value) + 1 if exclusive else math.ceil(value)
 
 
 def _tighter(known: _Edge | None, edge: _Edge, sign: int) -> _Edge:
@@ -220,10 +254,10 @@ def _shape(low: _Edge | None, high: _Edge | None, step: Fraction | None) -> dict
     shape: dict[str, Any] = {}
     if low is not None:
         name = "exclusiveMinimum" if low.exclusive and -low.value <= _TOP else "minimum"
-        shape[name] = _inside(low.value, 1)
+        shape[name] = _inside(low.value)
     if high is not None:
         name = "exclusiveMaximum" if high.exclusive and high.value <= _TOP else "maximum"
-        shape[name] = _inside(high.value, -1)
+        shape[name] = _inside(high.value)
     if step is not None:
         if step.numerator > _TOP:
             raise UnsupportedSchema(f"common multiple {step.numerator} is beyond 2**53")
@@ -232,17 +266,15 @@ def _shape(low: _Edge | None, high: _Edge | None, step: Fraction | None) -> dict
 
 
 def narrowed(atoms: Iterable[Formula]) -> Iterator[tuple[str, str]]:
-    """Pointers and names of bounds that are moved in to what the engine is exact at."""
+    """Pointers and names of bounds further out than the engine is exact at."""
     for atom in atoms:
-        if isinstance(atom, Bound) and -atom.value * atom.sign > _TOP:
+        if isinstance(atom, Bound) and _is_far(atom):
             name = "minimum" if atom.sign > 0 else "maximum"
             yield atom.pointer, f"exclusive{name.title()}" if atom.exclusive else name
 
 
-def _inside(value: int | float, sign: int) -> int | float:
+def _inside(value: int | float) -> int | float:
     """A bound that the engine is exact at: one further out than 2**53 is moved in to it."""
-    if value * sign > _TOP:
-        raise UnsupportedSchema(f"bound {value!r:.40} is beyond 2**53, where nothing is exact")
     if 0 < abs(value) < json_text.MIN_EXACT_FRACTION:
         raise UnsupportedSchema(f"bound {value!r:.40} is too close to 0 to be exact")
     return max(-_TOP, min(_TOP, value))

@@ -13,7 +13,7 @@ from typing import Any
 
 from sgrt.errors import ConstraintError, GrammarBudgetExceeded, UnsupportedSchema
 from sgrt.grammar import automaton, formats, json_text, limits, productive, regex
-from sgrt.grammar.schema import strings
+from sgrt.grammar.schema import digits, strings
 from sgrt.grammar.schema.contract import ANNOTATIONS, DEPENDENT, Entry, Status
 from sgrt.grammar.schema.disjoint import Facts, are_disjoint, kinds_of
 from sgrt.grammar.schema.document import Document, Schema
@@ -32,7 +32,6 @@ from sgrt.grammar.schema.formula import (
     Keys,
     Matches,
     Multiple,
-    OneOf,
     Properties,
     Property,
     Size,
@@ -40,6 +39,7 @@ from sgrt.grammar.schema.formula import (
     both,
     either,
     negate,
+    one_of,
     satisfies,
 )
 from sgrt.grammar.schema.names import closest, did_you_mean, why_annotation
@@ -58,9 +58,14 @@ class Reader:
     Args:
         collect: note what is refused in `entries` and go on as if it were not there, instead of
             raising.
+        spells_integers: those beyond 2**53 may be written by their digits (see `digits`).
     """
 
-    def __init__(self, document: Document, *, collect: bool = False) -> None:
+    def __init__(
+        self, document: Document, *, collect: bool = False, spells_integers: bool = False
+    ) -> None:
+        self.spells_integers = spells_integers
+        self._max_integer = digits.MAX if spells_integers else json_text.MAX_EXACT_INT
         self.document = document
         self.entries: dict[tuple[str, str | None], Entry] = {}
         self._collect = collect
@@ -215,10 +220,10 @@ class Reader:
             limits.check_limit("characters of one value", size, limits.MAX_VALUE_CHARS)
             parts = json_text.num_parts(value)
             limits.check_limit("parts of one value", parts, limits.MAX_VALUE_PARTS)
-        reason = json_text.unwritable(values)
+        reason = json_text.unwritable(values, self._max_integer)
         if reason:
             schema.refuse(f"has a value that is not supported: {reason}", keyword)
-        return OneOf(tuple(values))
+        return one_of(values)
 
     # numbers
 
@@ -236,7 +241,8 @@ class Reader:
         if 0 < abs(value) < json_text.MIN_EXACT_FRACTION:
             schema.refuse(f"{value!r:.40} is too close to 0 for the engine to be exact", keyword)
         sign = 1 if keyword.endswith("inimum") else -1
-        if value * sign > json_text.MAX_EXACT_INT:
+        most = self._max_integer if isinstance(value, int) else json_text.MAX_EXACT_INT
+        if value * sign > most:
             schema.refuse(f"{value!r:.40} is beyond 2**53, where the engine is not exact", keyword)
         return Bound(schema.pointer, sign, value, keyword.startswith("exclusive"))
 
@@ -525,14 +531,8 @@ class Reader:
 
     # references
 
-    def _ref(self, schema: Schema, value: Any) -> Formula:
-        return satisfies(self.target(schema, "$ref"))
-
-    def _dynamic_ref(self, schema: Schema, value: Any) -> Formula:
-        return satisfies(self.target(schema, "$dynamicRef"))
-
-    def _recursive_ref(self, schema: Schema, value: Any) -> Formula:
-        return satisfies(self.target(schema, "$recursiveRef"))
+    def _reference(self, schema: Schema, keyword: str, value: Any) -> Formula:
+        return satisfies(self.target(schema, keyword))
 
     def _recursive_anchor(self, schema: Schema, value: Any) -> Formula:
         if not isinstance(value, bool):
@@ -554,6 +554,7 @@ def _named(method: Callable[[Reader, Schema, str, Any], Formula], keyword: str) 
     return lambda reader, schema, value: method(reader, schema, keyword, value)
 
 
+_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 _SIZES = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 
@@ -562,9 +563,7 @@ KEYWORDS: dict[str, Handler] = {
     "id": Reader._name,
     "$anchor": Reader._name,
     "$dynamicAnchor": Reader._name,
-    "$ref": Reader._ref,
-    "$dynamicRef": Reader._dynamic_ref,
-    "$recursiveRef": Reader._recursive_ref,
+    **{keyword: _named(Reader._reference, keyword) for keyword in _REFERENCES},
     "$recursiveAnchor": Reader._recursive_anchor,
     "type": Reader._type,
     "enum": Reader._enum,

@@ -8,7 +8,7 @@ from typing import Any
 
 from sgrt.errors import ConstraintError, GrammarBudgetExceeded, UnsupportedSchema
 from sgrt.grammar import different, json_text, limits, productive
-from sgrt.grammar.schema import arrays, numbers, objects, strings
+from sgrt.grammar.schema import arrays, digits, numbers, objects, strings
 from sgrt.grammar.schema.clauses import Clause, check_clauses
 from sgrt.grammar.schema.expand import Expander
 from sgrt.grammar.schema.formula import (
@@ -123,9 +123,7 @@ class Writer:
         parts: list[Node] = []
         if free:
             parts.append(_of_types(free))
-        if values:
-            unique = {json_text.equality_key(v): v for v in values}
-            parts.append({"enum": list(unique.values())})
+        parts += self._enum(values)
         open_clauses = {
             kind: [c for c in clauses[kind] if not any(isinstance(a, OneOf) for a in c)]
             for kind in clauses
@@ -171,11 +169,13 @@ class Writer:
         self, clauses: dict[str, list[Clause]], open_: dict[str, list[Clause]]
     ) -> list[Node]:
         """Numbers: the engine has no type for those that are not integers."""
-        far = numbers.narrowed(
-            a for kind in ("integer", "fraction") for c in open_.get(kind, ()) for a in c
-        )
-        for pointer, keyword in far:
-            self._reader.note(pointer, keyword, "subset", "no number beyond 2**53 is generated")
+        spelled = [(c, self._spelled(c)) for c in open_.get("integer", ())]
+        told = [c for c, patterns in spelled if patterns is None] + [*open_.get("fraction", ())]
+        for pointer, keyword in numbers.narrowed(a for clause in told for a in clause):
+            least = "no number beyond 2**53 is generated"
+            some = "of the numbers beyond 2**53 only integers are generated"
+            why = least if all(patterns is None for _, patterns in spelled) else some
+            self._reader.note(pointer, keyword, "subset", why)
         integers = {frozenset(c) for c in clauses.get("integer", ())}
         parts = []
         fractions = [c for c in open_.get("fraction", ()) if not numbers.excluded_steps(c)]
@@ -190,8 +190,10 @@ class Writer:
                     self._note_fractions(gaps)
             for way in ways:
                 parts += [{"type": "number", **s} for s in numbers.shapes(way, "fraction")]
-        for clause in open_.get("integer", ()):
-            if numbers.excluded_steps(clause):
+        for clause, patterns in spelled:
+            if patterns is not None:
+                parts += [{"type": "integer", digits.KEY: pattern} for pattern in patterns]
+            elif numbers.excluded_steps(clause):
                 parts += self._numbers_one_by_one(clause)
             elif clause not in fractions:
                 parts += [{"type": "integer", **s} for s in numbers.shapes(clause, "integer")]
@@ -207,7 +209,18 @@ class Writer:
             at = next(a.pointer for a in clause if isinstance(a, Multiple) and not a.positive)
             why = f"of what is no multiple, only integers from {window[0]} to {window[-1]}"
             self._reader.note(at, "multipleOf", "subset", why)
-        return [{"enum": found}] if found else []
+        return self._enum(found)
+
+    def _spelled(self, clause: Clause) -> list[str] | None:
+        return numbers.spelled(clause) if self._reader.spells_integers else None
+
+    def _enum(self, values: list[Any]) -> list[Node]:
+        """Listed values, integers that the engine is not exact at by their digits."""
+        unique = {json_text.equality_key(v): v for v in values}.values()
+        far = [v for v in unique if isinstance(v, int) and abs(v) > json_text.MAX_EXACT_INT]
+        near = [v for v in unique if not any(v is f for f in far)]
+        parts: list[Node] = [{"type": "integer", digits.KEY: digits.of_range(v, v)} for v in far]
+        return [{"enum": near}, *parts] if near else parts
 
     def _note_fractions(self, gaps: range | None = None) -> None:
         """Tell where numbers that are no integers are left out."""
