@@ -177,6 +177,7 @@ class ServerConfig:
         metrics_no_auth: serve /metrics without a key where the other routes need one.
         shared_prefix_cache: one prefix cache for all keys instead of one each.
         default_max_tokens: of chat completions that give none; 0 goes to the end of the context.
+        max_stored_bytes: of responses that are kept to be referred to; 0 keeps none.
         log_level: of the process. log_format: "text" or "json", one line per request.
         ssl_certfile, ssl_keyfile: serve TLS.
     """
@@ -203,6 +204,7 @@ class ServerConfig:
     metrics_no_auth: bool = False
     shared_prefix_cache: bool = False
     default_max_tokens: int = 0
+    max_stored_bytes: int = 64 << 20
     log_level: str = "info"
     log_format: Literal["text", "json"] = "text"
     ssl_certfile: str | None = None
@@ -253,6 +255,7 @@ _SERVER_RANGES: dict[str, tuple[float, float]] = {
     "max_stops": (0, 1_000),
     "max_logit_bias": (0, 1_000_000),
     "default_max_tokens": (0, 1 << 31),
+    "max_stored_bytes": (0, 1 << 40),
 }
 _SERVER_ONE_OF: dict[str, tuple[str | None, ...]] = {
     "metrics_alias": (None, "vllm", "sglang"),

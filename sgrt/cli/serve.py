@@ -49,6 +49,7 @@ _SERVER = (
     Flag("--max-logprobs", "max_logprobs", "most log-probabilities beside a token", type=int),
     Flag("--max-stops", "max_stops", "most stop strings of a request", type=int),
     Flag("--max-logit-bias", "max_logit_bias", "most biased tokens of a request", type=int),
+    Flag("--max-stored-bytes", "max_stored_bytes", "responses kept in memory", type=int),
     Flag("--allowed-host", "allowed_hosts", "further names in the Host header", action="append"),
     Flag("--cors-origin", "cors_origins", "origin whose pages may call", action="append"),
     Flag(

@@ -59,6 +59,8 @@ ROUTES = [
         body=openai_responses.ResponsesRequest,
         media=STREAM,
     ),
+    Route("GET", "/v1/responses/*", openai_responses.stored_response),
+    Route("DELETE", "/v1/responses/*", openai_responses.delete_response),
     Route("POST", "/v1/decisions", decisions.decisions, body=decisions.DecisionRequest),
     Route("POST", "/generate", native.generate, body=native.GenerateRequest, media=STREAM),
     Route("GET", "/model_info", meta.model_info),

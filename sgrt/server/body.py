@@ -122,9 +122,14 @@ _MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$", re.DOTA
 def decode(value: object, kind: type[T], *, at: str = "") -> T:
     """A parsed body (or the part of one at ``at``) as a `msgspec.Struct`.
 
+    A null says that a field is not given, be it a known one or not.
+
     Raises:
         ApiError: 400 naming the field that is unknown, missing or of another type.
     """
+    if isinstance(value, dict) and None in value.values():
+        known = _known_fields(kind)
+        value = {name: v for name, v in value.items() if v is not None or name in known}
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
@@ -166,7 +171,13 @@ def join(*parts: str) -> str:
     return whole
 
 
+_NOW = {"functions": "tools", "function_call": "tool_choice"}
+"""What OpenAI's interface has instead of its older fields."""
+
+
 def did_you_mean(name: str, known: list[str]) -> str:
     """The end of a message about an unknown name; "" where none is close."""
+    if (now := _NOW.get(name)) in known:
+        return f"; use {now!r}"
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""

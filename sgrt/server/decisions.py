@@ -21,8 +21,8 @@ from sgrt.server.body import decode
 from sgrt.server.failures import bad_request
 from sgrt.server.http import Answer, Call
 from sgrt.server.messages import chat_prompt, read_messages
-from sgrt.server.responses_input import read_input
-from sgrt.server.service import refusing
+from sgrt.server.responses_input import input_items, read_input
+from sgrt.server.service import CALLER, Service, refusing
 from sgrt.server.tools import ToolUse
 from sgrt.server.wire import check_caching
 
@@ -116,7 +116,7 @@ async def decisions(call: Call) -> Answer:
             f"questions: 1 to {MAX_QUESTIONS}, not {len(wire.questions)}", "questions"
         )
     questions = [_question(q, f"questions[{i}]") for i, q in enumerate(wire.questions)]
-    messages = _messages(wire.input)
+    messages = _messages(wire.input, call.service)
     async with call.service.admitted():
         # the first alone: it computes what the others share
         first = await _ask(call, namespace, messages, questions[0])
@@ -128,12 +128,13 @@ async def decisions(call: Call) -> Answer:
     return Answer({"model": model, "answers": answers, "usage": _usage([r.usage for r in scored])})
 
 
-def _messages(value: str | list[Any]) -> list[Message]:
-    if isinstance(value, str):
-        if not value:
-            raise bad_request("input is empty", "input")
-        return [Message("user", value)]
-    messages, places = read_input(value, "input")
+def _messages(value: str | list[Any], service: Service) -> list[Message]:
+    if value == "":
+        raise bad_request("input is empty", "input")
+    owner = CALLER.get().name
+    messages, places = read_input(
+        input_items(value, "input", lambda name, at: service.stored.item(owner, name, at))
+    )
     return read_messages(messages, "input", places)
 
 

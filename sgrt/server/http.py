@@ -33,7 +33,9 @@ W = TypeVar("W")
 T = TypeVar("T")
 
 _LIGHT_BODY = 16_000
-"""Bytes of a body that is understood on the event loop; tools have grammars to compile."""
+"""Bytes of a body that is understood on the event loop."""
+_HEAVY_WORDS = (b'"tools"', b'"previous_response_id"', b'"item_reference"')
+"""What takes long in any body: tools have grammars to compile, references may mean long texts."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
 
@@ -68,7 +70,7 @@ class Call:
         def work() -> T:
             return read(decode(self.json(), kind))
 
-        if len(self.raw) <= _LIGHT_BODY and b'"tools"' not in self.raw:
+        if len(self.raw) <= _LIGHT_BODY and not any(word in self.raw for word in _HEAVY_WORDS):
             return work()
         return await self.service.aside(work)
 
@@ -440,7 +442,7 @@ class Guard:
         asked = headers.get(b"access-control-request-headers")
         if asked is not None and _HEADER_NAMES.fullmatch(asked):
             allowed["access-control-allow-headers"] = asked.decode("latin-1")
-            allowed["access-control-allow-methods"] = "GET, POST, OPTIONS"
+            allowed["access-control-allow-methods"] = "GET, POST, DELETE, OPTIONS"
             allowed["access-control-max-age"] = "600"
         return allowed
 

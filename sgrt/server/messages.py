@@ -125,7 +125,7 @@ def _part(part: Any, at: str) -> str:
     if not isinstance(part.get("text"), str):
         raise bad_request(f"{at}.text must be a string", f"{at}.text")
     # what servers, this one too, put beside a text of their own
-    told = {"annotations", "logprobs"} if kind == "output_text" else set()
+    told = {"annotations", "logprobs", "parsed"} if kind == "output_text" else set()
     check_fields(part, at, {"type", "text", *told})
     return str(part["text"])
 

@@ -13,8 +13,8 @@ from sgrt.server.follow import merged
 from sgrt.server.held import held_to
 from sgrt.server.http import Answer, Call, EventStream, encode
 from sgrt.server.messages import chat_prompt, read_messages
-from sgrt.server.responses_input import read_input
-from sgrt.server.service import Job, Service
+from sgrt.server.responses_input import Items, input_items, read_input
+from sgrt.server.service import CALLER, Job, Service
 from sgrt.server.tokens import chat_logprob, ending
 from sgrt.server.tools import CallReader, Piece, ToolUse, read_tools
 from sgrt.server.wanted import Wanted, wanted_format
@@ -66,16 +66,34 @@ class ResponsesRequest(Sampling, kw_only=True, forbid_unknown_fields=True):
 
 
 _LOGPROBS = "message.output_text.logprobs"
+_INCLUDED = (
+    _LOGPROBS,
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "message.input_image.image_url",
+    "reasoning.encrypted_content",
+    "web_search_call.action.sources",
+    "web_search_call.results",
+)
+"""What may be asked for; all but the first belong to items that no answer of this server has."""
 _SPELLING = {"max_tokens": "max_output_tokens", "logprobs": "top_logprobs"}
 
 
 @dataclass(frozen=True)
 class Response:
-    """A request that has been understood, and what its answer repeats of it."""
+    """A request that has been understood, and what its answer repeats of it.
+
+    Args:
+        items: of the conversation so far.
+        owner: who may refer to the answer.
+    """
 
     job: Job
     use: ToolUse
     repeated: Mapping[str, Any]
+    items: list[Any]
+    owner: str
     id: str
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -97,10 +115,20 @@ class Response:
             "usage": None if result is None else _usage(result),
         }
 
+    def finished(
+        self, service: Service, output: list[dict[str, Any]], result: GenerateResult
+    ) -> dict[str, Any]:
+        """The response object at the end; from now on it can be referred to, if it may be kept."""
+        whole = self.as_dict(output, result)
+        if self.repeated["store"]:
+            service.stored.keep(self.owner, whole, self.items)
+        return whole
+
 
 async def responses(call: Call) -> Answer | EventStream:
     """``POST /v1/responses``."""
-    wire, response = await call.understood(ResponsesRequest, lambda w: (w, _read(w, call)))
+    owner = CALLER.get().name
+    wire, response = await call.understood(ResponsesRequest, lambda w: (w, _read(w, call, owner)))
     if wire.stream:
         return EventStream(_stream(call, response), done=b"", error_frame=_error_frame)
     async with (
@@ -111,17 +139,36 @@ async def responses(call: Call) -> Answer | EventStream:
     writer = _Writer(call.service, response)
     writer.feed(result.text, result.logprobs or ())
     writer.finish(result)
-    return Answer(response.as_dict(writer.output, result))
+    return Answer(response.finished(call.service, writer.output, result))
+
+
+async def stored_response(call: Call) -> Answer:
+    """``GET /v1/responses/ID``: a response that is kept"""
+    return Answer(call.service.stored.answer(CALLER.get().name, _named(call)))
+
+
+async def delete_response(call: Call) -> Answer:
+    """``DELETE /v1/responses/ID``: a kept response is forgotten"""
+    call.service.stored.delete(CALLER.get().name, _named(call))
+    return Answer({"id": _named(call), "object": "response", "deleted": True})
+
+
+def _named(call: Call) -> str:
+    return call.path.rpartition("/")[2]
 
 
 # ---------------------------------------------------------------- reading
 
 
-def _read(wire: ResponsesRequest, call: Call) -> Response:
+def _read(wire: ResponsesRequest, call: Call, owner: str) -> Response:
     service = call.service
     _check_fixed(wire)
+    keeps = service.stored.max_bytes > 0
+    if wire.store and not keeps:
+        raise bad_request("store=true: this server keeps no responses", "store", "unsupported")
     use = read_tools(wire.tools, wire.tool_choice, wire.parallel_tool_calls, flat=True)
-    messages, places = _messages(wire)
+    items = _items(wire, service, owner)
+    messages, places = _messages(wire, items)
     prompt = chat_prompt(
         service.engine.chat_template,  # type: ignore[arg-type]
         read_messages(messages, "input", places),
@@ -163,10 +210,10 @@ def _read(wire: ResponsesRequest, call: Call) -> Response:
         "max_output_tokens": wire.max_output_tokens,
         "metadata": wire.metadata or {},
         "parallel_tool_calls": use.parallel,
-        "previous_response_id": None,
+        "previous_response_id": wire.previous_response_id or None,
         "reasoning": {"effort": None, "summary": None},
         "service_tier": "default",
-        "store": False,
+        "store": keeps and wire.store is not False,
         "temperature": params.temperature,
         "text": wire.text or {"format": {"type": "text"}},
         "tool_choice": wire.tool_choice or "auto",
@@ -176,15 +223,23 @@ def _read(wire: ResponsesRequest, call: Call) -> Response:
         "truncation": "disabled",
         "user": wire.user,
     }
-    return Response(job, use, repeated, f"resp_{call.request_id}")
+    kept = [item for item, _ in items] if repeated["store"] else []
+    return Response(job, use, repeated, kept, owner, f"resp_{call.request_id}")
 
 
-def _messages(wire: ResponsesRequest) -> tuple[list[Any], list[str]]:
+def _items(wire: ResponsesRequest, service: Service, owner: str) -> Items:
+    """The conversation's items, those that the request refers to included, each with its place."""
+    at = "previous_response_id"
+    before = []
+    if wire.previous_response_id:
+        before = service.stored.conversation(owner, wire.previous_response_id)
+    asked = input_items(wire.input, "input", lambda name, at: service.stored.item(owner, name, at))
+    return [*((item, at) for item in before), *asked]
+
+
+def _messages(wire: ResponsesRequest, items: Items) -> tuple[list[Any], list[str]]:
     """The conversation, and where in the body each message is from."""
-    messages: list[Any] = [{"role": "user", "content": wire.input}]
-    places = ["input"]
-    if not isinstance(wire.input, str):
-        messages, places = read_input(wire.input, "input")
+    messages, places = read_input(items)
     if wire.instructions:
         messages.insert(0, {"role": "system", "content": wire.instructions})
         places.insert(0, "instructions")
@@ -192,7 +247,7 @@ def _messages(wire: ResponsesRequest) -> tuple[list[Any], list[str]]:
 
 
 def _check_fixed(wire: ResponsesRequest) -> None:
-    for name in ("background", "previous_response_id", "conversation", "prompt"):
+    for name in ("background", "conversation", "prompt"):
         if getattr(wire, name):
             raise bad_request(f"{name} is not supported", name, "unsupported")
     if wire.max_tool_calls is not None:
@@ -202,8 +257,6 @@ def _check_fixed(wire: ResponsesRequest) -> None:
     for name in ("n", "max_tokens"):
         if getattr(wire, name) is not None:
             raise bad_request(f"unknown field {name!r}", name, "unknown_field")
-    if wire.store:
-        raise bad_request("store=true: this server keeps no responses", "store", "unsupported")
     if wire.truncation not in (None, "disabled"):
         raise bad_request("truncation: a prompt is never cut here", "truncation", "unsupported")
     check_service_tier(wire.service_tier)
@@ -216,7 +269,7 @@ def _check_fixed(wire: ResponsesRequest) -> None:
     if any(v not in (None, "none") for v in (wire.reasoning or {}).values()):
         raise bad_request("reasoning: this model does not reason apart", "reasoning", "unsupported")
     for i, item in enumerate(wire.include or ()):
-        if item != _LOGPROBS:
+        if item not in _INCLUDED:
             raise bad_request(
                 f"include: {item!r:.80} is not supported", f"include[{i}]", "unsupported"
             )
@@ -391,7 +444,7 @@ async def _stream(call: Call, response: Response) -> AsyncIterator[bytes]:
                 yield b"".join(frames)
         result = await followers[0].result()
         frames = [numbered(event) for event in writer.finish(result)]
-        whole = response.as_dict(writer.output, result)
+        whole = response.finished(service, writer.output, result)
         frames.append(numbered({"type": f"response.{whole['status']}", "response": whole}))
         yield b"".join(frames)
 

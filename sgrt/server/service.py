@@ -35,6 +35,7 @@ from sgrt.grammar import stopping
 from sgrt.server.failures import ApiError, Spelling, bad_request, from_error, overloaded
 from sgrt.server.follow import Follower, Waker
 from sgrt.server.metrics import Metrics
+from sgrt.server.stored import ResponseStore
 
 T = TypeVar("T")
 _NUM_THREADS = 16
@@ -106,6 +107,7 @@ class Service:
         self.num_running = 0
         self.follow: dict[tuple[str, str], list[Follower]] = {}
         self.metrics = Metrics(self)
+        self.stored = ResponseStore(config.max_stored_bytes)
         self._threads = ThreadPoolExecutor(
             _NUM_THREADS, thread_name_prefix="sgrt-serve", initializer=_stand_back
         )

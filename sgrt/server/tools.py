@@ -36,6 +36,9 @@ from sgrt.server.wanted import schema_of
 BEGIN, END = "<tool_call>", "</tool_call>"
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _NO_ARGUMENTS = {"type": "object", "properties": {}}
+_TOOL_FIELDS = ("name", "description", "parameters", "strict")
+_USUAL = {"defer_loading": False, "async": False, "allowed_callers": ["direct"]}
+"""What else the Responses interface says of a tool, and what is so for all tools here."""
 
 
 @dataclass(frozen=True)
@@ -179,8 +182,11 @@ def _tool(item: Any, at: str, flat: bool) -> Tool:
     inner, place = (item, at) if flat else (item.get("function"), f"{at}.function")
     if not isinstance(inner, Mapping):
         raise bad_request(f"{place} must be an object", place)
-    for key in inner:
-        if key not in ("name", "description", "parameters", "strict", *(("type",) if flat else ())):
+    usual = _USUAL if flat else {}
+    for key, value in inner.items():
+        if key in usual and value == usual[key]:
+            continue
+        if value is not None and key not in _TOOL_FIELDS + ("type",) * flat:
             raise bad_request(
                 f"unknown field '{place}.{key:.80}'", f"{place}.{key}", "unknown_field"
             )
@@ -195,7 +201,8 @@ def _tool(item: Any, at: str, flat: bool) -> Tool:
         schema = schema_of(_NO_ARGUMENTS if parameters is None else parameters)
     except ConstraintError as error:
         raise from_error(error, param=f"{place}.parameters") from error
-    function = {k: v for k, v in inner.items() if k not in ("strict", "type") and v is not None}
+    shown_fields = ("name", "description", "parameters")
+    function = {k: inner[k] for k in shown_fields if inner.get(k) is not None}
     shown = {"type": "function", "function": function}
     return Tool(name, schema, shown, f"{place}.parameters")
 

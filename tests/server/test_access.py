@@ -117,9 +117,10 @@ def test_path_that_is_none_is_not_found(server: Server) -> None:
 
 
 def test_method_that_a_path_lacks_is_not_allowed(server: Server) -> None:
+    known = {(route.method, route.path) for route in ROUTES}
     for route in ROUTES:
         path = route.path.replace("*", "x")
-        for method in ("DELETE", "PUT", "PATCH"):
+        for method in {"DELETE", "PUT", "PATCH"} - {m for m, p in known if p == route.path}:
             answer = server.http.request(method, path)
             assert error_of(answer, 405)["code"] == "method_not_allowed"
             assert route.method in answer.headers["allow"]

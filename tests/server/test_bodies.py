@@ -69,6 +69,7 @@ def test_field_of_a_wrong_type_is_refused_by_its_name(server: Server, path: str)
         assert first in (name, *ALSO.get(name, ())), (wrong, error)
 
 
+CHATS = "/v1/chat/completions"
 ALSO = {
     "max_tokens": ("max_completion_tokens",),
     "max_completion_tokens": ("max_tokens",),
@@ -92,6 +93,26 @@ def test_unknown_field_is_refused_with_a_hint(server: Server, path: str) -> None
     assert error["param"] == known + "s"
     assert error["code"] == "unknown_field"
     assert f"did you mean {known!r}" in error["message"]
+
+
+@pytest.mark.parametrize("path", FIELDS)
+def test_null_says_that_a_field_is_not_given_be_it_known_or_not(server: Server, path: str) -> None:
+    nulls = dict.fromkeys((*FIELDS[path], "of_another_server"))
+    assert server.http.post(path, json={**nulls, **BODIES[path]}).status_code == 200
+
+
+def test_fields_of_old_are_refused_with_what_took_their_place(server: Server) -> None:
+    for name, now in (("functions", "tools"), ("function_call", "tool_choice")):
+        error = error_of(server.http.post(CHATS, json={**BODIES[CHATS], name: []}))
+        assert (error["param"], error["code"]) == (name, "unknown_field")
+        assert error["message"].endswith(f"use {now!r}")
+
+
+def test_response_may_include_what_no_answer_has(server: Server) -> None:
+    path = "/v1/responses"
+    for name in ("reasoning.encrypted_content", "file_search_call.results"):
+        assert server.post(path, _include=[name]).status_code == 200
+    assert error_of(server.post(path, _include=["reasoning"]))["param"] == "include[0]"
 
 
 @pytest.mark.parametrize(
@@ -226,7 +247,6 @@ def test_half_a_surrogate_pair_is_refused_with_its_place(server: Server) -> None
         ("/v1/completions", {"logprobs": 21}, "logprobs"),
         ("/v1/responses", {"previous_response_id": "x"}, "previous_response_id"),
         ("/v1/responses", {"max_output_tokens": 0}, "max_output_tokens"),
-        ("/v1/responses", {"store": True}, "store"),
         ("/v1/decisions", {"questions": []}, "questions"),
         ("/v1/decisions", {"questions": [{"type": "x"}]}, "questions[0].type"),
         ("/generate", {"input_ids": [1]}, "text"),

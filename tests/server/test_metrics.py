@@ -203,7 +203,7 @@ async def test_what_was_said_is_nowhere_in_logs_metrics_and_information(
         async with served(api_keys=(key,)) as client:
             client.headers.update(headers)
             texts = [
-                (await complete(client, prompt=prompt, stop=stop, seed=s, choices=None))
+                (await complete(client, prompt=prompt, stop=stop, seed=s, choices=1))
                 for s in range(1)
             ]
             assert "error" in texts[0]  # an unknown field

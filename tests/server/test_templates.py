@@ -11,6 +11,7 @@ from sgrt.core import Message, Text
 from sgrt.models.chat_template import JinjaChatTemplate
 from sgrt.server.failures import ApiError
 from sgrt.server.messages import chat_prompt, read_messages
+from sgrt.server.responses_input import read_input
 from sgrt.server.tools import ToolUse, read_tools
 
 # Short texts that behave as the well-known ones do.
@@ -270,3 +271,34 @@ def test_message_that_openais_client_has_parsed_goes_back_as_it_is() -> None:
     told = {"role": "assistant", "content": '{"a":1}', "parsed": {"a": 1}, "annotations": []}
     [message] = read_messages([{**told, "tool_calls": [parsed]}])
     assert message == read_messages([{**told, "parsed": None, "tool_calls": [call]}])[0]
+
+
+def test_items_that_openais_client_has_parsed_go_back_as_they_are() -> None:
+    text = {"type": "output_text", "text": "{}", "annotations": [], "logprobs": []}
+    said = {"type": "message", "id": "msg_1", "role": "assistant", "content": [text]}
+    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+    result = {"type": "function_call_output", "call_id": "c", "output": "x"}
+    seen = {
+        "message": {**said, "content": [{**text, "parsed": {}}]},
+        "call": {**call, "parsed_arguments": {}, "async": False, "caller": {"type": "direct"}},
+        "result": {**result, "name": None, "caller": {"type": "direct"}},
+    }
+    messages, places = read_input([(item, at) for at, item in seen.items()])
+    plain, _ = read_input([(said, "a"), (call, "b"), (result, "c")])
+    assert read_messages(messages) == read_messages(plain)
+    assert places == ["message", "result"]  # a call belongs to the message before it
+    with pytest.raises(ApiError, match=r"unknown field 'call\.async'"):
+        read_input([({**call, "async": True}, "call")])
+
+
+def test_what_holds_for_all_tools_may_be_said_of_one_and_nothing_else() -> None:
+    tool = {"type": "function", "name": "f", "description": None, "parameters": None}
+    usual = {"defer_loading": False, "async": False, "allowed_callers": ["direct"]}
+    [plain] = read_tools([tool], None, None, flat=True).tools
+    [told] = read_tools([{**tool, **usual, "output_schema": None}], None, None, flat=True).tools
+    assert (told.name, told.schema, told.shown) == (plain.name, plain.schema, plain.shown)
+    for name, value in {**usual, "output_schema": {}}.items():
+        other = {"allowed_callers": ["programmatic"]}.get(name, {} if value == {} else True)
+        with pytest.raises(ApiError) as caught:
+            read_tools([{**tool, name: other}], None, None, flat=True)
+        assert caught.value.param == f"tools[0].{name}"
