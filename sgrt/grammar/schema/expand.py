@@ -85,6 +85,8 @@ class Expander:
             case Satisfies(schema, positive):
                 return self._unfold(schema, positive, kind)
             case OneOf(values):
+                if formula.kinds == {kind}:
+                    return formula
                 left = tuple(v for v in values if kind_of(v) == kind)
                 return OneOf(left) if left else FALSE
             case NoneOf(values):

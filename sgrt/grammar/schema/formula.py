@@ -107,6 +107,8 @@ class Values(Formula):
 
     @cached_property
     def kinds(self) -> frozenset[str]:
+        if self.values and all(type(value) is str for value in self.values):
+            return STRING
         return frozenset(map(kind_of, self.values))
 
 

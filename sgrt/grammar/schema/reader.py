@@ -215,11 +215,14 @@ class Reader:
     def _values(self, schema: Schema, keyword: str, values: list[Any]) -> Formula:
         self._num_values += len(values)
         limits.check_limit("enum values", self._num_values, limits.MAX_ENUM_VALUES)
+        longest = max((len(value) for value in values if isinstance(value, str)), default=0)
+        limits.check_limit("characters of one value", longest, limits.MAX_VALUE_CHARS)
         for value in values:
-            size = len(value) if isinstance(value, str) else len(json_text.dump(value))
-            limits.check_limit("characters of one value", size, limits.MAX_VALUE_CHARS)
-            parts = json_text.num_parts(value)
-            limits.check_limit("parts of one value", parts, limits.MAX_VALUE_PARTS)
+            if not isinstance(value, str):
+                size = len(json_text.dump(value))
+                limits.check_limit("characters of one value", size, limits.MAX_VALUE_CHARS)
+                parts = json_text.num_parts(value)
+                limits.check_limit("parts of one value", parts, limits.MAX_VALUE_PARTS)
         reason = json_text.unwritable(values, self._max_integer)
         if reason:
             schema.refuse(f"has a value that is not supported: {reason}", keyword)

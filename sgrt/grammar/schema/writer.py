@@ -160,7 +160,11 @@ class Writer:
         for clause in clauses:
             listed = next((a.values for a in clause if isinstance(a, OneOf)), few.get(kind, ()))
             rest = tuple(a for a in clause if not isinstance(a, OneOf) or a.values is not listed)
-            found += (v for v in listed if all(self._expander.holds(v, a) for a in rest))
+            found += (
+                [v for v in listed if all(self._expander.holds(v, a) for a in rest)]
+                if rest
+                else listed
+            )
         return found
 
     # kinds
