@@ -432,6 +432,8 @@ def equals(value: Any) -> Formula:
 def one_of(values: list[Any]) -> Formula:
     """The value is one of these; what holds an integer beyond 2**53 is told part by part."""
     far = [v for v in values if isinstance(v, (list, dict)) and json_text.unwritable(v)]
+    if not far:
+        return OneOf(tuple(values))
     plain = tuple(v for v in values if not any(v is f for f in far))
     return either((*((OneOf(plain),) if plain else ()), *map(equals, far)))
 
