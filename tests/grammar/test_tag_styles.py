@@ -177,7 +177,11 @@ def test_names_are_escaped_or_refused() -> None:
         ({"properties": {"a": {}}, "patternProperties": {"b": {}}}, "", "not written as JSON"),
         ({"properties": {"a": {}}, "required": ["b"]}, "", "names 'b'"),
         ({"properties": {"a": {"pattern": r"(a)\1"}}}, "/properties/a", "not supported"),
-        ({"properties": {"a": {"items": {"pattern": "(?<=a)"}}}}, "/properties/a/items", "not supp"),
+        (
+            {"properties": {"a": {"items": {"pattern": "(?<=a)"}}}},
+            "/properties/a/items",
+            "not supp",
+        ),
         ({"properties": {"a/~": {"$ref": "#/properties/b"}}}, "/properties/a~1~0", "leads nowhere"),
         ({"properties": {"a": False}, "required": ["a"]}, "/properties/a", "no value satisfies"),
         ({"properties": {"a": 3}}, "/properties/a", "schema"),
