@@ -14,7 +14,7 @@ NamedTuple, list, dict, tuple, Union, None)  without undeclared keys; parsed and
 
 ``dtype=int``, and float, bool and str, are for running text instead (`lang.plain`).
 Inside of JSON the same types are spelled as JSON wants them (texts and dates in quotes).
-A Decimal keeps to its digits and bounds there (`lang.decimals`), a URL to its schemes.
+Dates and decimals keep to their bounds there, URLs to their schemes (`lang.type_schemas`).
 pydantic is imported where a type needs it, so that importing the language stays light.
 """
 
@@ -24,8 +24,7 @@ import enum
 import functools
 import math
 import operator
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -46,27 +45,12 @@ from typing import (
 
 from sgrt.core import Choices, Constraint, JsonSchema, Regex
 from sgrt.errors import UnsupportedSchema
-from sgrt.lang import decimals
+from sgrt.lang import type_schemas
+from sgrt.lang.moments import DATE, OFFSET, TIME
 from sgrt.lang.plain import Plain
+from sgrt.lang.type_schemas import FLOAT, INT, NUMBER
 from sgrt.schemas import closed, schema_constraint
 
-_INT = r"-?(0|[1-9][0-9]*)"
-_DECIMAL = _INT + decimals.FRACTION
-_FLOAT = rf"{_DECIMAL}([eE][-+]?[0-9]+)?"
-_YEAR = r"(000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3})"
-_LEAP = r"([0-9]{2}(0[48]|[2468][048]|[13579][26])|(0[48]|[2468][048]|[13579][26])00)"
-_DAY = (
-    r"((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)"
-    r"|02-(0[1-9]|1[0-9]|2[0-8]))"
-)
-_DATE = rf"({_YEAR}-{_DAY}|{_LEAP}-02-29)"
-_TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?"
-_OFFSET = r"(Z|[-+]([01][0-9]|2[0-3]):[0-5][0-9])?"
-_SHORT_NUMBERS = "^[^0-9]*([0-9]{1,6}[^0-9]+)+$"  # a timedelta has fewer than a billion days
-_LABEL = "[A-Za-z0-9]+(-[A-Za-z0-9]+)*"  # never beginning "xn--", which may be no name
-_OCTET = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-_URL_CHARS = "[A-Za-z0-9._~:/?#@!$&'()*+,;=%-]"
-_HOST = rf"(({_LABEL}\.)*[A-Za-z]({_LABEL})?(-{_LABEL})?|{_OCTET}(\.{_OCTET}){{3}})"
 _WORDS = {"true": True, "false": False, "True": True, "False": False}
 
 
@@ -111,13 +95,13 @@ def _looked_up(table: Mapping[str, Any], text: str) -> Any:
 
 _PLAIN: dict[Any, Output] = {
     str: Output("str", None, str),
-    int: Output("int", Regex(_INT), int),
-    float: Output("float", Regex(_FLOAT), _finite),
+    int: Output("int", Regex(INT), int),
+    float: Output("float", Regex(FLOAT), _finite),
     bool: Output("bool", Choices(tuple(_WORDS)), partial(_looked_up, _WORDS)),
-    Decimal: Output("Decimal", Regex(_DECIMAL), Decimal),
-    date: Output("date", Regex(_DATE), date.fromisoformat),
-    time: Output("time", Regex(_TIME + _OFFSET), time.fromisoformat),
-    datetime: Output("datetime", Regex(f"{_DATE}T{_TIME}{_OFFSET}"), datetime.fromisoformat),
+    Decimal: Output("Decimal", Regex(NUMBER), Decimal),
+    date: Output("date", Regex(DATE), date.fromisoformat),
+    time: Output("time", Regex(TIME + OFFSET), time.fromisoformat),
+    datetime: Output("datetime", Regex(f"{DATE}T{TIME}{OFFSET}"), datetime.fromisoformat),
 }
 
 
@@ -178,14 +162,19 @@ def _one_of(kind: Any) -> Output | None:
 
 
 def _json(kind: Any) -> Output:
+    schema_of: Callable[..., Any]
     if isinstance(kind, type) and hasattr(kind, "model_json_schema"):
         schema_of, parse = kind.model_json_schema, kind.model_validate_json  # type: ignore[attr-defined]
+        core = getattr(kind, "__pydantic_core_schema__", None)  # plans have classes of their own
     else:
         adapter = adapter_of(kind)
-        schema_of, parse = adapter.json_schema, adapter.validate_json
+        schema_of, parse, core = adapter.json_schema, adapter.validate_json, adapter.core_schema
     name = type_name(kind)
     try:
-        schema = schema_of(schema_generator=_generator())
+        type_schemas.check(core, name)
+        schema = schema_of(schema_generator=type_schemas.generator())
+    except UnsupportedSchema:
+        raise
     except Exception as error:  # pydantic's own kinds, or the user's code that it calls
         raise UnsupportedSchema(
             f"the type {name!r} has none: {type(error).__name__}: {error}"
@@ -236,51 +225,6 @@ def _readable(kind: Any) -> Any:
     if origin in (Union, UnionType):
         return functools.reduce(operator.or_, readable)
     return origin[readable]
-
-
-def _url(schemes: Sequence[str]) -> dict[str, str]:
-    """URLs of some schemes, without user and password; a host is a name or an IPv4 address."""
-    names = "|".join(map(re.escape, schemes))
-    if {*schemes} == {"file"}:
-        return {"pattern": f"^file:///{_URL_CHARS}*$"}
-    if {*schemes} <= {"http", "https", "ws", "wss", "ftp"}:
-        port = "(:[1-5]?[0-9]{1,4})?"
-        return {"pattern": f"^({names})://{_HOST}{port}([/?#]{_URL_CHARS}*)?$"}
-    return {"format": "uri", "pattern": f"^({names}):"}
-
-
-@functools.cache
-def _generator() -> Any:
-    from pydantic.json_schema import GenerateJsonSchema
-
-    class Schemas(GenerateJsonSchema):
-        """pydantic's schemas, but where they allow texts that its validators refuse, or have a
-        pattern that no automaton reads."""
-
-        def decimal_schema(self, schema: Any) -> Any:
-            found = [{"pattern": f"^({pattern})$"} for pattern in decimals.patterns(schema)]
-            return {"type": "string", **(found[0] if len(found) == 1 else {"allOf": found})}
-
-        def datetime_schema(self, schema: Any) -> Any:
-            if schema.get("tz_constraint") == "naive":
-                return {"type": "string", "pattern": f"^{_DATE}T{_TIME}$"}
-            return super().datetime_schema(schema)
-
-        def dict_schema(self, schema: Any) -> Any:
-            found, keys = super().dict_schema(schema), schema.get("keys_schema", {})
-            is_int = keys.get("type") == "int" and "propertyNames" not in found
-            return {**found, "propertyNames": {"pattern": f"^{_INT}$"}} if is_int else found
-
-        def timedelta_schema(self, schema: Any) -> Any:
-            found = super().timedelta_schema(schema)
-            return {**found, "pattern": _SHORT_NUMBERS} if "format" in found else found
-
-        def url_schema(self, schema: Any) -> Any:
-            found, schemes = super().url_schema(schema), schema.get("allowed_schemes")
-            found = found if schemes is None else {**found, "format": None, **_url(schemes)}
-            return {key: value for key, value in found.items() if value is not None}
-
-    return Schemas
 
 
 # ---------------------------------------------------------------- what programs return

@@ -13,7 +13,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 import sgrt
-from sgrt.lang import decimals, outputs
+from sgrt.lang import decimals, type_schemas
 
 WHOLES = ("0", "1", "9", "10", "12", "13", "99", "100", "120")
 FRACTIONS = [
@@ -85,7 +85,7 @@ def test_bound_that_is_infinite_bounds_nothing():
     ],
 )
 def test_address_of_a_scheme_is_one_that_pydantic_accepts(text, is_url):
-    pattern = outputs._url(["http", "https"])["pattern"]
+    pattern = type_schemas._url(["http", "https"])["pattern"]
     assert bool(re.search(pattern, text)) is is_url
     if is_url:
         pydantic.TypeAdapter(pydantic.HttpUrl).validate_python(text)
