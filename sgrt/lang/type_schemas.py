@@ -75,13 +75,10 @@ _TEXT_KEYS = (
 
 def _url(schemes: Sequence[str]) -> Schema:
     """URLs of some schemes, without user and password; a host is a name or an IPv4 address."""
-    names = "|".join(map(re.escape, schemes))
     if {*schemes} == {"file"}:
         return {"pattern": f"^file:///{_URL_CHARS}*$"}
-    if {*schemes} <= {"http", "https", "ws", "wss", "ftp"}:
-        port = "(:[1-5]?[0-9]{1,4})?"
-        return {"pattern": f"^({names})://{_HOST}{port}([/?#]{_URL_CHARS}*)?$"}
-    return {"format": "uri", "pattern": f"^({names}):"}
+    names, port = "|".join(map(re.escape, schemes)), "(:[1-5]?[0-9]{1,4})?"
+    return {"pattern": f"^({names})://{_HOST}{port}([/?#]{_URL_CHARS}*)?$"}
 
 
 def _base64(last: str, *, of_ascii: bool = False) -> str:
@@ -275,9 +272,7 @@ def generator() -> Any:
             return {key: value for key, value in found.items() if value is not None}
 
         def multi_host_url_schema(self, schema: Any) -> Any:
-            found = super().multi_host_url_schema(schema)
-            schemes = schema.get("allowed_schemes")
-            return {**found, "format": "uri", **({} if schemes is None else _url(schemes))}
+            return self.url_schema({**schema, "type": "url"})
 
         def function_after_schema(self, schema: Any) -> Any:
             function = schema["function"]["function"]
