@@ -154,6 +154,8 @@ class StructuralTag(Composable):
         """
         if isinstance(value, Mapping) and "format" in value:
             return StructuralFormat.from_dict(value)
+        if isinstance(value, Mapping) and not value.keys() & {"structures", "triggers"}:
+            raise ConstraintError("structural_tag lacks 'format', or 'structures' and 'triggers'")
         _check_keys("structural_tag", value, {"structures": list, "triggers": list}, {"type": str})
         assert isinstance(value, Mapping)
         _check_tag_type(value)

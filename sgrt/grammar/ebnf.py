@@ -216,6 +216,7 @@ class _Parser:
             "!": "tokens cannot be written by a constraint",
             '"': "string is never closed",
             "[": "class is never closed",
+            "'": "a string stands in double quotes",
             "{": "a repeat is {n}, {n,} or {n,m}",
         }
         self.place.fail(reasons.get(char, f"unexpected character {char!r}"), self.pos)

@@ -191,6 +191,7 @@ class _Parser:
             "@": "references to other grammars are not supported",
             '"': "string is never closed",
             "/": "pattern is never closed",
+            "'": "a string stands in double quotes",
         }
         self.place.fail(reasons.get(char, f"unexpected character {char!r}"), self.pos)
 

@@ -94,9 +94,16 @@ def _blaming(at: str) -> Iterator[None]:
         raise from_error(error, param=at) from error
 
 
+_BACKENDS = ("auto", "guidance", "llguidance", "lm-format-enforcer", "outlines", "xgrammar")
+_BACKEND_OPTIONS = ("no-fallback", "disable-any-whitespace", "no-additional-properties")
+
+
 def _check_backend(name: str | None) -> None:
-    """Any engine's name passes: what a text is held to does not depend on it."""
-    if name not in (None, "auto", "guidance", "llguidance", "xgrammar", "outlines"):
+    """Any engine's name passes: what a text is held to does not depend on it. Its options, as vLLM
+    had them behind a colon, say what holds here anyway."""
+    backend, colon, options = (name or "auto").partition(":")
+    known = not colon or all(option in _BACKEND_OPTIONS for option in options.split(","))
+    if backend not in _BACKENDS or not known:
         raise bad_request(
             f"guided_decoding_backend={name!r:.80} is not known", "guided_decoding_backend"
         )

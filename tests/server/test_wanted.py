@@ -63,6 +63,14 @@ def test_schema_in_every_spelling_is_one_constraint(body: dict[str, Any]) -> Non
         ({"guided_grammar": LARK}, Lark(LARK)),
         ({"guided_grammar": GBNF}, Ebnf(GBNF)),
         ({"ebnf": GBNF}, Ebnf(GBNF, "xgrammar")),
+        ({"regex": "a", "guided_decoding_backend": "lm-format-enforcer"}, Regex("a")),
+        (
+            {
+                "regex": "a",
+                "guided_decoding_backend": "xgrammar:no-fallback,disable-any-whitespace",
+            },
+            Regex("a"),
+        ),
         ({"guided_grammar": LARK, "structured_outputs": {"grammar": LARK}}, Lark(LARK)),
         ({"structural_tag": json.dumps(TAG)}, StructuralTag.from_dict(TAG)),
         ({"response_format": TAG}, StructuralTag.from_dict(TAG)),
@@ -91,6 +99,8 @@ def test_white_space_that_is_asked_for_is_allowed(body: dict[str, Any]) -> None:
         ({"regex": "a", "ebnf": GBNF}, "ebnf"),
         ({"regex": "a", "guided_regex": "b"}, "regex"),
         ({"guided_decoding_backend": "none"}, "guided_decoding_backend"),
+        ({"guided_decoding_backend": "xgrammar:fast"}, "guided_decoding_backend"),
+        ({"guided_decoding_backend": "xgrammar:"}, "guided_decoding_backend"),
         ({"guided_choice": []}, "guided_choice"),
         ({"guided_grammar": "start: ("}, "guided_grammar"),
         ({"ebnf": "root ::= ("}, "ebnf"),
