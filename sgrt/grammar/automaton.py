@@ -150,6 +150,9 @@ class Automaton:
 
 def _product(a: Automaton, b: Automaton, *, is_and: bool) -> Automaton:
     """What both accept, or one of them."""
+    for one, other in ((a, b), (b, a)):
+        if len(one.table) == 1:  # everything or nothing
+            return other if one.accepting[0] == is_and else one
     join = and_ if is_and else or_
     starts, classes, table, pairs = _joint(a, b, _settled(a, b, accepts=not is_and))
     accepting = [join(a.accepting[i], b.accepting[j]) for i, j in pairs]
@@ -184,10 +187,15 @@ def cells(
         ]
         names = list(number)
         whole = _minimal(starts, classes, table, outputs)
-    return {
-        name: _minimal(whole.starts, whole.classes, whole.table, [o == i for o in whole.accepting])
-        for i, name in enumerate(names)
-    }
+    return {name: _saying(whole, i, len(names)) for i, name in enumerate(names)}
+
+
+def _saying(whole: Automaton, said: int, num_said: int) -> Automaton:
+    """The texts of which one of several things is said."""
+    accepting = tuple([said == other for other in whole.accepting])
+    if num_said <= 2:  # all the same is told apart
+        return Automaton(whole.starts, whole.classes, whole.table, accepting)
+    return _minimal(whole.starts, whole.classes, whole.table, accepting)
 
 
 def _joint(
@@ -300,7 +308,11 @@ def of_texts(texts: Iterable[str]) -> Automaton:
     Raises:
         GrammarBudgetExceeded: it needs too many states.
     """
-    texts = sorted(set(texts))
+    return _of_texts(tuple(sorted(set(texts))))
+
+
+@functools.lru_cache(maxsize=64)
+def _of_texts(texts: tuple[str, ...]) -> Automaton:
     starts, columns = charset.runs({((ord(c), ord(c)),) for text in texts for c in text})
     number = {start: columns[i] for i, start in enumerate(starts)}
     dead = 1
@@ -318,7 +330,7 @@ def of_texts(texts: Iterable[str]) -> Automaton:
                 _check_states(len(table))
             state = row[name]
         accepting[state] = True
-    return _minimal(starts, columns, table, accepting)
+    return Automaton(*minimal.minimised(starts, columns, table, accepting, is_tree=True))
 
 
 def of_length(low: int, high: int | None) -> Automaton:

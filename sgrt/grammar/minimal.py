@@ -17,12 +17,17 @@ def minimised(
     classes: Iterable[int],
     table: Sequence[Sequence[int]],
     accepting: Sequence[Any],
+    *,
+    is_tree: bool = False,
 ) -> Tables:
     """Merge states that accept the same texts, then characters that are never told apart.
 
     Instead of whether a state accepts, `accepting` may have a number of whatever is said there.
+
+    Args:
+        is_tree: every state leads to later ones or to state 1, which is never left.
     """
-    group = _merged_states(table, accepting)
+    group = (_merged_leaves if is_tree else _merged_states)(table, accepting)
     first: dict[int, int] = {}
     for state, name in enumerate(group):
         first.setdefault(name, state)
@@ -41,6 +46,16 @@ def minimised(
         tuple(zip(*columns, strict=True)),
         tuple(accepting[state] for state in first.values()),
     )
+
+
+def _merged_leaves(table: Sequence[Sequence[int]], accepting: Sequence[int]) -> list[int]:
+    """A name for each state of a tree: from the leaves on, where states lead is known."""
+    group = [0] * len(table)
+    names = {(accepting[1], *group[: len(table[1])]): 0}
+    for state in (*range(len(table) - 1, 1, -1), 0):
+        key = (accepting[state], *[group[target] for target in table[state]])
+        group[state] = names.setdefault(key, len(names))
+    return group
 
 
 def _merged_states(table: Sequence[Sequence[int]], accepting: Sequence[int]) -> list[int]:

@@ -48,6 +48,8 @@ def shape(formula: Formula) -> dict[str, Any] | None:
     if texts is not None:
         with suppress(GrammarBudgetExceeded):
             ways.append(_described(low, high, [unparse.to_pattern(texts)]))
+    if ways and all(map(_is_excluded, parts)):
+        return ways[0]  # the other way is the same
     try:
         ways.append(_described(low, high, _one_by_one(parts)))
     except GrammarBudgetExceeded:
@@ -61,11 +63,16 @@ def _one_by_one(parts: Iterable[Formula]) -> list[str]:
     patterns = []
     excluded = []
     for part in parts:
-        if isinstance(part, NoneOf) or (isinstance(part, Matches) and not part.positive):
+        if _is_excluded(part):
             excluded.append(language(part))
         else:
             patterns.append(_written(part))
     return patterns + ([unparse.to_pattern(_all(excluded))] if excluded else [])
+
+
+def _is_excluded(formula: Formula) -> bool:
+    """Whether it says what a text is not."""
+    return isinstance(formula, NoneOf) or (isinstance(formula, Matches) and not formula.positive)
 
 
 def _written(formula: Formula) -> str:
