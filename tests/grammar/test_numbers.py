@@ -26,6 +26,8 @@ NO_INTEGER = {"type": "number", "not": {"type": "integer"}}
         (0.01, {"exclusiveMaximum": 1}),
         (1.5, {}),
         (0.75, {"type": "integer"}),
+        (0.3, {"exclusiveMinimum": -2.41}),
+        (0.1, {"exclusiveMaximum": 2.55, "not": {"const": 1.5}}),
         (0.5, {**NO_INTEGER, "minimum": 0, "maximum": 3}),
         (None, NO_INTEGER),
         (None, {**NO_INTEGER, "exclusiveMinimum": -2}),

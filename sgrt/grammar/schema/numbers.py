@@ -52,6 +52,8 @@ def shapes(clause: Iterable[Formula], kind: str) -> Iterator[dict[str, Any]]:
     for start, end in _ranges(low, high, sorted(holes)):
         if _is_beyond(start, end):
             continue  # as `narrowed` tells
+        if step is not None:
+            start, end = _at_multiple(start, step, 1), _at_multiple(end, step, -1)
         if kind == "fraction":
             start, end = _open_at_integer(start, end)
         if not _is_empty(start, end, kind):
@@ -223,6 +225,21 @@ def _ranges(
     yield low, high
 
 
+def _at_multiple(edge: _Edge | None, step: Fraction, sign: int) -> _Edge | None:
+    """The first multiple within a bound that has more decimals as that bound: next to such a one the
+    engine wants more of them than it takes of a multiple."""
+    if edge is None:
+        return None
+    scale = 1
+    while (step * scale).denominator > 1:
+        scale *= 10
+    if (exact(edge.value) * scale).denominator == 1:
+        return edge
+    multiple = sign * _first_after(sign * exact(edge.value) / step, edge.exclusive) * step
+    value = multiple.numerator if multiple.denominator == 1 else float(multiple)
+    return _Edge(value, False) if exact(value) == multiple else edge
+
+
 def _open_at_integer(low: _Edge | None, high: _Edge | None) -> tuple[_Edge | None, _Edge | None]:
     """Bounds without the fault of the engine that takes the 6 in 6 < x < 6.5, and the 0 in 0 < x < 0.5:
     the next number in decimals that a 64-bit float tells apart (beside 0 the smallest exact one)
@@ -265,9 +282,11 @@ def _shape(low: _Edge | None, high: _Edge | None, step: Fraction | None) -> dict
     return shape
 
 
-def narrowed(atoms: Iterable[Formula]) -> Iterator[tuple[str, str]]:
+def narrowed(atoms: Iterable[Formula]) -> Iterator[tuple[str, str | None]]:
     """Pointers and names of bounds further out than the engine is exact at."""
     for atom in atoms:
+        if isinstance(atom, Differs) and _is_far(atom):
+            yield atom.pointer, None
         if isinstance(atom, Bound) and _is_far(atom):
             name = "minimum" if atom.sign > 0 else "maximum"
             yield atom.pointer, f"exclusive{name.title()}" if atom.exclusive else name
