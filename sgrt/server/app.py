@@ -75,8 +75,9 @@ ROUTES = [
     Route("POST", "/v1/detokenize", meta.detokenize, body=meta.DetokenizeRequest),
     Route("GET", "/tokenizer_info", meta.tokenizer_info),
     Route("POST", "/abort_request", meta.abort_request, body=meta.AbortRequest),
-    Route("POST", "/flush_cache", meta.flush_cache, "admin"),
-    Route("GET", "/flush_cache", meta.flush_cache, "admin"),
+    Route("POST", "/flush_cache", meta.flush_cache, "admin", query=("timeout",)),
+    Route("GET", "/flush_cache", meta.flush_cache, "admin", query=("timeout",)),
+    Route("POST", "/reset_prefix_cache", meta.flush_cache, "admin"),
 ]
 """Those of ``access="admin"`` need the admin key. Where there is none but other keys are, they do
 not exist; where there are no keys at all, everybody may call them (SGLang's clients do)."""

@@ -9,7 +9,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 from urllib.parse import unquote_plus
@@ -55,6 +55,7 @@ class Call:
     namespace: str = ""
     path: str = ""
     headers: dict[bytes, bytes] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
 
     def json(self) -> dict[str, Any]:
         """The body as a JSON object."""
@@ -121,6 +122,7 @@ class Route:
 
     Args:
         path: may end in ``/*``: any one name.
+        query: parameters that it takes in its URL.
         body: what it takes. media: what it answers with; both as `sgrt.server.openapi` tells them.
     """
 
@@ -130,6 +132,7 @@ class Route:
     access: Access = "key"
     body: type[msgspec.Struct] | None = None
     media: tuple[str, ...] = ("application/json",)
+    query: tuple[str, ...] = ()
 
 
 class App:
@@ -181,14 +184,16 @@ class App:
         exchange.route = route.method, route.path
         caller = self._guard.check_key(route.access, headers)
         CALLER.set(caller)
+        query: Mapping[str, str] = {}
         if route.access != "open":  # probes may add what they like to theirs
-            _check_query(scope.get("query_string", b""))
+            query = _query(scope.get("query_string", b""), route.query)
         call = Call(
             self.service,
             exchange.request_id,
             namespace="" if self.service.config.shared_prefix_cache else caller.name,
             path=scope["path"],
             headers=headers,
+            query=query,
         )
         if scope["method"] == "POST":
             self._guard.check_content_type(headers)
@@ -309,11 +314,18 @@ def _told(error: Exception) -> ApiError:
     return told
 
 
-def _check_query(query: bytes) -> None:
-    """No route takes parameters in its URL; one that is given is refused by its name."""
-    if query:
-        name = unquote_plus(query.partition(b"&")[0].partition(b"=")[0].decode("latin-1"))
-        raise bad_request(f"unknown parameter {name!r:.80} in the URL", name[:80], "unknown_field")
+def _query(query: bytes, known: tuple[str, ...]) -> dict[str, str]:
+    """Parameters in the URL; most routes take none."""
+    found: dict[str, str] = {}
+    for pair in query.split(b"&") if query else ():
+        name, _, value = (unquote_plus(part.decode("latin-1")) for part in pair.partition(b"="))
+        if name not in known:
+            message = f"unknown parameter {name!r:.80} in the URL"
+            raise bad_request(message, name[:80], "unknown_field")
+        if name in found:
+            raise bad_request(f"the parameter {name!r:.80} in the URL is given twice", name)
+        found[name] = value
+    return found
 
 
 def _log_request(scope: Scope, exchange: _Exchange, seconds: float) -> None:

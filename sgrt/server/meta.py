@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
 from collections.abc import Sequence
@@ -329,6 +330,22 @@ async def abort_request(call: Call) -> Answer:
 
 
 async def flush_cache(call: Call) -> Answer:
-    """``POST /flush_cache``: forget the cached prefixes that nobody uses."""
+    """``POST /flush_cache``: forget the cached prefixes that nobody uses.
+
+    ``timeout`` in the URL: seconds to wait first until nothing runs.
+    """
+    end = time.monotonic() + _seconds(call.query.get("timeout", "0"))
+    while call.service.num_running and time.monotonic() < end:
+        await asyncio.sleep(0.02)
     tokens = await call.service.aside(call.service.engine.flush_cache)
     return Answer({"success": True, "flushed_tokens": tokens})
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 3600:  # false for NaN too
+        raise bad_request(f"timeout={text!r:.80}: must be from 0 to 3600 seconds", "timeout")
+    return seconds

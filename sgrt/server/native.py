@@ -72,7 +72,35 @@ class NativeSampling(Constrained, kw_only=True, forbid_unknown_fields=True):
     stream_interval: int | None = None
 
 
-class GenerateRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class Unsupported(msgspec.Struct, kw_only=True):
+    """What SGLang's clients send and this server does not do; what asks for nothing passes."""
+
+    input_embeds: Any = None
+    image_data: Any = None
+    video_data: Any = None
+    audio_data: Any = None
+    modalities: Any = None
+    lora_path: Any = None
+    session_params: Any = None
+    custom_logit_processor: Any = None
+    token_ids_logprob: Any = None
+    return_hidden_states: Any = None
+    use_audio_in_video: Any = None
+    return_sampling_mask: Any = None
+    return_flat_raw_top_logprobs: Any = None
+    return_flat_raw_output_top_logprobs: Any = None
+    return_routed_experts: Any = None
+    routed_experts_start_len: Any = None
+    return_indexer_topk: Any = None
+    background: Any = None
+    require_reasoning: Any = None
+    no_logs: Any = None
+    return_bytes: Any = None
+    return_entropy: Any = None
+    return_prompt_token_ids: Any = None
+
+
+class GenerateRequest(Unsupported, kw_only=True, forbid_unknown_fields=True):
     """The body. What holds a list per prompt in SGLang may do so here."""
 
     text: str | list[str] | None = None
@@ -90,31 +118,6 @@ class GenerateRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     extra_key: str | None = None
     cache_salt: str | None = None
     log_metrics: bool | None = None
-    # What this server does not do; only the values that ask for nothing pass.
-    input_embeds: Any = None
-    image_data: Any = None
-    video_data: Any = None
-    audio_data: Any = None
-    modalities: Any = None
-    lora_path: Any = None
-    session_params: Any = None
-    custom_logit_processor: Any = None
-    token_ids_logprob: Any = None
-    return_hidden_states: bool | None = None
-
-
-_UNSUPPORTED = (
-    "input_embeds",
-    "image_data",
-    "video_data",
-    "audio_data",
-    "modalities",
-    "lora_path",
-    "session_params",
-    "custom_logit_processor",
-    "token_ids_logprob",
-    "return_hidden_states",
-)
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,7 @@ async def generate(call: Call) -> Answer | EventStream:
 
 def _read(wire: GenerateRequest, call: Call) -> Request:
     service = call.service
-    for name in _UNSUPPORTED:
+    for name in Unsupported.__struct_fields__:
         if getattr(wire, name) not in (None, False, [], "", {}):
             raise bad_request(f"{name} is not supported", name, "unsupported")
     if wire.log_metrics is False:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import pytest
 
+from sgrt.server import meta
 from sgrt.server.app import ROUTES
+from sgrt.server.http import Call
 from tests.server.support import BODIES, Server, error_of, request_bytes, serving, wait_until
 
 KEYED = [route for route in ROUTES if route.access == "key"]
@@ -225,3 +229,36 @@ def test_abort_of_a_batch_reaches_every_prompt(server: Server) -> None:
         server.release()
         ends = [json.loads(line[6:]) for line in lines if line.startswith("data: {")][-2:]
     assert [e["meta_info"]["finish_reason"]["type"] for e in ends] == ["abort", "abort"]
+
+
+def test_cache_is_flushed_as_other_servers_clients_ask_for_it(server: Server) -> None:
+    for path in ("/flush_cache", "/flush_cache?timeout=60.0", "/reset_prefix_cache"):
+        assert server.http.post(path).json()["success"] is True
+    for query in ("timeout=x", "timeout=-1", "timeout=nan", "timeout=1&timeout=1", "time=1", "="):
+        error_of(server.http.post(f"/flush_cache?{query}"))
+    error_of(server.http.post("/reset_prefix_cache?timeout=1"))
+
+
+def test_flush_with_a_timeout_waits_until_nothing_runs_and_no_longer() -> None:
+    class Busy:
+        """A service that runs something for the first looks at it."""
+
+        def __init__(self, num_looks: int) -> None:
+            self.looks = iter([1] * num_looks)
+            self.engine = SimpleNamespace(flush_cache=lambda: next(self.looks, 0))
+
+        @property
+        def num_running(self) -> int:
+            return next(self.looks, 0)
+
+        async def aside(self, work: Callable[[], int]) -> int:
+            return work()
+
+    def flushed_while_running(num_looks: int, timeout: str) -> int:
+        call = Call(cast("Any", Busy(num_looks)), "name", query={"timeout": timeout})
+        answer = asyncio.run(meta.flush_cache(call))
+        return int(answer.content["flushed_tokens"])
+
+    assert flushed_while_running(3, "60") == 0
+    assert flushed_while_running(1_000_000, "0.05") == 1
+    assert flushed_while_running(1_000_000, "0") == 1

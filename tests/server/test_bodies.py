@@ -12,6 +12,7 @@ import pytest
 from sgrt.core import JsonSchema
 from sgrt.server import decisions, meta, native, openai_chat, openai_completions, openai_responses
 from sgrt.server.body import MAX_DEPTH
+from sgrt.server.native import Unsupported
 from sgrt.server.wanted import wanted
 from sgrt.server.wire import Constrained
 from tests.server.support import BODIES, Server, error_of
@@ -405,3 +406,13 @@ def test_flags_of_structured_outputs_allow_what_they_do_not_disable() -> None:
     assert strict == held(disable_any_whitespace=True, disable_additional_properties=True)
     assert "additionalProperties" not in held(disable_additional_properties=False).schema
     assert held(disable_any_whitespace=False).separators == "flexible"
+
+
+def test_what_sglangs_clients_send_to_ask_for_nothing_passes_and_no_more(server: Server) -> None:
+    names = Unsupported.__struct_fields__
+    for nothing in (None, False, [], "", {}, 0):
+        answer = server.post("/generate", {**BODIES["/generate"], **dict.fromkeys(names, nothing)})
+        assert answer.status_code == 200, answer.text
+    for name in names:
+        error = error_of(server.post("/generate", {**BODIES["/generate"], name: True}))
+        assert (error["param"], error["code"]) == (name, "unsupported")
