@@ -214,7 +214,7 @@ def _format_entry(path: str, value: dict[str, Any]) -> Iterator[Entry]:
 def _not_written(value: dict[str, Any]) -> Iterator[str]:
     """What a format that is a schema allows and is never written."""
     if tag_format.style_of(value) != "json":
-        yield "white space but a line break, and arguments that have no name in the schema"
+        yield "white space but a line break, and arguments that the schema does not speak of"
     elif value.get("max_whitespace_cnt") != 0:
         yield "compact JSON: white space is allowed and not written"
     if value.get("any_order"):

@@ -13,7 +13,8 @@ quotes or escapes, up to the end of the argument; every other value is compact J
 does not say which of the two it is, a value that could be any string is one.
 
 One line break may stand before and behind each argument and around a value in JSON. Arguments stand
-in the order of the schema, and those that it does not name are not written, but where it names none.
+in the order of the schema. Those that it does not name come last, and only where it has
+`additionalProperties` or names none; their names are plain (``[A-Za-z_][A-Za-z0-9_]*``).
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from sgrt.core import JsonSchema
-from sgrt.errors import UnsupportedSchema
-from sgrt.grammar import boxes, json_schema, json_text, limits, regular
+from sgrt.errors import GrammarBudgetExceeded, UnsupportedSchema
+from sgrt.grammar import automaton, boxes, json_schema, json_text, limits, regular, unparse
 from sgrt.grammar.boxes import Box
 from sgrt.grammar.rules import NOTHING, Alt, Lexeme, Node, Ref, Rep, Seq, literal, refs
 from sgrt.grammar.schema.contract import ANNOTATIONS
+from sgrt.grammar.schema.reader import REFERENCES
 from sgrt.grammar.schema.writer import Unsatisfiable
 
 if TYPE_CHECKING:
@@ -42,7 +44,6 @@ _PLACE = "/$defs/arguments"
 _BREAK: Node = Rep(literal("\n"), 0, 1)
 _OTHER_NAME = r"[\x{41}-\x{5A}\x{61}-\x{7A}\x{5F}][\x{30}-\x{39}\x{41}-\x{5A}\x{61}-\x{7A}\x{5F}]*"
 _ANYTHING = "(?s:.)*"
-_ANY_TEXT = (_ANYTHING,)
 
 
 @dataclass(frozen=True)
@@ -126,18 +127,30 @@ class _Place:
     alone: dict[str, Any]
 
 
+def _without(normal: dict[str, Any], end: str) -> dict[str, Any]:
+    """A normal schema of strings without those listed ones that spell an end."""
+    if "anyOf" in normal:
+        return {"anyOf": [_without(option, end) for option in normal["anyOf"]]}
+    if "enum" in normal:
+        return {"enum": [text for text in normal["enum"] if end not in text]}
+    return normal
+
+
 def _refers(schema: Any) -> bool:
-    return "$ref" in (text := json_text.dump(schema)) or "$dynamicRef" in text
+    text = json_text.dump(schema)
+    return any(f'"{keyword}"' in text for keyword in REFERENCES)
 
 
 class _Arguments:
     def __init__(self, schema: dict[str, Any], style: _Style, composer: Composer) -> None:
         self.style = style
+        self.end = regular.to_pattern(literal(style.end))
         self.composer = composer
         self.properties: dict[str, Any] = schema.get("properties", {})
         self.required = set(schema.get("required", ()))
         self.others = schema.get("additionalProperties", True)
         self.has_named = "properties" in schema
+        self.is_open = "additionalProperties" in schema
         self.schema = schema
 
     def node(self) -> Node:
@@ -145,12 +158,16 @@ class _Arguments:
             why = f"names {name!r}, which 'properties' does not"
             raise UnsupportedSchema(why, keyword="required")
         parts = [self._property(name) for name in self.properties]
-        if not self.has_named and self.others is not False:
+        if self.others is not False and (self.is_open or not self.has_named):
             place = _Place(
                 "/additionalProperties", self.others, {"additionalProperties": self.others}
             )
-            parts.append(Rep(self._argument(regular.parse(_OTHER_NAME), place), 0, None))
+            parts.append(Rep(self._argument(self._other_name(), place), 0, None))
         return Seq((*parts, _BREAK))
+
+    def _other_name(self) -> Node:
+        named = automaton.of_texts(self.properties)
+        return regular.parse(unparse.to_pattern(automaton.compile(_OTHER_NAME) & ~named))
 
     def _property(self, name: str) -> Node:
         pointer = f"/properties/{name.replace('~', '~0').replace('/', '~1')}"
@@ -187,8 +204,8 @@ class _Arguments:
         """What may stand behind the beginning of each kind, its end included."""
         values: dict[str, list[Node]] = {}
         strings = self._of_types(place, ("string",))
-        texts = [] if strings is None else self._texts(strings)
-        is_any = _ANY_TEXT in texts
+        texts = [] if strings is None else self._texts(_without(strings, self.style.end))
+        is_any = strings is not None and strings.keys() == {"type"}
         for kind, types in self.style.others:
             if is_any and kind == self.style.text:
                 continue  # whatever it is, it is a string
@@ -197,7 +214,7 @@ class _Arguments:
             value = self.composer.node(JsonSchema(self._typed(place, types)))
             value = Seq((_BREAK, value, _BREAK))
             if texts and kind == self.style.text and not any(refs(value)):
-                texts.append((regular.to_pattern(value),))  # one look at both
+                texts.append(self._ended(regular.to_pattern(value)))  # one look at both
             else:
                 values.setdefault(kind, []).append(Seq((value, literal(self.style.end))))
         if texts:
@@ -210,7 +227,7 @@ class _Arguments:
         root = {"$id": "urn:sgrt:arguments", **root}
         ref = f"{root['$id']}#{quote(place.pointer)}"
         whole = {"allOf": [{"$ref": ref}, {"type": list(types)}], "$defs": {"arguments": root}}
-        draft = self.schema.get("$schema", "")
+        draft = str(self.schema.get("$schema", ""))
         is_told = draft and "draft-04" not in draft  # where `$id` names nothing
         return json_text.dump(whole | ({"$schema": draft} if is_told else {}))
 
@@ -226,25 +243,37 @@ class _Arguments:
 
     # strings
 
-    def _texts(self, normal: dict[str, Any]) -> list[tuple[str, ...]]:
-        """The strings of a normal schema: those that match all patterns of one of these."""
+    def _texts(self, normal: dict[str, Any]) -> list[str]:
+        """The strings of a normal schema, each with the end behind it, as lexemes."""
         if "anyOf" in normal:
             return [text for option in normal["anyOf"] for text in self._texts(option)]
         if "enum" in normal:
-            texts = (text for text in normal["enum"] if self.style.end not in text)
-            return [(regular.to_pattern(literal(text)),) for text in texts]
+            return [self._ended(regular.to_pattern(literal(text))) for text in normal["enum"]]
         patterns = [p["pattern"] for p in (normal, *normal.get("allOf", ())) if "pattern" in p]
         bodies = [pattern.removeprefix("^").removesuffix("$") for pattern in patterns]
         low, high = normal.get("minLength", 0), normal.get("maxLength")
         if low or high is not None:
             bodies.append(f"(?s:.){{{low},{'' if high is None else high}}}")
-        return [tuple(bodies)] if bodies else [_ANY_TEXT]
+        lexeme = " & ".join(self._ended(body) for body in bodies or [_ANYTHING])
+        # What ends with its first end needs no more; what might be read on is told not to be.
+        if patterns:
+            guard = f" & ~/{_ANYTHING}{self.end}(?s:.)+/"
+            return [lexeme + (guard if all(map(self._may_spell_end, patterns)) else "")]
+        return [f"{lexeme} & ~/(?s:.){{0,{low - 1}}}{self.end}{_ANYTHING}/" if low else lexeme]
 
-    def _until_end(self, texts: list[tuple[str, ...]]) -> Ref:
-        """One of these texts, up to the first end of the argument that it spells."""
-        end = regular.to_pattern(literal(self.style.end))
-        options = (" & ".join(f"/{body}{end}/" for body in bodies) for bodies in texts)
-        source = f"({' | '.join(options)}) & ~/{_ANYTHING}{end}(?s:.)+/"
+    def _may_spell_end(self, pattern: str) -> bool:
+        try:
+            spelled = automaton.compile(pattern.removeprefix("^").removesuffix("$"))
+        except GrammarBudgetExceeded:
+            return True
+        return spelled.meets(automaton.compile(_ANYTHING + self.end + _ANYTHING))
+
+    def _ended(self, body: str) -> str:
+        return f"/{body}{self.end}/"
+
+    def _until_end(self, texts: list[str]) -> Ref:
+        """One of these lexemes, as little of it as possible."""
+        source = " | ".join(f"({text})" for text in texts)
         limits.check_limit("characters of an argument", len(source), limits.MAX_REGEX_SIZE)
         box = Box("text of an argument", boxes.ANYTHING, ())
         return self.composer.box(box, Lexeme(source, len(source)), is_lazy=True)

@@ -118,7 +118,15 @@ def test_kinds_of_values_are_told_apart_where_a_style_names_them() -> None:
 def test_values_end_with_the_first_end_of_their_argument(style: str) -> None:
     end = tag_styles.STYLES[style].end
     values = {"enum": ["a", f"a{end}b"]}
-    for value in ({"type": "string"}, {"type": "string", "maxLength": 99}, values):
+    strings: list[dict[str, Any]] = [
+        {},
+        {"maxLength": 99},
+        {"minLength": 1, "maxLength": 9_000},
+        {"pattern": "^a"},
+        {"pattern": "^[a-z]{1,9}$", "maxLength": 9_000},
+        {"anyOf": [{"const": "a"}, {"pattern": "a.*b$"}, {"minLength": 40}]},
+    ]
+    for value in (values, *({"type": "string", **more} for more in strings)):
         compiled = _compiled({"properties": {"v": value}, "required": ["v"]}, style)
         assert accepts(compiled, _written(style, {"v": "a"}))
         assert not accepts(compiled, _written(style, {"v": f"a{end}b"}))
@@ -131,6 +139,12 @@ def test_a_schema_that_names_no_argument_takes_any(style: str) -> None:
         for arguments in ({}, {"a_1": "x"}, {"a": [1], "B": None}):
             assert accepts(compiled, _written(style, arguments))
         assert not accepts(compiled, _written(style, {"1a": "x"}))
+    open_ = {"properties": {"ab": {"type": "integer"}}, "additionalProperties": {"type": "null"}}
+    compiled = _compiled(open_, style)
+    for arguments in ({}, {"ab": 1, "b": None, "abc": None}, {"a": None}, {"Ab": None, "b": None}):
+        assert accepts(compiled, _written(style, arguments)), arguments
+    for arguments in ({"ab": None}, {"a": 1}, {"b": None, "ab": 1}):
+        assert not accepts(compiled, _written(style, arguments)), arguments
     for schema in ({"properties": {}}, {"additionalProperties": False}):
         compiled = _compiled(schema, style)
         assert accepts(compiled, "")
@@ -144,6 +158,7 @@ def test_references_mean_what_they_mean_in_the_schema() -> None:
             "a/~ %": {"type": "object", "properties": {"b": {"$ref": "#/properties/c"}}},
             "c": {"type": "integer"},
             "d": {"type": "object", "properties": {"again": {"$ref": "#"}}},
+            "e": {"type": "array", "items": {"$recursiveRef": "#"}},
         },
     }
     for own in (
@@ -157,6 +172,9 @@ def test_references_mean_what_they_mean_in_the_schema() -> None:
             assert accepts(compiled, _written("qwen_xml", {"a/~ %": value})) is is_right
         for value, is_right in (({"again": {"c": 1}}, True), ({"again": {"c": "1"}}, False)):
             assert accepts(compiled, _written("qwen_xml", {"d": value})) is is_right
+            if "$schema" not in own:
+                written = _written("qwen_xml", {"e": [value["again"]]})
+                assert accepts(compiled, written) is is_right
 
 
 def test_names_are_escaped_or_refused() -> None:

@@ -557,7 +557,7 @@ def _named(method: Callable[[Reader, Schema, str, Any], Formula], keyword: str) 
     return lambda reader, schema, value: method(reader, schema, keyword, value)
 
 
-_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
+REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 _SIZES = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 
@@ -566,7 +566,7 @@ KEYWORDS: dict[str, Handler] = {
     "id": Reader._name,
     "$anchor": Reader._name,
     "$dynamicAnchor": Reader._name,
-    **{keyword: _named(Reader._reference, keyword) for keyword in _REFERENCES},
+    **{keyword: _named(Reader._reference, keyword) for keyword in REFERENCES},
     "$recursiveAnchor": Reader._recursive_anchor,
     "type": Reader._type,
     "enum": Reader._enum,
