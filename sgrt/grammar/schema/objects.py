@@ -390,7 +390,11 @@ def choose(clause: Clause, expander: Expander) -> Iterator[Clause]:
         yield from choose((*others, Size(at, "object", True, 1), each, only), expander)
         return
     whole = Object(clause, expander)
-    names = [name for name in whole.properties if expander.surely_has(keys, name)]
+    names = [
+        name
+        for name, known in whole.properties.items()
+        if expander.surely_has(keys, name) and expander.joins([known, searched.value]) != FALSE
+    ]
     check_clauses(len(names))
     for name in names:
         yield from choose((*others, Has(at, name), Property(at, name, searched.value)), expander)
