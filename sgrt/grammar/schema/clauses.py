@@ -10,12 +10,14 @@ from operator import and_, or_
 
 from sgrt.grammar import limits
 from sgrt.grammar.schema.formula import (
+    FALSE,
     TRUE,
     And,
     Formula,
     Has,
     OneOf,
     Or,
+    Properties,
     Property,
     Satisfies,
 )
@@ -66,6 +68,8 @@ class _Distributor:
         """What each assertion is about; None where it contradicts no other one plainly."""
         self._about: dict[Hashable, int] = {}
         """All assertions about a subject."""
+        self._closed_by: dict[int, frozenset[str]] = {}
+        """Assertions that there are no other keys than these; about all others that are met."""
         self._compared: list[int] = []
         self._against: list[int] = []
         self._implied: list[int] = []
@@ -104,7 +108,15 @@ class _Distributor:
             self._against.append(0)
             self._implied.append(0)
             if subject is not None:
-                self._about[subject] = self._about.get(subject, 0) | 1 << number
+                closing = (n for n, names in self._closed_by.items() if subject not in names)
+                known = self._about.get(subject, sum(1 << n for n in closing))
+                self._about[subject] = known | 1 << number
+            elif _closes(atom):
+                assert isinstance(atom, Properties)
+                self._closed_by[number] = atom.keys.names
+                for name in self._about:
+                    if name is not OneOf and name not in atom.keys.names:
+                        self._about[name] |= 1 << number
         return number
 
     def _joined(self, found: list[_Numbered], options: list[_Numbered]) -> Iterator[_Numbered]:
@@ -132,6 +144,9 @@ class _Distributor:
     def _subjects_of(self, order: tuple[int, ...]) -> list[int]:
         """All assertions about each subject of a clause."""
         found = {self._subjects[number]: None for number in order}
+        for number in self._closed_by.keys() & order:
+            names = self._closed_by[number]
+            found |= {s: None for s in self._about if s is not OneOf and s not in names}
         return [self._about[subject] for subject in found if subject is not None]
 
     def _possible(self, clauses: list[_Numbered]) -> list[_Numbered]:
@@ -214,7 +229,7 @@ class _Distributor:
         if known is None:
             atom = self._atoms[number]
             said = TRUE if isinstance(atom, Has) else atom
-            if isinstance(atom, Property):
+            if isinstance(atom, (Property, Properties)):
                 said = atom.value
             opposite = None
             if isinstance(said, Satisfies):
@@ -269,6 +284,13 @@ def _numbered(order: Iterable[int]) -> _Numbered:
 
 def _without(order: tuple[int, ...], bits: int) -> tuple[int, ...]:
     return tuple(number for number in order if not bits >> number & 1)
+
+
+def _closes(atom: Formula) -> bool:
+    """Whether it says that there are no other keys than those of a list."""
+    if not isinstance(atom, Properties) or atom.value != FALSE:
+        return False
+    return atom.keys.others and not atom.keys.patterns and atom.keys.failing is None
 
 
 def _subject(atom: Formula) -> Hashable:
