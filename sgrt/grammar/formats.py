@@ -69,7 +69,9 @@ HOSTNAME = rf"(?:{_label(63)}(?:\.{_label(63)}){{0,2}}|{_label(30)}(?:\.{_label(
 _DOMAIN = rf"(?:{_label(30)}\.){{0,5}}{_label(30, '[a-zA-Z]')}"
 
 _ATOM = "[a-zA-Z0-9!#$%&'*+/=?^_`{|}~-]"
-EMAIL = rf"{_ATOM}{{1,20}}(?:\.{_ATOM}{{1,20}}){{0,2}}@{_label(30)}\.{_DOMAIN}"
+# Up to 64 characters, as one part, two or three.
+_LOCAL = rf"(?:{_ATOM}{{1,64}}|{_ATOM}{{1,31}}\.{_ATOM}{{1,31}}|{_ATOM}{{1,20}}(?:\.{_ATOM}{{1,20}}){{2}})"
+EMAIL = rf"{_LOCAL}@{_label(30)}\.{_DOMAIN}"
 
 _PCHAR = "(?:[a-zA-Z0-9._~!$&'()*+,;=:@-]|%[0-9A-F]{2})"
 _QUERY = rf"\?(?:{_PCHAR}|[/?])*"

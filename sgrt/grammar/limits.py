@@ -66,7 +66,7 @@ MIN_SEARCHED = 6
 MAX_SEARCHED = 24
 """Items among which what `contains` asks for is placed: the more, the fewer ways there are."""
 MAX_ARRANGEMENTS = 256
-"""Ways to place it, and arrays of different items, for one array."""
+"""Ways to place it, and arrays of different items, for one array; ways to count keys."""
 MAX_LISTED_NUMBERS = 1_000
 MAX_NUMBER_GAPS = 32
 """Gaps between integers in which numbers are generated that must be no integers."""

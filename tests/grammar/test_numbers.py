@@ -26,6 +26,8 @@ NO_INTEGER = {"type": "number", "not": {"type": "integer"}}
         (0.01, {"exclusiveMaximum": 1}),
         (1.5, {}),
         (0.75, {"type": "integer"}),
+        (None, {"minimum": -0.95, "maximum": 2.75}),
+        (None, {"exclusiveMaximum": 2.75, "not": {"const": 1.55}}),
         (0.3, {"exclusiveMinimum": -2.41}),
         (0.1, {"exclusiveMaximum": 2.55, "not": {"const": 1.5}}),
         (0.5, {**NO_INTEGER, "minimum": 0, "maximum": 3}),

@@ -8,6 +8,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from functools import reduce
 from typing import Any
@@ -59,6 +60,17 @@ def shapes(clause: Iterable[Formula], kind: str) -> Iterator[dict[str, Any]]:
         if not _is_empty(start, end, kind):
             for written in _steps(step):
                 yield _shape(start, end, written)
+
+
+def cut_short(clause: Iterable[Formula]) -> Iterator[float]:
+    """Numbers whose decimals are the first ones of a bound: 0.9 and 0.99 of 0.999. The engine asks for
+    as many decimals as the bound has there, so they are listed, those that satisfy the clause."""
+    for atom in clause:
+        if isinstance(atom, (Bound, Differs)) and abs(atom.value) < _TOP:
+            text = format(Decimal(str(atom.value)), "f")
+            point = text.find(".")
+            if point > 0:
+                yield from (float(text[:end]) for end in range(point + 2, len(text)))
 
 
 def spelled(clause: Iterable[Formula]) -> list[str] | None:

@@ -440,17 +440,36 @@ def _other_than(keys: Keys) -> Keys:
 
 
 def count(clause: Clause, expander: Expander) -> Iterator[Object]:
-    """Clauses that together are a clause, each of which the engine can count the keys of.
+    """Clauses that together are a clause, each of which the engine can count the keys of; as far as
+    `counts_all` says.
 
     It counts where all keys that a schema names are there for sure; and, where no others are
-    allowed, at least one of those that may be there, or one of them at most.
+    allowed, at least one of those that may be there, or one of them at most. Keys without a name may
+    repeat, so one of those is counted.
     """
-    return _counted(Object(clause, expander))
+    whole = Object(clause, expander)
+    found = _counted(whole)
+    if _is_short_of_names(whole) and _optional(whole):
+        return (part for part in found if not _is_short_of_names(part))
+    return found
+
+
+def counts_all(clause: Clause, expander: Expander) -> bool:
+    """Whether `count` leaves nothing out."""
+    return lengths(clause)[0] < 2 or not _is_short_of_names(Object(clause, expander))
+
+
+def _is_short_of_names(whole: Object) -> bool:
+    return whole.low > len(whole.required) + 1 and not whole.is_closed
+
+
+def _optional(whole: Object) -> list[str]:
+    return [n for n, f in whole.properties.items() if n not in whole.required and f != FALSE]
 
 
 def _counted(whole: Object) -> Iterator[Object]:
     low, high = whole.low, whole.high
-    names = [n for n, f in whole.properties.items() if n not in whole.required and f != FALSE]
+    names = _optional(whole)
     missing = low - len(whole.required)
     room = None if high is None else high - len(whole.required)
     if (room is not None and room < max(missing, 0)) or (whole.is_closed and missing > len(names)):
@@ -465,9 +484,11 @@ def _counted(whole: Object) -> Iterator[Object]:
             whole = whole.having(name, False)
         yield from _counted(whole)
         return
-    if not whole.is_closed:
-        is_short = high is None and missing == 1  # one name more is enough
-        most = limits.MAX_OPTIONAL_COUNTED * (10 if is_short else 1)
+    if not whole.is_closed and high is None:  # so many names more are enough
+        ways = math.comb(len(names) + missing, missing)
+        limits.check_limit("ways to count optional properties", ways, limits.MAX_ARRANGEMENTS)
+    elif not whole.is_closed:
+        most = limits.MAX_OPTIONAL_COUNTED
         limits.check_limit("optional properties that are counted", len(names), most)
     for present in (True, False):
         yield from _counted(whole.having(names[0], present))

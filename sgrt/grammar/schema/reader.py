@@ -327,8 +327,8 @@ class Reader:
     def _prefix_items(self, schema: Schema, value: Any) -> Formula:
         if isinstance(schema.node.get("items"), list):
             schema.refuse("cannot stand beside a list of items", "prefixItems")
-        if not isinstance(value, list) or not value:
-            schema.refuse("must be a list of at least one schema", "prefixItems")
+        if not isinstance(value, list):
+            schema.refuse("must be a list of schemas", "prefixItems")
         return both(self._tuple(schema, "prefixItems", value))
 
     def _tuple(self, schema: Schema, keyword: str, value: list[Any]) -> list[Formula]:

@@ -22,6 +22,7 @@ from sgrt.grammar.schema.formula import (
     Multiple,
     OneOf,
     Or,
+    Size,
     SomeProperty,
     Unique,
     both,
@@ -181,7 +182,8 @@ class Writer:
             why = least if all(patterns is None for _, patterns in spelled) else some
             self._reader.note(pointer, keyword, "subset", why)
         integers = {frozenset(c) for c in clauses.get("integer", ())}
-        parts = []
+        parts: list[Node] = []
+        listed: list[float] = []
         fractions = [c for c in open_.get("fraction", ()) if not numbers.excluded_steps(c)]
         if len(fractions) < len(open_.get("fraction", ())):
             self._note_fractions()
@@ -194,6 +196,9 @@ class Writer:
                     self._note_fractions(gaps)
             for way in ways:
                 parts += [{"type": "number", **s} for s in numbers.shapes(way, "fraction")]
+            short = (v for v in numbers.cut_short(clause) if not v.is_integer())
+            listed += (v for v in short if all(self._expander.holds(v, a) for a in clause))
+        parts += self._enum(listed)
         for clause, patterns in spelled:
             if patterns is not None:
                 parts += [{"type": "integer", digits.KEY: pattern} for pattern in patterns]
@@ -311,6 +316,10 @@ class Writer:
             why = "where a property of any name is asked for, all that no schema names are like it"
             self._reader.note(at, None, "subset", why)
         for chosen in objects.choose(clause, self._expander):
+            if not objects.counts_all(chosen, self._expander):
+                at = next(a.pointer for a in chosen if isinstance(a, Size) and a.is_least)
+                why = "of the keys that are counted all but one have names in the schema"
+                self._reader.note(at, "minProperties", "subset", why)
             for counted in objects.count(chosen, self._expander):
                 shape = counted.shape(self.child)
                 found += [] if shape is None else [shape]
