@@ -351,7 +351,8 @@ class Session:
 
     def extend_ids(self, token_ids: Seq[int]) -> None:
         ids = self._checked_ids(token_ids)
-        self._queue(*self._flush_or_fail(bos=False), operations.Extend(ids))
+        # text in front begins as any text does; ids alone are taken as they are
+        self._queue(*self._flush_or_fail(bos=bool(self._pending)), operations.Extend(ids))
         self._is_new = False
         self._after_id = ids[-1] if ids else self._after_id
 

@@ -125,6 +125,11 @@ class RuntimeEndpoint(RemoteBackend):
             self._has_template = True
         return self._template  # type: ignore[return-value]
 
+    @property
+    def keeps_tokens(self) -> bool:
+        """Whether sessions take token ids."""
+        return LOOP.wait(self.is_token_exact())
+
     def open(self, *, seed: int | None = None, priority: int = 0) -> SglangSession:
         """A new session. ``priority`` goes to the server with each request."""
         self.check_open()

@@ -203,12 +203,17 @@ class Chat:
     message that starts with generated text opens with the generation prompt, while one that
     starts with given text opens as the template writes it in a finished conversation.
 
+    Args:
+        is_rendered: whoever asks for it renders the conversation anew (`lang.rerender`), so that
+            earlier text may change.
+
     Attributes:
         current: index of the open message, or None.
     """
 
-    def __init__(self, spelling: Spelling, program: str) -> None:
+    def __init__(self, spelling: Spelling, program: str, *, is_rendered: bool = False) -> None:
         self._spelling = spelling
+        self._is_rendered = is_rendered
         self._program = program
         self.current: int | None = None
         self._roles: list[str] = []
@@ -377,7 +382,9 @@ class Chat:
 
     def _send(self, opening: str) -> list[Piece]:
         if not opening.startswith(self._tail):
-            raise self._rewritten(self._tail, opening)
+            if not self._is_rendered:
+                raise self._rewritten(self._tail, opening)
+            self._tail = ""
         fresh = opening[len(self._tail) :]
         self._sent.append(opening)
         self._close = self._tail = ""
@@ -411,7 +418,7 @@ class Chat:
 
     def _check(self, layout: Layout) -> None:
         """What was sent still stands in the new rendering."""
-        if (changed := self._rewritten_by(layout)) is not None:
+        if not self._is_rendered and (changed := self._rewritten_by(layout)) is not None:
             raise self._rewritten(*changed)
 
     def _rewritten_by(self, layout: Layout) -> tuple[str, str] | None:
@@ -433,7 +440,7 @@ class Chat:
     def _rewritten(self, sent: str, now: str) -> ProgramError:
         return self._error(
             f"the chat template rewrites earlier text: {sent!r:.200} became {now!r:.200}",
-            hint="put the conversation into one message, or use a model whose template appends",
+            hint='@sgrt.function(history="rendered") renders the conversation anew for each answer',
         )
 
     def _error(self, message: str, *, hint: str | None = None) -> ProgramError:

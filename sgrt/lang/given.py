@@ -99,6 +99,16 @@ def num_in_flight(value: int | str) -> int:
     raise RequestError(f"num_threads={value!r}: must be 'auto' or an integer >= 1")
 
 
+def check_history(value: object) -> None:
+    """Refuse what is no way to show earlier answers.
+
+    Raises:
+        RequestError: neither "kept" nor "rendered".
+    """
+    if value not in ("kept", "rendered"):
+        raise RequestError(f"history={value!r:.80}: must be 'kept' or 'rendered'")
+
+
 def check_num_ahead(value: int | None) -> None:
     """Refuse what is no number of tokens.
 

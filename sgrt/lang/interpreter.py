@@ -116,6 +116,12 @@ class Lane:
         else:
             self._held = False
 
+    def move_to(self, session: Session) -> None:
+        """Go on in another session; the work of this one has ended."""
+        if self._session is not None:
+            self._session.close()
+        self._session = session
+
     def submit(self, operation: Operation) -> None:
         """Queue an operation; it runs at once where nothing holds the lane."""
         if self._held:

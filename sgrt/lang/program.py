@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 SAMPLING = tuple(f.name for f in fields(SamplingParams))
 
+History = Literal["kept", "rendered"]
 Batchable = Iterable[Mapping[str, Any] | tuple[Any, ...] | list[Any]]
 
 
@@ -55,10 +56,12 @@ class Program:
         *,
         bound_of: tuple[Program, Mapping[str, Any]] | None = None,
         num_api_spec_tokens: int | None = None,
+        history: History = "kept",
     ) -> None:
         functools.update_wrapper(self, func)
         self._bound_of = bound_of
         self._num_ahead = num_api_spec_tokens
+        self._history: History = history
         self._func = func
         self._name = func.__qualname__.rpartition("<locals>.")[2]
         self._signature = inspect.signature(func)
@@ -82,7 +85,7 @@ class Program:
         if instance is None:
             return self
         method = MethodType(self._func, instance)
-        return Program(method, num_api_spec_tokens=self._num_ahead)
+        return Program(method, num_api_spec_tokens=self._num_ahead, history=self._history)
 
     @property
     def func(self) -> Callable[..., Any]:
@@ -362,6 +365,7 @@ class Program:
             given.bound(self._func, values),
             bound_of=(self, values),
             num_api_spec_tokens=self._num_ahead,
+            history=self._history,
         )
 
     # how it runs
@@ -471,7 +475,9 @@ class Program:
     def _new_state(
         self, backend: Backend, defaults: Defaults, seed: int | None, deadline_s: float | None
     ) -> ProgramState:
-        trace = Trace(Run(self._name, backend, defaults, self._num_ahead), seed)
+        is_rendered = self._history == "rendered"
+        run = Run(self._name, backend, defaults, self._num_ahead, is_rendered=is_rendered)
+        trace = Trace(run, seed)
         if deadline_s is not None:
             continuations.after(deadline_s, partial(bodies.expire, weakref.ref(trace), deadline_s))
         return ProgramState(trace, Handle(), inside=True)
@@ -548,13 +554,18 @@ def _bind(program: Program, values: Mapping[str, Any]) -> Program:
 
 
 @overload
-def function(func: Callable[..., Any], num_api_spec_tokens: int | None = None) -> Program: ...
+def function(
+    func: Callable[..., Any], num_api_spec_tokens: int | None = None, *, history: History = ...
+) -> Program: ...
 @overload
 def function(
-    func: None = None, num_api_spec_tokens: int | None = None
+    func: None = None, num_api_spec_tokens: int | None = None, *, history: History = ...
 ) -> Callable[[Callable[..., Any]], Program]: ...
 def function(
-    func: Callable[..., Any] | None = None, num_api_spec_tokens: int | None = None
+    func: Callable[..., Any] | None = None,
+    num_api_spec_tokens: int | None = None,
+    *,
+    history: History = "kept",
 ) -> Program | Callable[[Callable[..., Any]], Program]:
     """Make a program of a function whose first argument is a `ProgramState`.
 
@@ -565,14 +576,20 @@ def function(
             ask for so many tokens at least, and read later generations from what comes, where the
             program goes on as the model did; see `backends.openai.ahead`. Other backends keep a
             text between its generations, so that nothing would be saved.
+        history: what the model sees of its earlier answers. "kept": every token, as it was written;
+            a chat template that shows them otherwise is refused. "rendered": what the template
+            shows of them when the next answer begins; those of reasoning models drop the thoughts.
+            Then generations stand in the assistant's messages, and `ProgramState.text` is the
+            transcript of what was said, not the text that the model saw last.
 
     Raises:
         TypeError: not a plain function, no parameter for the state, or a parameter whose name
             `Program.run` needs for itself.
-        RequestError: num_api_spec_tokens below 1.
+        RequestError: num_api_spec_tokens below 1, or another history.
     """
     given.check_num_ahead(num_api_spec_tokens)
+    given.check_history(history)
     if func is None:
-        return functools.partial(function, num_api_spec_tokens=num_api_spec_tokens)
+        return functools.partial(function, num_api_spec_tokens=num_api_spec_tokens, history=history)
     given.check_function(func)
-    return Program(func, num_api_spec_tokens=num_api_spec_tokens)
+    return Program(func, num_api_spec_tokens=num_api_spec_tokens, history=history)

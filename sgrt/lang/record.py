@@ -151,6 +151,8 @@ class _Log:
 class _Recorder:
     """A backend whose sessions are listened to; all else is the backend's own."""
 
+    keeps_tokens = False  # what is recorded is text
+
     def __init__(self, backend: Backend, log: _Log) -> None:
         self._backend = backend
         self._log = log
@@ -262,6 +264,8 @@ class Replay:
 
     As a context manager it is checked at the end that all of them were asked for.
     """
+
+    keeps_tokens = False
 
     def __init__(self, told: Mapping[str, Any]) -> None:
         self._name = str(told["name"])

@@ -58,6 +58,7 @@ class Run:
     Attributes:
         lock: guards all traces and lanes of the run.
         num_ahead: tokens that a backend may guess ahead, where it does that.
+        is_rendered: each answer begins with the conversation as its template renders it.
         noted: traces that keep generations back.
         is_eager: a reader follows while the body runs, so nothing is kept back.
         stopped_by: why its work was given up, or None.
@@ -65,15 +66,22 @@ class Run:
 
     __slots__ = (
         *("__weakref__", "_noted_at", "backend", "defaults", "is_eager", "lock"),
-        *("noted", "num_ahead", "program", "stopped_by"),
+        *("is_rendered", "noted", "num_ahead", "program", "stopped_by"),
     )
 
     def __init__(
-        self, program: str, backend: Backend, defaults: Defaults, num_ahead: int | None = None
+        self,
+        program: str,
+        backend: Backend,
+        defaults: Defaults,
+        num_ahead: int | None = None,
+        *,
+        is_rendered: bool = False,
     ) -> None:
         self.program = program
         self.backend = backend
         self.num_ahead = num_ahead
+        self.is_rendered = is_rendered
         self.defaults = defaults
         self.lock = threading.RLock()
         self.is_eager = False

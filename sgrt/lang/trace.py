@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NoReturn
 
 from sgrt.core import Backend, SamplingParams, Text
@@ -20,6 +21,7 @@ from sgrt.lang.chat import Chat, Piece, spelling_of
 from sgrt.lang.feed import Feed
 from sgrt.lang.interpreter import Claim, Decide, Lane, Operation, Sample, Split, Write
 from sgrt.lang.ir import Concat, Gen, Node, Reasoning, Role, RoleBegin, RoleEnd, Select
+from sgrt.lang.rerender import Rebase, Said
 from sgrt.lang.run import Run
 from sgrt.lang.variables import Captured, Derived, Generated, Produced, Selected, Variable
 from sgrt.lang.where import here, place
@@ -67,7 +69,7 @@ class Trace:
     """
 
     __slots__ = (
-        *("_chat", "_claim", "_is_noted", "_is_open", "_num_selects", "_pending"),
+        *("_answer", "_chat", "_claim", "_is_noted", "_is_open", "_num_selects", "_pending"),
         *("broken", "children", "ended", "inherited", "lane", "own", "parts", "run", "seed"),
         *("__weakref__", "past_roles", "variables"),
     )
@@ -88,6 +90,7 @@ class Trace:
         self._chat: Chat | None = None
         self._pending: Write | None = None  # what has not been handed over
         self._is_noted = False
+        self._answer: int | None = None  # message that a rendering was made for
         self._num_selects = 0
         self.past_roles: tuple[str, ...] = ()  # of a run that ended in another process
 
@@ -239,8 +242,9 @@ class Trace:
                 self.parts.append_held(
                     Part(piece.text.text, template=piece.text.special, message=piece.message)
                 )
-                self._pending = self._pending or Write([], [])
-                self._pending.segment.append(piece.text)
+                if not self.run.is_rendered or piece.message == self._answer is not None:
+                    self._pending = self._pending or Write([], [])
+                    self._pending.segment.append(piece.text)
 
     def _gen(self, gen: Gen) -> None:
         run = self.run
@@ -279,7 +283,48 @@ class Trace:
         if self._chat is not None:
             message = self._chat.current
             self._pieces(self._chat.pause() if message is None else self._chat.generate())
+            if self.run.is_rendered and message != self._answer:
+                self._render(self._chat, message, variable)
         self._declare(variable, message)
+
+    def _render(self, chat: Chat, message: int | None, variable: Produced) -> None:
+        """Begin the answer with the conversation as its template renders it now.
+
+        Raises:
+            ProgramError: it is no answer of a conversation.
+        """
+        template = self.backend.chat_template
+        parts = [
+            part
+            for part in self.parts.now()
+            if not part.template and (part.text or isinstance(part.variable, Produced))
+        ]
+        is_answer = message is not None and chat.roles[message] == "assistant"
+        if template is None or not is_answer or any(part.message is None for part in parts):
+            raise variable.error(
+                "where history is rendered, all text stands in messages, and what is generated in"
+                " those of the assistant"
+            )
+        said: list[list[str | Produced]] = [[] for _ in chat.roles]
+        for part in parts:
+            found = part.variable if isinstance(part.variable, Produced) else part.text
+            if part.message is not None and found:
+                said[part.message].append(found)
+        *before, begun = map(Said, chat.roles, map(tuple, said))
+        self._submit(
+            Rebase(
+                partial(self.run.open, self._split_seed(f"answer {message}")),
+                template,
+                before,
+                "".join(text for text in begun.items if isinstance(text, str)),
+                getattr(self.backend, "keeps_tokens", True),
+                variable.fail,
+            )
+        )
+        self._answer = message
+
+    def _split_seed(self, name: str) -> int | None:
+        return None if self.seed is None else split_seed(self.seed, name)
 
     def declare(self, variable: Variable) -> None:
         """Let the variable be found under its name; a later one of that name replaces it."""
@@ -309,7 +354,8 @@ class Trace:
                     location=here(),
                     hint="write the prompt as plain text, or use a chat model",
                 )
-            self._chat = Chat(spelling_of(template), self.program)
+            spelling = spelling_of(template)
+            self._chat = Chat(spelling, self.program, is_rendered=self.run.is_rendered)
         return self._chat
 
     def roles(self) -> tuple[str, ...]:
@@ -352,6 +398,7 @@ class Trace:
         child.inherited = len(inherited)
         child.variables = dict(self.variables)
         child._chat = None if self._chat is None else self._chat.copy()
+        child._answer = self._answer
         return child
 
     def end(self) -> None:

@@ -71,7 +71,10 @@ class OpenAI(RemoteBackend):
 
     Attributes:
         token_usage: tokens since its ``reset()``.
+        keeps_tokens: sessions take no token ids.
     """
+
+    keeps_tokens = False
 
     def __init__(
         self,

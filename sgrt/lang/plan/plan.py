@@ -115,6 +115,8 @@ class Plan:
             notes.append("what it returns is not checked against annotations")
         if self.program._num_ahead is not None:
             notes.append("num_api_spec_tokens is not kept")
+        if self.program._history != "kept":
+            raise PlanError(f"history={self.program._history!r} has no JSON")
         return wire.to_json(self.image, first, named, notes=notes)
 
     def _given(self) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
@@ -280,7 +282,9 @@ def _body(plan: Plan) -> Callable[..., Any]:
 def _program(plan: Plan) -> Program:
     origin = plan._origin
     program = Program(
-        _body(plan), num_api_spec_tokens=None if origin is None else origin._num_ahead
+        _body(plan),
+        num_api_spec_tokens=None if origin is None else origin._num_ahead,
+        history="kept" if origin is None else origin._history,
     )
     if origin is not None and passes.calls_outside(plan.image):
         program._conduct = origin._conduct  # the user's code may take its time
