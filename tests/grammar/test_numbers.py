@@ -90,3 +90,15 @@ def test_number_at_an_excluded_bound_is_never_accepted(bounds: dict[str, Any]) -
         spelled = [s for s in spelled if json.loads(s) == value]
         assert any(accepts(compiled, s) for s in spelled) == validator.is_valid(value), text
         assert validator.is_valid(value) or not any(accepts(compiled, s) for s in spelled), text
+
+
+@pytest.mark.parametrize(
+    ("step", "unit"), [(1000003, 1000003), (0.12345, 2469), (0.123456789, 123456789)]
+)
+def test_integer_that_is_a_multiple_of_a_large_number_is_counted_or_listed(
+    step: float, unit: int
+) -> None:
+    compiled = grammar(JsonSchema(json.dumps({"type": "integer", "multipleOf": step})))
+    for value in (0, unit, -2 * unit, 400 * unit):
+        assert accepts(compiled, str(value)), value
+        assert not accepts(compiled, str(value + 1)), value

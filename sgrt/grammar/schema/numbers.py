@@ -20,6 +20,8 @@ from sgrt.grammar.schema.clauses import Clause
 from sgrt.grammar.schema.formula import Bound, Differs, Formula, Multiple
 
 _TOP = json_text.MAX_EXACT_INT
+_MAX_COUNTED, _MAX_COUNTED_DIGITS = 250_000, 10_000
+"""Of a step, and of its digits without the zeros behind: a second of the engine's time."""
 
 
 def exact(value: int | float) -> Fraction:
@@ -50,6 +52,8 @@ def shapes(clause: Iterable[Formula], kind: str) -> Iterator[dict[str, Any]]:
             case Differs(_, value):
                 holes.add(value)
     limits.check_limit("numbers excluded", len(holes), limits.MAX_CLAUSES)
+    if kind == "integer" and step is not None:
+        step = Fraction(step.numerator)  # an integer that is a multiple of 3/4 is one of 3
     for start, end in _ranges(low, high, sorted(holes)):
         if _is_beyond(start, end):
             continue  # as `narrowed` tells
@@ -115,6 +119,14 @@ def _steps(step: Fraction | None) -> Iterator[Fraction | None]:
 def excluded_steps(clause: Iterable[Formula]) -> list[Fraction]:
     """What numbers are not multiples of: the engine cannot say that, so they are listed."""
     return [a.step for a in clause if isinstance(a, Multiple) and not a.positive]
+
+
+def is_coarse(clause: Iterable[Formula]) -> bool:
+    """Whether integers are multiples of so large a number that the engine, which counts up to it,
+    would take long; trailing zeros it does not count."""
+    steps = (a.step for a in clause if isinstance(a, Multiple) and a.positive)
+    step = reduce(_common_multiple, steps, Fraction(1)).numerator
+    return step > _MAX_COUNTED and int(str(step).rstrip("0")) > _MAX_COUNTED_DIGITS
 
 
 def listed(clause: Iterable[Formula]) -> tuple[list[int], range | None]:

@@ -202,7 +202,7 @@ class Writer:
         for clause, patterns in spelled:
             if patterns is not None:
                 parts += [{"type": "integer", digits.KEY: pattern} for pattern in patterns]
-            elif numbers.excluded_steps(clause):
+            elif numbers.excluded_steps(clause) or numbers.is_coarse(clause):
                 parts += self._numbers_one_by_one(clause)
             elif clause not in fractions:
                 parts += [{"type": "integer", **s} for s in numbers.shapes(clause, "integer")]
@@ -214,9 +214,13 @@ class Writer:
         except ConstraintError as error:
             self._refuse(error)
             return []
+        if not self._reader.spells_integers:
+            found = [v for v in found if abs(v) <= json_text.MAX_EXACT_INT]
         if window is not None:
-            at = next(a.pointer for a in clause if isinstance(a, Multiple) and not a.positive)
-            why = f"of what is no multiple, only integers from {window[0]} to {window[-1]}"
+            excluded = [a for a in clause if isinstance(a, Multiple) and not a.positive]
+            of_what = "of what is no multiple, only integers" if excluded else "multiples"
+            at = next(a.pointer for a in excluded or clause if isinstance(a, Multiple))
+            why = f"{of_what} from {window[0]} to {window[-1]}"
             self._reader.note(at, "multipleOf", "subset", why)
         return self._enum(found)
 
