@@ -12,8 +12,8 @@
 | `triggered_tags`, `dispatch` | free text in which triggers begin tags or formats |
 | `tags_with_separator` | tags and nothing else |
 
-Refused by name: formats over tokens, since a constraint writes text; `excludes` inside of JSON,
-`max_tokens`. Every key that is not known is refused.
+Refused by name: formats over tokens, since a constraint writes text; `max_tokens`. Every key that is
+not known is refused. What a `json_schema` excludes stands in none of its strings and keys.
 
 Free text ends with the first end of the tag around it, or, in a sequence, with the first constant
 after it that it excludes. It never spells what it excludes; what ends it may. Elsewhere nothing can follow free text that could be part of it.
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from sgrt.core import AnyText, Ebnf, JsonSchema, Regex, StructuralFormat
 from sgrt.errors import ConstraintError, UnsupportedSchema
-from sgrt.grammar import json_text, structural, tag_styles
+from sgrt.grammar import excluded, json_text, structural, tag_styles
 from sgrt.grammar.audit import placed
 from sgrt.grammar.rules import Alt, Node, Rep, Seq, literal
 
@@ -229,17 +229,27 @@ class _Reader:
         if style != "json" and style not in tag_styles.STYLES:
             known = ", ".join(("json", *tag_styles.STYLES))
             _fail(f"{path}.style", f"{style!r:.80} is not written", f"these are: {known}")
-        if value.get("excludes"):
-            _fail(f"{path}.excludes", "is not enforced inside of JSON", "use pattern in the schema")
         most = value.get("max_whitespace_cnt")
         if most is not None and most < 0:
             _fail(f"{path}.max_whitespace_cnt", f"{most} is below 0")
-        if style == "json":
+        excludes = _excluded_in_json(value, path)
+        if style == "json" and not excludes:
             return self._part(schema_of(value), path)
         try:
-            return tag_styles.node(value["json_schema"], style, self.composer)
+            if style == "json":
+                return self._schema_without(value["json_schema"], excludes)
+            return tag_styles.node(value["json_schema"], style, self.composer, excludes)
         except ConstraintError as error:
             raise _placed(error, path) from error
+
+    def _schema_without(self, schema: Any, excludes: Sequence[str]) -> Node:
+        if schema is False:
+            return self.composer.node(JsonSchema("false"))
+        whole = excluded.whole({} if schema is True else schema, excludes)
+        try:
+            return self.composer.node(JsonSchema(whole))
+        except UnsupportedSchema as error:
+            raise excluded.placed(error) from error
 
     def _grammar(self, value: Format, path: str) -> Node:
         return self._part(Ebnf(value["grammar"], "xgrammar"), path)
@@ -330,6 +340,14 @@ def _texts(values: list[Any], path: str) -> tuple[str, ...]:
         if not isinstance(text, str) or not text:
             _fail(f"{path}[{i}]", f"must be a string that is not empty, not {text!r:.80}")
     return tuple(values)
+
+
+def _excluded_in_json(value: Format, path: str) -> tuple[str, ...]:
+    texts = _texts(value.get("excludes", []), f"{path}.excludes")
+    for i, text in enumerate(texts):
+        if not excluded.is_plain(text):
+            _fail(f"{path}.excludes[{i}]", f"{text!r:.80} is not told from an escape of JSON")
+    return texts
 
 
 def _tags(value: Format, path: str) -> list[tuple[Format, str]]:

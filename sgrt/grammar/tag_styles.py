@@ -21,14 +21,23 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from sgrt.core import JsonSchema
 from sgrt.errors import GrammarBudgetExceeded, UnsupportedSchema
-from sgrt.grammar import automaton, boxes, json_schema, json_text, limits, regular, unparse
+from sgrt.grammar import (
+    automaton,
+    boxes,
+    excluded,
+    json_schema,
+    json_text,
+    limits,
+    regular,
+    unparse,
+)
 from sgrt.grammar.boxes import Box
 from sgrt.grammar.rules import NOTHING, Alt, Lexeme, Node, Ref, Rep, Seq, literal, refs
 from sgrt.grammar.schema.contract import ANNOTATIONS
@@ -40,7 +49,8 @@ if TYPE_CHECKING:
 
 _JSON_TYPES = ("number", "boolean", "null", "object", "array")
 _KEYS = {"$id", "type", "properties", "required", "additionalProperties", *ANNOTATIONS}
-_PLACE = "/$defs/arguments"
+_DEFINED = "arguments"
+_ANY_TEXT = json_text.dump({"type": "string"})
 _BREAK: Node = Rep(literal("\n"), 0, 1)
 _OTHER_NAME = r"[\x{41}-\x{5A}\x{61}-\x{7A}\x{5F}][\x{30}-\x{39}\x{41}-\x{5A}\x{61}-\x{7A}\x{5F}]*"
 _ANYTHING = "(?s:.)*"
@@ -86,12 +96,15 @@ STYLES = {
 }
 
 
-def node(schema: dict[str, Any] | bool, style: str, composer: Composer) -> Node:
+def node(
+    schema: dict[str, Any] | bool, style: str, composer: Composer, excludes: Sequence[str] = ()
+) -> Node:
     """The arguments of one call.
 
     Args:
         schema: of an object whose keys are the arguments.
         style: one of `STYLES`.
+        excludes: what no name, string or key spells; each `excluded.is_plain`.
 
     Raises:
         UnsupportedSchema: it is no schema of an object, says more of it than which arguments it
@@ -102,7 +115,7 @@ def node(schema: dict[str, Any] | bool, style: str, composer: Composer) -> Node:
     if not isinstance(value, dict):
         raise UnsupportedSchema("no value satisfies this schema")
     _check(value)
-    return _Arguments(value, STYLES[style], composer).node()
+    return _Arguments(value, STYLES[style], composer, excludes).node()
 
 
 def _check(schema: dict[str, Any]) -> None:
@@ -142,8 +155,11 @@ def _refers(schema: Any) -> bool:
 
 
 class _Arguments:
-    def __init__(self, schema: dict[str, Any], style: _Style, composer: Composer) -> None:
+    def __init__(
+        self, schema: dict[str, Any], style: _Style, composer: Composer, excludes: Sequence[str]
+    ) -> None:
         self.style = style
+        self.excludes = excludes
         self.end = regular.to_pattern(literal(style.end))
         self.composer = composer
         self.properties: dict[str, Any] = schema.get("properties", {})
@@ -157,7 +173,7 @@ class _Arguments:
         for name in sorted(self.required - self.properties.keys()):
             why = f"names {name!r}, which 'properties' does not"
             raise UnsupportedSchema(why, keyword="required")
-        parts = [self._property(name) for name in self.properties]
+        parts = [self._property(name) for name in self.properties if self._is_written(name)]
         if self.others is not False and (self.is_open or not self.has_named):
             place = _Place(
                 "/additionalProperties", self.others, {"additionalProperties": self.others}
@@ -165,9 +181,18 @@ class _Arguments:
             parts.append(Rep(self._argument(self._other_name(), place), 0, None))
         return Seq((*parts, _BREAK))
 
+    def _is_written(self, name: str) -> bool:
+        is_excluded = any(text in name for text in self.excludes)
+        if is_excluded and name in self.required:
+            raise UnsupportedSchema(f"names {name!r:.80}, which is excluded", keyword="required")
+        return not is_excluded
+
     def _other_name(self) -> Node:
-        named = automaton.of_texts(self.properties)
-        return regular.parse(unparse.to_pattern(automaton.compile(_OTHER_NAME) & ~named))
+        names = automaton.compile(_OTHER_NAME) & ~automaton.of_texts(self.properties)
+        for text in self.excludes:
+            spelled = f"{_ANYTHING}{regular.to_pattern(literal(text))}{_ANYTHING}"
+            names &= ~automaton.compile(spelled)
+        return regular.parse(unparse.to_pattern(names))
 
     def _property(self, name: str) -> Node:
         pointer = f"/properties/{name.replace('~', '~0').replace('/', '~1')}"
@@ -185,12 +210,7 @@ class _Arguments:
         try:
             values = self._values(place)
         except UnsupportedSchema as error:
-            raise UnsupportedSchema(
-                error.reason,
-                pointer=error.pointer.removeprefix(_PLACE),
-                keyword=error.keyword,
-                hint=error.hint,
-            ) from error
+            raise excluded.placed(error, _DEFINED) from error
         return Alt(tuple(Seq((self._begin(name, kind), value)) for kind, value in values.items()))
 
     def _begin(self, name: Node, kind: str) -> Node:
@@ -205,7 +225,7 @@ class _Arguments:
         values: dict[str, list[Node]] = {}
         strings = self._of_types(place, ("string",))
         texts = [] if strings is None else self._texts(_without(strings, self.style.end))
-        is_any = strings is not None and strings.keys() == {"type"}
+        is_any = strings is not None and self._is_any_text(place)
         for kind, types in self.style.others:
             if is_any and kind == self.style.text:
                 continue  # whatever it is, it is a string
@@ -221,15 +241,25 @@ class _Arguments:
             values.setdefault(self.style.text, []).append(self._until_end(texts))
         return {kind: Alt(tuple(nodes)) for kind, nodes in values.items()}
 
-    def _typed(self, place: _Place, types: tuple[str, ...]) -> str:
+    def _is_any_text(self, place: _Place) -> bool:
+        """Whether every string satisfies the place's schema, but for what is excluded."""
+        return json_schema.normalise(self._typed(place, ("string",), ())) == _ANY_TEXT
+
+    def _typed(
+        self, place: _Place, types: tuple[str, ...], excludes: Sequence[str] | None = None
+    ) -> str:
         """The schema of a place, for values of some types: what it refers to stays where it is."""
         root = self.schema if _refers(place.schema) else place.alone
         root = {"$id": "urn:sgrt:arguments", **root}
         ref = f"{root['$id']}#{quote(place.pointer)}"
-        whole = {"allOf": [{"$ref": ref}, {"type": list(types)}], "$defs": {"arguments": root}}
-        draft = str(self.schema.get("$schema", ""))
-        is_told = draft and "draft-04" not in draft  # where `$id` names nothing
-        return json_text.dump(whole | ({"$schema": draft} if is_told else {}))
+        excludes = self.excludes if excludes is None else excludes
+        return json_text.dump(
+            excluded.head(self.schema)
+            | {
+                "allOf": [{"$ref": ref}, {"type": list(types)}, *excluded.refs(excludes)],
+                "$defs": {_DEFINED: root, **excluded.definitions(excludes)},
+            }
+        )
 
     def _of_types(self, place: _Place, types: tuple[str, ...]) -> dict[str, Any] | None:
         """The normal schema of a place's values of some types; None where there are none."""

@@ -21,6 +21,14 @@ from sgrt.grammar import tag_format
 Format = dict[str, Any]
 BOOL: Format = {"type": "json_schema", "json_schema": {"type": "boolean"}}
 ANY: Format = {"type": "any_text"}
+VALUES: Format = {
+    "type": "json_schema",
+    "json_schema": {
+        "$defs": {"t": {"maxLength": 9}},
+        "additionalProperties": {"$ref": "#/$defs/t"},
+    },
+    "excludes": ["<k>", "</k>"],
+}
 
 
 def _const(value: str) -> Format:
@@ -50,6 +58,16 @@ _TABLE: list[tuple[Format, list[str], list[str]]] = [
     ({**BOOL, "style": "json", "any_order": False, "max_whitespace_cnt": 2}, ["true"], [" true"]),
     ({"type": "json_schema", "json_schema": True}, ['{"a":[1]}', "null"], ["a"]),
     ({**BOOL, "any_order": True}, ["true"], ["1"]),
+    (
+        VALUES,
+        ["1", '"<k"', '["</k"]', '{"<k":"k>","a":[{"b":"<"}]}'],
+        ['"<k>"', '["</k>"]', '{"<k>":1}', '{"a":[{"</k>x":1}]}', '{"a":"0123456789"}'],
+    ),
+    (
+        {**VALUES, "json_schema": True, "style": "qwen_xml"},
+        ["<parameter=a><k</parameter>", "<parameter=a>{}</parameter>"],
+        ["<parameter=a><k></parameter>", '<parameter=a>{"</k>":1}</parameter>'],
+    ),
     ({"type": "qwen_xml_parameter", "json_schema": {}}, ["", "<parameter=a>1</parameter>"], ["{}"]),
     ({"type": "regex", "pattern": "[A-Z]{3}-[0-9]{2}"}, ["ABC-12"], ["ABC-1", "xABC-12"]),
     ({"type": "grammar", "grammar": 'root ::= "(" root ")" | "k"'}, ["k", "((k))"], ["(k", ""]),
@@ -163,7 +181,11 @@ def test_every_format_is_in_the_table() -> None:
         ({"type": "tag", "begin": {"type": "token", "token": 1}, "content": ANY, "end": "x"}, "begin: tokens"),
         ({**BOOL, "style": "cohere_xml"}, "format.style: 'cohere_xml' is not written"),
         ({**BOOL, "any_order": 1}, "format.any_order: cannot be 1"),
-        ({**BOOL, "excludes": ["a"]}, "format.excludes: is not enforced"),
+        ({**BOOL, "excludes": ["x", "na"]}, "format.excludes[1]: 'na' is not told from an escape"),
+        ({**BOOL, "excludes": ['<"']}, "format.excludes[0]: '<\"' is not told"),
+        ({**BOOL, "excludes": [""]}, "format.excludes[0]: must be a string that is not empty"),
+        ({**VALUES, "json_schema": {"const": "<k>"}}, "schema at /: no value satisfies"),
+        ({**VALUES, "json_schema": {"items": {"$ref": "http://x"}}}, "schema at /items: keyword '$ref'"),
         ({"type": "any_text", "max_tokens": 5}, "format.max_tokens: tokens are not counted"),
         ({"type": "any_text", "excludes": [""]}, "format.excludes[0]: must be a string"),
         (_tag("a", ANY, ["", "x"]), "format.content: a until must not be empty"),

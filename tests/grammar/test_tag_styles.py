@@ -177,6 +177,27 @@ def test_references_mean_what_they_mean_in_the_schema() -> None:
                 assert accepts(compiled, written) is is_right
 
 
+@pytest.mark.parametrize("style", tag_styles.STYLES)
+def test_what_is_excluded_stands_in_no_name_and_no_value(style: str) -> None:
+    form = {**_format(CALL, style), "excludes": ["<|x|>", "zz"]}
+    compiled = grammar(StructuralFormat(json.dumps(form)))
+    for arguments in GOOD:
+        assert accepts(compiled, _written(style, arguments)), arguments
+    for text in ("<|x|>", "a<|x|>b", "<|x|<|x|>", "zz"):
+        for arguments in (
+            {"city": text, "days": 1},
+            {"city": "a", "days": 1, "note": text[:4]},
+            {"city": "a", "days": 1, "tags": ["a", text]},
+        ):
+            is_left = not any(mark in json.dumps(arguments) for mark in ("<|x|>", "zz"))
+            assert accepts(compiled, _written(style, arguments)) is is_left
+    names = {"properties": {"zz": {}, "a": {}}, "additionalProperties": {}}
+    form = {**form, "json_schema": names}
+    compiled = grammar(StructuralFormat(json.dumps(form)))
+    for name, is_left in (("a", True), ("zy", True), ("zz", False), ("azzb", False)):
+        assert accepts(compiled, _written(style, {name: "1"})) is is_left
+
+
 def test_names_are_escaped_or_refused() -> None:
     schema = {"properties": {'a"&<b': {"type": "string"}}}
     text = '<|open|>argument key="a&quot;&amp;&lt;b" type="string"<|sep|>v<|close|>argument<|sep|>'
