@@ -165,9 +165,12 @@ def test_every_client_that_is_tested_is_shown_and_no_other() -> None:
     tested = {p.stem.removeprefix("with_") for p in (ROOT / "tests" / "clients").glob("with_*.py")}
     shown = blocks()
     assert set(shown) == tested - {"lm_eval"}  # which is a command, and shown as one
+    scripts = (ROOT / "tests" / "clients" / "node").glob("with_*.mjs")
+    assert set(blocks("js")) == {p.stem.removeprefix("with_") for p in scripts}
+    assert all(block.count(";") <= 8 for block in blocks("js").values())
     assert "lm_eval --model local-completions" in PAGE.read_text(encoding="utf-8")
     for name, block in shown.items():
-        assert len(ast.parse(block).body) <= 6, name
+        assert len(ast.parse(block).body) <= 7, name
 
 
 def test_every_flag_that_the_page_names_exists() -> None:

@@ -2,6 +2,7 @@
 
 Every ``with_*.py`` here is a script for one client. Its head (PEP 723) says what it needs; it runs
 in a virtual environment of its own, because the clients' requirements contradict each other.
+Those of ``node/`` share what its ``package.json`` names; without node and npm they are skipped.
 Environments are made once and kept in a cache.
 """
 
@@ -9,81 +10,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
-import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from tests.clients import page
+from tests.clients.scripts import Client, all_clients
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-_HEAD = re.compile(r"^# /// script\n(.*?)^# ///$", re.DOTALL | re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class Client:
-    """One script.
-
-    Args:
-        requires: what pip installs.
-        alone: what pip installs without its dependencies.
-    """
-
-    path: Path
-    requires: tuple[str, ...]
-    alone: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        return self.path.stem.removeprefix("with_")
-
-    def python(self, cache: Path) -> Path:
-        """The interpreter of its environment."""
-        key = hashlib.sha256(repr((self.requires, self.alone)).encode()).hexdigest()[:12]
-        return cache / f"{self.name}-{key}" / "bin" / "python"
-
-
-def read_client(path: Path) -> Client:
-    """A script and what its head asks for."""
-    match = _HEAD.search(path.read_text(encoding="utf-8"))
-    if match is None:
-        raise SystemExit(f"{path.name} does not say what it needs")
-    lines = (line.removeprefix("#").removeprefix(" ") for line in match[1].splitlines())
-    head = tomllib.loads("\n".join(lines))
-    alone = head.get("tool", {}).get("sgrt", {}).get("without-dependencies", [])
-    return Client(path, tuple(head["dependencies"]), tuple(alone))
-
-
-def make_environment(client: Client, cache: Path) -> Path:
-    """The interpreter of the client's environment, which is made if it is not there."""
-    python = client.python(cache)
-    folder = python.parents[1]
-    if not (folder / "complete").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        print(f"{client.name}: making its environment", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        for packages, flags in ((client.requires, ()), (client.alone, ("--no-deps",))):
-            if packages:
-                subprocess.run([*_installer(python), "--quiet", *flags, *packages], check=True)
-        (folder / "complete").touch()
-    return python
-
-
-def _installer(python: Path) -> list[str | Path]:
-    """uv where there is one, since it is many times faster."""
-    uv = shutil.which("uv")
-    if uv is not None:
-        return [uv, "pip", "install", "--python", python]
-    return [python, "-m", "pip", "install"]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @contextlib.contextmanager
@@ -111,21 +49,14 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
     raise SystemExit(f"the server did not start:\n{log.read_text(encoding='utf-8')}")
 
 
-def run_client(client: Client, python: Path, url: str, key: str, timeout_s: float) -> str:
-    """Run one script, and the client's block of docs/serve.md; what to say of them in the table,
-    "ok" first where they passed."""
+def run_client(client: Client, cache: Path, url: str, key: str, timeout_s: float) -> str:
+    """Run what a client has; what to say of it in the table, "ok" where all passed."""
+    runs = client.runs(cache, url)
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "OPENAI_API_KEY")}
-    env |= {"SGRT_URL": url, "SGRT_KEY": key, "PYTHONUNBUFFERED": "1"}
-    commands = {"script": [python, client.path]}
-    if (block := page.blocks().get(client.name)) is not None:
-        env |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-        if client.alone:  # its script knows how to import a package that lacks others
-            env["PYTHONPATH"] = str(HERE)
-            block = f"import {client.path.stem}\n{block}"
-        commands["page"] = [python, "-c", block.replace(page.ADDRESS, url)]
-    for what, command in commands.items():
+    env |= {"SGRT_URL": url, "SGRT_KEY": key, "PYTHONUNBUFFERED": "1", **runs.env}
+    for what, command in runs.commands.items():
         try:
-            done = subprocess.run(command, env=env, timeout=timeout_s, check=False)
+            done = subprocess.run(command, env=env, cwd=runs.folder, timeout=timeout_s, check=False)
         except subprocess.TimeoutExpired:
             return f"FAILED: {what} not done in {timeout_s:g} s"
         if done.returncode != 0:
@@ -135,7 +66,7 @@ def run_client(client: Client, python: Path, url: str, key: str, timeout_s: floa
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run clients, print a table; exit status 1 where one failed."""
-    clients = [read_client(path) for path in sorted(HERE.glob("with_*.py"))]
+    clients = list(all_clients())
     home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     parser = argparse.ArgumentParser(prog="python -m tests.clients", description=__doc__)
     parser.add_argument("names", nargs="*", help="; ".join(c.name for c in clients))
@@ -148,19 +79,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = [c for c in clients if not args.names or c.name in args.names]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # takes the server with it
     args.cache.mkdir(parents=True, exist_ok=True)
-    pythons = [make_environment(client, args.cache) for client in chosen]
+    rows = [(c.name, f"skipped: {c.lacks()}", 0.0) for c in chosen if c.lacks()]
+    chosen = [c for c in chosen if not c.lacks()]
+    for client in chosen:
+        client.prepare(args.cache)
     key = "EMPTY"  # the one that SGLang's kits send
-    rows = []
     with server(key, args.cache / "server.log") as url:
-        for client, python in zip(chosen, pythons, strict=True):
+        for client in chosen:
             print(f"--- {client.name}", flush=True)
             began = time.perf_counter()
-            said = run_client(client, python, url, key, args.timeout)
+            said = run_client(client, args.cache, url, key, args.timeout)
             rows.append((client.name, said, time.perf_counter() - began))
     print()
     for name, said, seconds in rows:
         print(f"{name:18} {said:40} {seconds:6.1f} s")
-    return int(any(not said.startswith("ok") for _, said, _ in rows))
+    return int(any(said.startswith("FAILED") for _, said, _ in rows))
 
 
 if __name__ == "__main__":
