@@ -7,6 +7,7 @@ from typing import Any
 
 from sgrt.errors import UnsupportedSchema
 from sgrt.grammar import automaton, json_text, limits
+from sgrt.grammar.automaton import Automaton
 from sgrt.grammar.schema.clauses import Clause, distributed
 from sgrt.grammar.schema.document import Schema
 from sgrt.grammar.schema.formula import (
@@ -59,6 +60,8 @@ class Expander:
         self._has_key: dict[tuple[Keys, str, bool], bool] = {}
         self.listed: dict[Keys, Keys] = {}
         """Sets of keys, those told by an enumeration by the keys in it."""
+        self.languages: dict[Keys, Automaton] = {}
+        """The keys of sets of keys."""
         self.cells: dict[Any, tuple[dict[str, Formula], Formula]] = {}
         """What `objects.Object` found out about sets of keys."""
 

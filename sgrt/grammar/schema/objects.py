@@ -211,6 +211,12 @@ class Object:
 
     def _language(self, keys: Keys) -> Automaton:
         """All keys that some reader counts into a set; named ones do not matter."""
+        known = self._expander.languages
+        if keys not in known:
+            known[keys] = self._find_language(keys)
+        return known[keys]
+
+    def _find_language(self, keys: Keys) -> Automaton:
         if keys.failing is not None:
             return ~strings.language(self._expander.under(keys.failing, "string"))
         patterns = (narrow if keys.others else widest for narrow, widest in keys.patterns)
