@@ -140,6 +140,39 @@ def test_pattern_without_a_mark_that_json_escapes_never_matches_it(pattern: str)
 
 @pytest.mark.parametrize(
     "pattern",
+    [r"^(?=.*[a-z])(?=.*[A-Z])(?=.*\d)[A-Za-z\d]{3,}$", "^(?=.{3}$)(?=.*[@1])(?!B).*$", "^(?!a)(?!.*@@)[aB@]+$",
+     "^(?=a|B)1|@", "^(?=a)(?=.1)", "^(?!(a|1$))(?!^B).", "^(?=[(|)a])a|1$", "^(?=a)?B", "^(?=a(?=1))a[^@]"],
+)  # fmt: skip
+def test_pattern_with_look_aheads_in_front_matches_what_re_search_matches(pattern: str) -> None:
+    node = {"type": "string", "pattern": pattern}
+    try:
+        compiled = grammar(JsonSchema(json_text.dump(node)))
+        others = grammar(JsonSchema(json_text.dump({"type": "string", "not": node})))
+    except UnsupportedSchema as error:
+        assert "nothing to repeat" in str(error)
+        return
+    for text in ["", "a", *map("".join, itertools.product("aB1@", repeat=3)), "aB1@"]:
+        expected = bool(re.search(pattern, text))
+        assert accepts(compiled, json_text.dump(text)) == expected, text
+        if not expected:  # \d and . of some reader may match what those of another one do not
+            assert accepts(others, json_text.dump(text)), text
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [r"^(?=.*[a-z])(?=.*[A-Z])(?=.*\d)(?=.*[@$!%*?&])[A-Za-z\d@$!%*?&]{8,}$",
+     r"^(?=.{8,64}$)(?=.*[A-Z])(?=.*[0-9])(?=.*[^a-zA-Z0-9]).*$"],
+)  # fmt: skip
+def test_pattern_of_a_password_is_accepted_and_can_be_completed(pattern: str) -> None:
+    compiled = grammar(JsonSchema(json_text.dump({"type": "string", "pattern": pattern})))
+    for text in ("Abcdef1@", "Abcdef1", "abcdefg1@", "Abcdefgh@", "Abcdefg12"):
+        assert accepts(compiled, json_text.dump(text)) == bool(re.search(pattern, text)), text
+    completion = compiled.matcher().shortest_completion()
+    assert completion is not None and compiled.matcher().completes(completion)
+
+
+@pytest.mark.parametrize(
+    "pattern",
     [r"^$|(^(?:\S+\s+){0,99}\S+$)", r"^(\S+\s*){0,49}\S+$", r"^(?:[^\s,]+,\s*){0,49}[^\s,]+$"],
 )
 def test_pattern_of_many_words_held_to_a_length_stays_within_the_budget_of_masks(

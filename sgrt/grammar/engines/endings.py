@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from functools import reduce
+from operator import and_
 from typing import Any
 
 from sgrt.errors import GrammarBudgetExceeded
@@ -33,33 +35,38 @@ def of_source(source: str) -> tuple[bytes, ...]:
     """
     texts: list[str] = []
     with suppress(limits.OutOfPatience), limits.patience(_SECONDS):
-        for pattern in sorted(_patterns(source))[:_MAX_PATTERNS]:
-            text = _text_of(pattern)
+        for patterns in sorted(_patterns(source))[:_MAX_PATTERNS]:
+            text = _text_of(patterns)
             texts += [text] if text and len(text) <= _MAX_CHARS else []
     ends = {text[start:] for text in texts for start in range(len(text))}
     longest_first = sorted(ends, key=lambda end: (-len(end), end))
     return tuple(json.dumps(end, ensure_ascii=False)[1:-1].encode() for end in longest_first)
 
 
-def _patterns(source: str) -> set[str]:
-    found: set[str] = set()
+def _patterns(source: str) -> set[tuple[str, ...]]:
+    """The patterns of each string and each key, those together that one text has to match."""
+    found: set[tuple[str, ...]] = set()
     todo: list[Any] = [json.loads(source) if source.startswith("{") else None]
     while todo:
         node = todo.pop()
         if isinstance(node, dict):
             pattern, keys = node.get("pattern"), node.get("patternProperties")
-            found |= {pattern} if isinstance(pattern, str) else set()
-            found |= keys.keys() if isinstance(keys, dict) else set()
-            todo += node.values()
+            found |= {(pattern,)} if isinstance(pattern, str) else set()
+            found |= {(key,) for key in keys} if isinstance(keys, dict) else set()
+            if node.get("type") == "string" and isinstance(node.get("allOf"), list):
+                found.add(tuple(part["pattern"] for part in node["allOf"]))
+            else:
+                todo += node.values()
         elif isinstance(node, list):
             todo += node
     return found
 
 
-def _text_of(pattern: str) -> str | None:
-    """A shortest text of a pattern that is written as ``^…$``, if it is found."""
+def _text_of(patterns: tuple[str, ...]) -> str | None:
+    """A shortest text of patterns that are written as ``^…$``, if it is found."""
     try:
-        return shortest(automaton.compile(pattern[1:-1], _MAX_STATES))
+        languages = (automaton.compile(pattern[1:-1], _MAX_STATES) for pattern in patterns)
+        return shortest(reduce(and_, languages))
     except GrammarBudgetExceeded:
         return None
 

@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Any
 
 from sgrt.errors import ConstraintError, GrammarBudgetExceeded, UnsupportedSchema
-from sgrt.grammar import automaton, formats, json_text, limits, productive, regex
+from sgrt.grammar import ahead, automaton, formats, json_text, limits, productive, regex
 from sgrt.grammar.schema import digits, strings
 from sgrt.grammar.schema.contract import ANNOTATIONS, DEPENDENT, Entry, Status
 from sgrt.grammar.schema.disjoint import Facts, are_disjoint, kinds_of
@@ -279,7 +279,8 @@ class Reader:
     def _pattern(self, schema: Schema, value: Any) -> Formula:
         if not isinstance(value, str):
             schema.refuse("must be a string", "pattern")
-        return Matches(schema.pointer, *self.patterns(schema, "pattern", value))
+        parts = ((*self.patterns(schema, "pattern", p), held) for p, held in ahead.split(value))
+        return both(Matches(schema.pointer, *part) for part in parts)
 
     def patterns(self, schema: Schema, keyword: str, pattern: str) -> tuple[str, str]:
         """A pattern as every reader, and as some reader understands it."""
