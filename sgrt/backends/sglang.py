@@ -154,6 +154,11 @@ class RuntimeEndpoint(RemoteBackend):
             self._info = LOOP.wait(self._first_of("/model_info", "/get_model_info"))
         return self._info
 
+    @property
+    def model_info(self) -> dict[str, Any]:
+        """`get_model_info`, by SGLang's name."""
+        return self.get_model_info()
+
     def get_model_name(self) -> str:
         """Where the server has its model from."""
         return str(self.get_model_info().get("model_path") or self.name)

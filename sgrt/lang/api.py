@@ -116,6 +116,8 @@ def gen(
 
     Args:
         name: ``s[name]`` reads the value.
+        max_tokens: 0 writes nothing; with ``logprobs`` it tells how likely each token would come
+            next.
         n: draw this many; the value is a list, and the text goes on with the first. None is 1.
         stop_regex: pattern or patterns; the text ends before the first match, wherever that begins
             (`core.Generate`). On backends that cannot, the generation fails and says so.

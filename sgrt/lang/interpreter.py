@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from sgrt.core import Generate, Handle, ScoreResult, Session, Text
+from sgrt.core import Generate, GenerateResult, Handle, ScoreResult, Session, Text
 from sgrt.errors import Cancelled
 from sgrt.lang.background import continuations
 from sgrt.lang.variables import Generated, Selected, outcome
@@ -306,6 +306,41 @@ class Sample(Operation):
         lane.watch_beside(handles[1:])
         for handle, other in zip(handles[1:], others, strict=True):
             when_done(handle, other.close)
+
+    def fail(self, lane: Lane, error: BaseException) -> None:
+        self.variable.fail(error)
+
+
+@dataclass(slots=True)
+class Peek(Operation):
+    """How likely each token would come next; the text stays as it is.
+
+    Args:
+        num: how many continuations of no text are asked for.
+    """
+
+    request: Generate
+    variable: Generated
+    num: int
+
+    def run(self, lane: Lane, session: Session) -> None:
+        params = replace(self.request.params, max_tokens=1, ignore_eos=True, stop=())
+        (twin,) = session.fork(1)
+        (handle,) = twin.generate([replace(self.request, params=params)])
+        told: Handle[GenerateResult] = Handle(handle.cancel)
+
+        def tell() -> None:
+            twin.close()
+            if (error := handle.error()) is not None:
+                told.fail(error)
+                return
+            is_complete = self.request.constraint is None
+            seen = replace(handle.result(), text="", token_ids=(), is_complete=is_complete)
+            told.finish(replace(seen, finish_reason="length", stop_match=None))
+
+        self.variable.attach(told, [told] * (self.num - 1))
+        lane.watch_beside([told])
+        when_done(handle, tell)
 
     def fail(self, lane: Lane, error: BaseException) -> None:
         self.variable.fail(error)

@@ -19,7 +19,7 @@ from sgrt.errors import DeadlineExceeded, ProgramError
 from sgrt.lang import peer
 from sgrt.lang.chat import Chat, Piece, spelling_of
 from sgrt.lang.feed import Feed
-from sgrt.lang.interpreter import Claim, Decide, Lane, Operation, Sample, Split, Write
+from sgrt.lang.interpreter import Claim, Decide, Lane, Operation, Peek, Sample, Split, Write
 from sgrt.lang.ir import Concat, Gen, Node, Reasoning, Role, RoleBegin, RoleEnd, Select
 from sgrt.lang.rerender import Rebase, Said
 from sgrt.lang.run import Run
@@ -255,7 +255,8 @@ class Trace:
             self._declare(variable)
         else:
             self._produce(variable)
-        if gen.n == 1:
+        is_peek = request.params.max_tokens == 0 and request.params.logprobs is not None
+        if gen.n == 1 and not is_peek:
             write = self._pending
             if write is None:
                 write = self._pending = Write([], [])
@@ -266,6 +267,9 @@ class Trace:
                 run.note(self)
             return
         params = request.params
+        if is_peek:
+            self._submit(Peek(request, variable, gen.n))
+            return
         requests = [replace(request, params=_with_seed(params, i)) for i in range(gen.n)]
         self._submit(Sample(requests, variable))
 

@@ -353,6 +353,12 @@ def test_programs_in_flight_need_no_thread_each(start: Start, num: int) -> None:
     assert server.connections <= 1024
 
 
+def test_model_of_the_server_is_told_by_both_names(start: Start) -> None:
+    _, endpoint = start(Sglang())
+    assert endpoint.model_info == endpoint.get_model_info()
+    assert endpoint.model_info["model_path"] == endpoint.get_model_name() == "org/model"
+
+
 def test_closed_endpoint_refuses_and_ends_what_runs(start: Start) -> None:
     _, endpoint = start(Sglang(lambda text: "a" * 50, pause_s=0.05))
     (handle,) = endpoint.open().generate([Text("q"), Generate(params=SHORT)])
