@@ -163,9 +163,7 @@ def _distinct(what: str, texts: Sequence[str]) -> Sequence[str]:
     """Texts each of which can be met before any other one is."""
     limits.check_limit(f"texts of {what}", len(texts), limits.MAX_TRIGGERS)
     for text in texts:
-        check_text(f"a {what}", text)
-        if not text:
-            raise ConstraintError(f"a {what} must not be empty")
+        _check_mark(what, text)
     for text in texts:
         for other in texts:
             if other != text and text in other:
@@ -175,6 +173,12 @@ def _distinct(what: str, texts: Sequence[str]) -> Sequence[str]:
     if len(set(texts)) < len(texts):
         raise ConstraintError(f"{what}: given twice in {tuple(texts)!r:.200}")
     return texts
+
+
+def _check_mark(what: str, text: object) -> None:
+    check_text(f"a {what}", text)
+    if not text:
+        raise ConstraintError(f"a {what} must not be empty")
 
 
 def _pattern(text: str) -> str:
@@ -210,8 +214,13 @@ def _lexeme(body: str, excludes: Sequence[str], size: int) -> Lexeme:
 
 
 def _excluded(excludes: Sequence[str], marks: Sequence[str]) -> Sequence[str]:
-    """What free text never spells in front of its marks: those may be named there too."""
-    return _distinct("excluded text", tuple(text for text in excludes if text not in marks))
+    """What free text never spells in front of its marks: those may be named there too. A text that
+    holds another one is excluded with it."""
+    rest = list(dict.fromkeys(text for text in excludes if text not in marks))
+    for text in rest:
+        _check_mark("excluded text", text)
+    limits.check_limit("excluded texts", len(rest), limits.MAX_TRIGGERS)
+    return [text for text in rest if not any(o in text for o in rest if o != text)]
 
 
 def _free_box(excludes: Sequence[str]) -> Box:

@@ -30,6 +30,17 @@ def _kind(value: Any) -> str:
     return "null" if value is None else known
 
 
+def _cohere(begin: str, value: Any, white: str) -> str:
+    kinds = ((str, "raw"), (dict, "dict"), (list, "list"))
+    kind = next((name for type_, name in kinds if isinstance(value, type_)), "json")
+    body = value if kind == "raw" else white + json.dumps(value) + white
+    if kind == "dict":
+        body = _written("cohere_xml", value, white) or white
+    if kind == "list":
+        body = white + "".join(_cohere("<cofl:value", item, white) for item in value) + white
+    return f'{begin} type="{kind}">{body}</cofl:value>'
+
+
 def _written(style: str, arguments: dict[str, Any], white: str = "") -> str:
     """Arguments as the chat template of a model of that style writes them."""
     texts = []
@@ -42,6 +53,7 @@ def _written(style: str, arguments: dict[str, Any], white: str = "") -> str:
                 "minimax_xml": f'<parameter name="{name}">{body}</parameter>',
                 "deepseek_xml": f'<｜DSML｜parameter name="{name}" string="{str(is_text).lower()}">'
                 f"{body}</｜DSML｜parameter>",
+                "cohere_xml": _cohere(f'<cofl:value name="{name}"', value, white),
                 "glm_xml": f"<arg_key>{name}</arg_key>{white}<arg_value>{body}</arg_value>",
                 "kimi_k3_xml": f'<|open|>argument key="{name}" type="{_kind(value)}"<|sep|>'
                 f"{body}<|close|>argument<|sep|>",
@@ -136,7 +148,7 @@ def test_values_end_with_the_first_end_of_their_argument(style: str) -> None:
 def test_a_schema_that_names_no_argument_takes_any(style: str) -> None:
     for schema in (True, {}, {"type": "object"}):
         compiled = _compiled(schema, style)
-        for arguments in ({}, {"a_1": "x"}, {"a": [1], "B": None}):
+        for arguments in ({}, {"a_1": "x"}, {"a": 1 if style == "cohere_xml" else [1], "B": None}):
             assert accepts(compiled, _written(style, arguments))
         assert not accepts(compiled, _written(style, {"1a": "x"}))
     open_ = {"properties": {"ab": {"type": "integer"}}, "additionalProperties": {"type": "null"}}
@@ -150,6 +162,73 @@ def test_a_schema_that_names_no_argument_takes_any(style: str) -> None:
         assert accepts(compiled, "")
         assert accepts(compiled, "\n")
         assert not accepts(compiled, _written(style, {"a": "x"}))
+
+
+NODE = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "pattern": "^[a-z]+$"},
+        "kids": {"type": ["array", "null"], "items": {"$ref": "#/$defs/leaf"}, "maxItems": 2},
+        "any": {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/leaf"}, {"$ref": "#/$defs/pair"}]},
+    },
+    "required": ["name"],
+    "additionalProperties": False,
+    "$defs": {
+        "leaf": {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]},
+        "pair": {"type": "object", "properties": {"y": {"type": "array", "minItems": 1}}},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_right"),
+    [
+        ({"name": "a"}, True),
+        ({"name": "a", "kids": None}, True),
+        ({"name": "a", "kids": []}, True),
+        ({"name": "a", "kids": [{"x": 1}, {"x": 2}]}, True),
+        ({"name": "a", "kids": [{"x": 1}] * 3}, False),
+        ({"name": "a", "kids": [{}]}, False),
+        ({"name": "a", "kids": [{"x": "1"}]}, False),
+        ({"name": "a", "kids": {"x": 1}}, False),
+        ({"name": "a", "any": "text"}, True),
+        ({"name": "a", "any": {"x": 1}}, True),
+        ({"name": "a", "any": {"y": ["s", 1, None]}}, True),
+        ({"name": "a", "any": {"y": []}}, False),
+        ({"name": "a", "any": {"z": 1}}, False),
+        ({"name": "A"}, False),
+    ],
+)
+def test_objects_and_arrays_of_cohere_hold_what_their_schemas_say(
+    arguments: dict[str, Any], is_right: bool
+) -> None:
+    compiled = _compiled(NODE, "cohere_xml")
+    for white in ("", "\n"):
+        assert accepts(compiled, _written("cohere_xml", arguments, white)) is is_right
+
+
+@pytest.mark.parametrize(
+    ("value", "pointer", "reason"),
+    [
+        ({"$ref": "#"}, "", "arguments in arguments"),
+        ({"type": "array", "items": {"$ref": "#/properties/a"}}, "", "arguments in arguments"),
+        ({"type": "array", "prefixItems": [{}]}, "/properties/a", "'prefixItems' is not supported"),
+        ({"type": "object", "minProperties": 1}, "/properties/a", "'minProperties' is not supp"),
+        ({"type": "array", "items": {"items": 3}}, "/properties/a/items/items", "must be a schema"),
+        ({"allOf": [{"type": "object"}]}, "/properties/a", "has to say by 'type'"),
+        ({"$id": "http://x/y", "$ref": "#/$defs/b", "$defs": {"b": {"type": "object"}}}, "/properties/a", "by 'type'"),
+        ({"oneOf": [{"type": "object", "required": ["x"]}, {"type": "object", "maxProperties": 1}]}, "/properties/a", "'oneOf' is only supp"),
+        ({"type": "array", "items": {"type": "object", "properties": {"b": {"const": "\0"}}}},
+         "/properties/a/items/properties/b", "control character"),
+    ],
+)  # fmt: skip
+def test_objects_and_arrays_that_cohere_cannot_write_are_refused_with_their_place(
+    value: Any, pointer: str, reason: str
+) -> None:
+    with pytest.raises(ConstraintError, match=reason) as caught:
+        _compiled({"type": "object", "properties": {"a": value}}, "cohere_xml")
+    if isinstance(caught.value, UnsupportedSchema):
+        assert caught.value.pointer == pointer
 
 
 def test_references_mean_what_they_mean_in_the_schema() -> None:
