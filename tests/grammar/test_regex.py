@@ -139,6 +139,51 @@ def test_pattern_without_a_mark_that_json_escapes_never_matches_it(pattern: str)
 
 
 @pytest.mark.parametrize(
+    ("pattern", "accepted"),
+    [(r"^(a\x01b|q)$", ["q"]), (r"^a\x0b?b$", ["ab"]), (r"^a[\x01\t]b$", ["a\tb"]), (r"^\x7fa$|^b$", ["b"]),
+     (r"^(?:ab\x00|[\x01-\x03]|a)$", ["a"])],
+)  # fmt: skip
+def test_pattern_with_characters_that_are_never_written_does_not_lose_them(
+    pattern: str, accepted: list[str]
+) -> None:
+    node = {"type": "string", "pattern": pattern}
+    compiled = grammar(JsonSchema(json_text.dump(node)))
+    texts = ["", "a", "b", "q", "ab", "a\tb", "aab", "abab"]
+    assert [t for t in texts if accepts(compiled, json_text.dump(t))] == accepted
+    closed = {"patternProperties": {pattern: {}}, "additionalProperties": False}
+    keys = grammar(JsonSchema(json_text.dump({"type": "object", **closed})))
+    assert [t for t in texts if accepts(keys, json_text.dump({t: 1}))] == accepted
+
+
+@pytest.mark.parametrize("pattern", [r"^a\x01b$", r"^\x01+$", r"a[\x01-\x03]b"])
+def test_pattern_that_only_texts_match_that_are_never_written_leaves_no_way_in(
+    pattern: str,
+) -> None:
+    node = {"type": "string", "pattern": pattern}
+    with pytest.raises(UnsupportedSchema, match="satisfies this schema"):
+        grammar(JsonSchema(json_text.dump(node)))
+    inside = grammar(JsonSchema(json_text.dump({"type": "object", "properties": {"a": node}})))
+    matcher = inside.matcher()
+    matcher.accept(list(b'{"'))
+    assert ord("a") in allowed_ids(matcher, byte_vocabulary())  # of other keys, as "ab"
+    assert not accepts(inside, '{"a":"ab"}') and accepts(inside, '{"ab":1}')
+
+
+def test_listed_texts_leave_out_those_that_are_never_written() -> None:
+    node = {
+        "type": "string",
+        "pattern": r"^\s{0,2}$",
+        "allOf": [{"pattern": "^[^a]*$"}],
+        "minLength": 2,
+    }
+    compiled = grammar(JsonSchema(json_text.dump(node)))
+    assert [t for t in ("\t", " ", "\t ", "\n\n") if accepts(compiled, json_text.dump(t))] == [
+        "\t ",
+        "\n\n",
+    ]
+
+
+@pytest.mark.parametrize(
     "pattern",
     [r"^(?=.*[a-z])(?=.*[A-Z])(?=.*\d)[A-Za-z\d]{3,}$", "^(?=.{3}$)(?=.*[@1])(?!B).*$", "^(?!a)(?!.*@@)[aB@]+$",
      "^(?=a|B)1|@", "^(?=a)(?=.1)", "^(?!(a|1$))(?!^B).", "^(?=[(|)a])a|1$", "^(?=a)?B", "^(?=a(?=1))a[^@]"],

@@ -11,7 +11,7 @@ from operator import and_, or_
 from typing import Any
 
 from sgrt.errors import GrammarBudgetExceeded
-from sgrt.grammar import automaton, limits, regex, unparse
+from sgrt.grammar import automaton, charset, json_text, limits, regex, unparse
 from sgrt.grammar.automaton import Automaton
 from sgrt.grammar.schema.formula import And, Formula, Matches, NoneOf, OneOf, Or, Size
 
@@ -42,7 +42,8 @@ def shape(formula: Formula) -> dict[str, Any] | None:
     with suppress(GrammarBudgetExceeded):
         texts = _all(map(language, parts))
         if texts.num_texts(low, high, _MAX_LISTED) <= _MAX_LISTED:
-            listed = (texts & _of_length(low, high)).texts(_MAX_LISTED)
+            every = (texts & _of_length(low, high)).texts(_MAX_LISTED) or ()
+            listed = [text for text in every if json_text.unwritable(text) is None]
             return {"enum": listed} if listed else None
     ways = []
     if texts is not None:
@@ -55,7 +56,7 @@ def shape(formula: Formula) -> dict[str, Any] | None:
     except GrammarBudgetExceeded:
         if not ways:
             raise
-    return min(ways, key=lambda way: len(str(way)))
+    return None if None in ways else min(ways, key=lambda way: len(str(way)))
 
 
 def _one_by_one(parts: Iterable[Formula]) -> list[str]:
@@ -125,7 +126,7 @@ def _all(languages: Iterable[Automaton]) -> Automaton:
     return reduce(and_, sorted(languages, key=lambda a: len(a.table)))
 
 
-def _described(low: int, high: int | None, patterns: list[str]) -> dict[str, Any]:
+def _described(low: int, high: int | None, patterns: list[str]) -> dict[str, Any] | None:
     shape: dict[str, Any] = {}
     if low:
         shape["minLength"] = low
@@ -135,6 +136,8 @@ def _described(low: int, high: int | None, patterns: list[str]) -> dict[str, Any
     if high is not None:
         patterns = [rotated(pattern) for pattern in patterns]
     written = [{"pattern": whole(pattern)} for pattern in patterns]
+    if any(_is_nothing(part["pattern"]) for part in written):
+        return None
     if len(written) == 1:
         shape |= written[0]
     elif written:
@@ -145,10 +148,26 @@ def _described(low: int, high: int | None, patterns: list[str]) -> dict[str, Any
 def whole(pattern: str) -> str:
     """A pattern for whole strings or keys, as the engine is given it.
 
-    The engine takes a class of all control characters for one that holds the quotation mark and
-    the backslash too. NUL is never generated, so classes are written without it.
+    Its faults are kept out. It takes a class of all control characters for one that holds the
+    quotation mark and the backslash too: NUL is never generated, so classes are written without it.
+    Where other characters that are never generated stand between literal ones, it leaves them out.
     """
-    return f"^{pattern.replace(_FROM_NUL, _FROM_ONE)}$"
+    return f"^{_CLASS_OR_NEVER.sub(_kept, pattern.replace(_FROM_NUL, _FROM_ONE))}$"
+
+
+def _kept(found: re.Match[str]) -> str:
+    if not found["never"]:
+        return found[0]
+    codes = [int(code, 16) for code in re.findall(r"\{(\w+)\}", found[0])]
+    chars = map(chr, range(min(codes), max(codes) + 1))
+    return found[0] if any(json_text.unwritable(char) is None for char in chars) else _NOTHING
+
+
+def _is_nothing(pattern: str) -> bool:
+    """Whether a pattern as the engine is given it matches no text, as far as that is told easily."""
+    with suppress(GrammarBudgetExceeded):
+        return _NOTHING in pattern and automaton.compile(pattern[1:-1]).is_empty()
+    return False
 
 
 _ATOM = r"(?:\[[^\]]*\]|\\x\{[0-9A-F]+\}|[0-9A-Za-z])(?:[*+?]|\{\d+,?\d*\})?"
@@ -164,6 +183,10 @@ def rotated(pattern: str) -> str:
     return _REPEAT_AND_FIRST.sub(r"\g<first>(?:\g<others>\g<first>)\g<count>", pattern)
 
 
+_CLASS_OR_NEVER = re.compile(
+    r"(?P<never>\\x\{(?:[0-7]|B|E|F|1[0-9A-F]|7F)\}|\[(?:\\x\{1?[0-9A-F]\}-?|\\x\{7F\})+\])|\[[^\]]*\]"
+)
+_NOTHING = charset.to_regex(())
 _FROM_NUL, _FROM_ONE = r"[\x{0}-", r"[\x{1}-"
 
 
