@@ -136,7 +136,9 @@ def node(
     if not isinstance(value, dict):
         raise UnsupportedSchema("no value satisfies this schema")
     json_schema.normalise(json_text.dump(value))  # refused as any other schema would be
-    return _Arguments(value, _Place("", value), STYLES[style], composer, excludes).node()
+    whole = _Place("", value)
+    arguments = _Arguments(value, whole, STYLES[style], composer, excludes)
+    return arguments.referred(whole) if "$ref" in value else arguments.node()
 
 
 @dataclass(frozen=True)
@@ -312,6 +314,13 @@ class _Arguments:
 
     # objects and arrays that are no JSON
 
+    def referred(self, place: _Place) -> Node:
+        """The arguments that a place says elsewhere; raises as `node`."""
+        try:
+            return self._object(place)
+        except UnsupportedSchema as error:
+            raise _at_place(error, place) from error
+
     def _object(self, place: _Place) -> Node:
         return Alt(tuple(self._at(found).node() for found in self._alternatives(place, "object")))
 
@@ -320,7 +329,8 @@ class _Arguments:
 
     def _items(self, place: _Place) -> Node:
         place.check_keys(_ARRAY_KEYS, "arrays")
-        low, high = place.schema.get("minItems", 0), place.schema.get("maxItems")
+        low, high = int(place.schema.get("minItems", 0)), place.schema.get("maxItems")
+        high = None if high is None else int(high)  # 2.0 is an integer to JSON Schema
         items = place.inner("items") if "items" in place.schema else _Place("", True)
         values = self._at(place)._values(items)
         begins = {kind: literal(self.style.item.replace("{kind}", kind)) for kind in values}

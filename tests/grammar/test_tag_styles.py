@@ -168,7 +168,7 @@ NODE = {
     "type": "object",
     "properties": {
         "name": {"type": "string", "pattern": "^[a-z]+$"},
-        "kids": {"type": ["array", "null"], "items": {"$ref": "#/$defs/leaf"}, "maxItems": 2},
+        "kids": {"type": ["array", "null"], "items": {"$ref": "#/$defs/leaf"}, "maxItems": 2.0},
         "any": {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/leaf"}, {"$ref": "#/$defs/pair"}]},
     },
     "required": ["name"],
@@ -275,6 +275,24 @@ def test_what_is_excluded_stands_in_no_name_and_no_value(style: str) -> None:
     compiled = grammar(StructuralFormat(json.dumps(form)))
     for name, is_left in (("a", True), ("zy", True), ("zz", False), ("azzb", False)):
         assert accepts(compiled, _written(style, {name: "1"})) is is_left
+
+
+def test_arguments_may_be_said_elsewhere_in_the_schema() -> None:
+    for schema in (
+        {"$ref": "#/$defs/call", "$defs": {"call": CALL}},
+        {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {**CALL}}, "title": "t"},
+    ):
+        whole = {**schema, "$defs": {**schema["$defs"], **CALL["$defs"]}}
+        compiled = _compiled(whole, "glm_xml")
+        for arguments in GOOD:
+            assert accepts(compiled, _written("glm_xml", arguments))
+        for arguments in BAD:
+            assert not accepts(compiled, _written("glm_xml", arguments))
+    with pytest.raises(UnsupportedSchema, match="'minProperties'") as caught:
+        _compiled(
+            {"$ref": "#/$defs/a", "$defs": {"a": {"type": "object", "minProperties": 1}}}, "glm_xml"
+        )
+    assert caught.value.pointer == "/$defs/a"
 
 
 def test_names_are_escaped_or_refused() -> None:
