@@ -82,6 +82,7 @@ class Hub:
         self.num_still = 0  # for how many ticks
         self._starts = starts
         self._idle: list[greenlet] = []  # workers that wait for a body
+        self._next: _Parked | None = None  # taken from the queue by a worker
         threading.Thread(target=self._loop, name="sgrt-hub", daemon=True).start()
 
     def _loop(self) -> None:
@@ -89,7 +90,8 @@ class Hub:
         _local.hub = self
         wait_with(partial(_Parked, self))
         while True:
-            self._run(self.queue.get())
+            item, self._next = self._next, None
+            self._run(self.queue.get() if item is None else item)
             self.num_switches += 1
             self.conduct = None
 
@@ -115,10 +117,24 @@ class Hub:
             else:
                 context.run(run_safely, body)
                 del body, context  # what they hold ends with them
+            if self._is_next_a_start():
+                continue
             if len(self._idle) >= _MAX_IDLE:
                 return
             self._idle.append(me)
             self.main.switch()
+
+    def _is_next_a_start(self) -> bool:
+        """Whether a worker may go on with another body, as the loop would have one do now."""
+        try:
+            self._next = self.queue.get_nowait()
+        except queue.Empty:
+            return False
+        if self._next is None:
+            self.num_switches += 1
+            self.conduct = None
+            return True
+        return False
 
     def is_stuck(self) -> bool:
         """Whether it has been in the same piece of code for some ticks; asked at every tick."""

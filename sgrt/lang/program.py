@@ -480,7 +480,7 @@ class Program:
         trace = Trace(run, seed)
         if deadline_s is not None:
             continuations.after(deadline_s, partial(bodies.expire, weakref.ref(trace), deadline_s))
-        return ProgramState(trace, Handle(), inside=True)
+        return ProgramState(trace, Handle(lock=run.lock), inside=True)
 
     def _launch(
         self,

@@ -170,18 +170,18 @@ class Produced(Variable):
         place: the statement.
     """
 
-    __slots__ = ("handled", "place", "program")
+    __slots__ = ("_code", "_instruction", "handled", "program")
 
     def __init__(self, name: str | None, program: str, place: Place) -> None:
         self.name = name
         self.program = program
-        self.place = place
+        self._code, self._instruction = place  # a tuple more for each would have to be looked after
         self.handled = False  # an error of it was raised inside the running program
 
     @property
     def location(self) -> str:
         """``file:line`` of the statement."""
-        return spelled(self.place)
+        return spelled((self._code, self._instruction))
 
     def error(self, message: str, *, hint: str | None = None) -> ProgramError:
         """A ProgramError that points here."""
@@ -216,7 +216,7 @@ class Generated(Produced):
     def __init__(self, gen: Gen, program: str, place: Place, params: SamplingParams) -> None:
         self.name = gen.name  # what `super().__init__` does, without the call
         self.program = program
-        self.place = place
+        self._code, self._instruction = place
         self.handled = False
         self._gen = gen
         self._params = params
