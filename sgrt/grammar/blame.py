@@ -20,7 +20,7 @@ from typing import Any
 
 from sgrt.core import Choices, Constraint, Ebnf, JsonSchema, Lark
 from sgrt.errors import ConstraintError
-from sgrt.grammar import automaton, compose, ebnf, json_text, lark_, limits, regex
+from sgrt.grammar import automaton, compose, ebnf, excluded, json_text, lark_, limits, regex
 from sgrt.grammar.engines.llguidance_ import LLGrammar
 from sgrt.grammar.engines.places import path_of
 from sgrt.grammar.expected import Expected
@@ -136,7 +136,7 @@ def _without_one(root: Any, pointers: list[str], is_whole: bool) -> Iterator[tup
             if (name in _WHOLE) == is_whole:
                 changed = copy.deepcopy(root)
                 del _node(changed, pointer)[name]
-                yield f"{name!r} at {pointer or '/'}", changed
+                yield f"{name!r} at {excluded.unwrapped(pointer) or '/'}", changed
 
 
 def _without_all(root: Any, pointers: list[str]) -> Iterator[tuple[str, Any]]:
@@ -147,7 +147,8 @@ def _without_all(root: Any, pointers: list[str]) -> Iterator[tuple[str, Any]]:
             changed = copy.deepcopy(root)
             for name in names:
                 del _node(changed, pointer)[name]
-            yield f"{' and '.join(map(repr, names))} at {pointer or '/'}", changed
+            said = " and ".join(map(repr, names))
+            yield f"{said} at {excluded.unwrapped(pointer) or '/'}", changed
 
 
 def _keywords(root: Any, pointer: str) -> list[str]:

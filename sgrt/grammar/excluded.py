@@ -11,7 +11,9 @@ from typing import Any
 from sgrt.errors import UnsupportedSchema
 from sgrt.grammar import json_text
 
-_VALUE, _FREE = "value", "free"
+WRAPPED = "sgrt:wrapped"
+"""The name in `$defs` of a user's schema, in one that says more of it."""
+_FREE = "sgrt:free"
 _OWN_ID = "urn:sgrt:value"
 _ESCAPES = frozenset('"\\bfnrt')
 
@@ -34,7 +36,7 @@ def whole(schema: dict[str, Any], texts: Sequence[str]) -> str:
         head(schema)
         | {
             "allOf": [{"$ref": own["$id"]}, *refs(texts)],
-            "$defs": {_VALUE: own, **definitions(texts)},
+            "$defs": {WRAPPED: own, **definitions(texts)},
         }
     )
 
@@ -68,10 +70,16 @@ def definitions(texts: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def placed(error: UnsupportedSchema, name: str = _VALUE) -> UnsupportedSchema:
-    """The error with its place in the schema that is defined by a name."""
-    pointer = error.pointer.removeprefix(f"/$defs/{name}")
-    return UnsupportedSchema(error.reason, pointer=pointer, keyword=error.keyword, hint=error.hint)
+def placed(error: UnsupportedSchema) -> UnsupportedSchema:
+    """The error with its place in the user's schema."""
+    return UnsupportedSchema(
+        error.reason, pointer=unwrapped(error.pointer), keyword=error.keyword, hint=error.hint
+    )
+
+
+def unwrapped(pointer: str) -> str:
+    """A pointer into a user's schema, of one into a schema that wraps it."""
+    return pointer.removeprefix(f"/$defs/{WRAPPED}")
 
 
 def _escaped(text: str) -> str:

@@ -54,8 +54,6 @@ if TYPE_CHECKING:
 _JSON_TYPES = ("number", "boolean", "null", "object", "array")
 _KEYS = {"$id", "type", "properties", "required", "additionalProperties", *ANNOTATIONS}
 _ARRAY_KEYS = {"type", "items", "minItems", "maxItems", *ANNOTATIONS}
-_DEFINED = "sgrt:arguments"
-_INSIDE = f"/$defs/{_DEFINED}"
 _MAX_DEPTH = 8
 """Of elements in one another: a schema that leads back to itself has no end of them."""
 _ANY_TEXT = json_text.dump({"type": "string"})
@@ -156,6 +154,13 @@ class _Place:
         steps = (step.replace("~", "~0").replace("/", "~1") for step in path)
         return _Place("/".join((self.pointer, *steps)), schema)
 
+    def alone(self) -> dict[str, Any]:
+        """A schema in which nothing else stands, at the same pointer."""
+        found = self.schema
+        for step in reversed(self.pointer.split("/")[1:]):
+            found = {step.replace("~1", "/").replace("~0", "~"): found}
+        return dict(found)
+
     def check_keys(self, known: Set[str], what: str) -> None:
         for key in self.schema:
             if key not in known:
@@ -164,16 +169,6 @@ class _Place:
                     pointer=self.pointer,
                     keyword=key,
                 )
-
-
-def _at_place(error: UnsupportedSchema, place: _Place) -> UnsupportedSchema:
-    """The error with its place in the user's schema."""
-    pointer = error.pointer
-    if pointer.startswith(_INSIDE):
-        pointer = pointer.removeprefix(_INSIDE)
-        if not _refers(place.schema):
-            pointer = place.pointer + pointer.removeprefix("/$defs/value")
-    return UnsupportedSchema(error.reason, pointer=pointer, keyword=error.keyword, hint=error.hint)
 
 
 def _without(normal: dict[str, Any], end: str) -> dict[str, Any]:
@@ -239,7 +234,11 @@ class _Arguments:
         others = schema.get("additionalProperties", "properties" not in schema)
         if others is not False:
             is_told = "additionalProperties" in schema
-            other = place.inner("additionalProperties") if is_told else _Place("", True)
+            other = (
+                place.inner("additionalProperties")
+                if is_told
+                else _Place("/additionalProperties", True)
+            )
             parts.append(Rep(self._argument(self._other_name(properties), other), 0, None))
         return Seq((*parts, _BREAK))
 
@@ -286,7 +285,7 @@ class _Arguments:
         try:
             return self._values_of(place)
         except UnsupportedSchema as error:
-            raise _at_place(error, place) from error
+            raise excluded.placed(error) from error
 
     def _values_of(self, place: _Place) -> dict[str, Node]:
         values: dict[str, list[Node]] = {}
@@ -319,7 +318,7 @@ class _Arguments:
         try:
             return self._object(place)
         except UnsupportedSchema as error:
-            raise _at_place(error, place) from error
+            raise excluded.placed(error) from error
 
     def _object(self, place: _Place) -> Node:
         return Alt(tuple(self._at(found).node() for found in self._alternatives(place, "object")))
@@ -331,7 +330,7 @@ class _Arguments:
         place.check_keys(_ARRAY_KEYS, "arrays")
         low, high = int(place.schema.get("minItems", 0)), place.schema.get("maxItems")
         high = None if high is None else int(high)  # 2.0 is an integer to JSON Schema
-        items = place.inner("items") if "items" in place.schema else _Place("", True)
+        items = place.inner("items") if "items" in place.schema else _Place("/items", True)
         values = self._at(place)._values(items)
         begins = {kind: literal(self.style.item.replace("{kind}", kind)) for kind in values}
         item = Alt(tuple(Seq((begins[kind], value)) for kind, value in values.items()))
@@ -383,16 +382,15 @@ class _Arguments:
         self, place: _Place, types: tuple[str, ...], excludes: Sequence[str] | None = None
     ) -> str:
         """The schema of a place, for values of some types: what it refers to stays where it is."""
-        is_alone = not _refers(place.schema)
-        root = {"$defs": {"value": place.schema}} if is_alone else self.root
+        root = self.root if _refers(place.schema) else place.alone()
         root = {"$id": "urn:sgrt:arguments", **root}
-        ref = f"{root['$id']}#{'/$defs/value' if is_alone else quote(place.pointer)}"
+        ref = f"{root['$id']}#{quote(place.pointer)}"
         excludes = self.excludes if excludes is None else excludes
         return json_text.dump(
             excluded.head(self.root)
             | {
                 "allOf": [{"$ref": ref}, {"type": list(types)}, *excluded.refs(excludes)],
-                "$defs": {_DEFINED: root, **excluded.definitions(excludes)},
+                "$defs": {excluded.WRAPPED: root, **excluded.definitions(excludes)},
             }
         )
 

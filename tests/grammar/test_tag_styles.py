@@ -277,6 +277,19 @@ def test_what_is_excluded_stands_in_no_name_and_no_value(style: str) -> None:
         assert accepts(compiled, _written(style, {name: "1"})) is is_left
 
 
+def test_what_forbids_a_value_is_named_at_its_place_in_the_schema() -> None:
+    schema = {"properties": {"a/b": {"type": "array", "items": {"maximum": 3}}}}
+    for form, text in (
+        (_format(schema, "glm_xml"), "<arg_key>a/b</arg_key><arg_value>[4"),
+        ({**_format(schema, "json"), "excludes": ["<x>"]}, '{"a/b":[4'),
+    ):
+        matcher = grammar(StructuralFormat(json.dumps(form))).matcher()
+        matcher.accept(list(text[:-1].encode()))
+        said = matcher.explain(ord(text[-1]))
+        assert said is not None
+        assert "'maximum' at /properties/a~1b/items" in said
+
+
 def test_arguments_may_be_said_elsewhere_in_the_schema() -> None:
     for schema in (
         {"$ref": "#/$defs/call", "$defs": {"call": CALL}},
