@@ -9,11 +9,12 @@ Both: ``name ::= …``; text begins with ``root``; ``|``, ``( )``, ``* + ?``, ``
   its line; names may hold ``.``; ``[^]`` is any character; escapes of C and ``\e \/ \uHHHH
   \UHHHHHHHH``, ``\x`` with any number of digits, and in classes marks after a backslash;
   ``Regex("…")`` is a pattern of `sgrt.grammar.regex` in which ``.`` is any character, with
-  ``flags="…"`` any but a line feed; ``{n, -1}`` is ``{n,}``.
+  ``flags="…"`` any but a line feed; ``Substring("…", "…")`` is some of these, in this order and
+  nothing left out between; ``{n, -1}`` is ``{n,}``.
 
 A plain context-free grammar over characters: a text belongs to it if there is any way to derive
 it. Rules that are not recursive become one pattern, the others are read character by character.
-Refused: tokens, look-ahead, rule options such as ``[max_tokens=9]``, macros but ``Regex``.
+Refused: tokens, look-ahead, rule options such as ``[max_tokens=9]``, macros but these two.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import NoReturn
 
 from sgrt.core import Ebnf
 from sgrt.errors import ConstraintError, GrammarSyntaxError
-from sgrt.grammar import charset, limits, regex, regular
+from sgrt.grammar import automaton, charset, limits, regex, regular, unparse
 from sgrt.grammar.charset import Charset
 from sgrt.grammar.lark_text import Place
 from sgrt.grammar.rules import (
@@ -101,9 +102,9 @@ DIALECTS = tuple(_DIALECTS)
 _NO_TOKENS = "tokens cannot be written by a constraint"
 _MACROS = {
     "TagDispatch": "a structural tag of format 'dispatch' or 'triggered_tags' does that",
-    "Substring": "substring_of= and Substring do that",
     **dict.fromkeys(("Token", "ExcludeToken", "TokenTagDispatch"), _NO_TOKENS),
 }
+_MAX_CHUNKS = 64
 _LEADING_FLAGS = re.compile(r"\(\?([ais]+)\)")
 _OPS: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
 
@@ -365,6 +366,8 @@ class _Parser:
         if not self.dialect.lines and self.token.text == "(":
             if token.text == "Regex":
                 return self._regex()
+            if token.text == "Substring":
+                return self._substring(token)
             if token.text in _MACROS:
                 self._fail(f"{token.text} is not supported", token, _MACROS[token.text])
         return Ref(_own(token.text), *self.place.of(token.pos))
@@ -386,6 +389,21 @@ class _Parser:
         except GrammarSyntaxError as error:
             self.place.fail(f"{error.reason} (in Regex)", text.pos, error.hint)
         return located(node, self._origin(text))
+
+    def _substring(self, token: _Token) -> Node:
+        """Some chunks, one behind the other as they stand there; or nothing."""
+        self._next()
+        chunks = [self._text("a chunk in quotes expected")[1]]
+        while self._take(","):
+            chunks.append(self._text("a chunk in quotes expected")[1])
+        if not self._take(")"):
+            self._fail("')' expected")
+        limits.check_limit("chunks of a Substring", len(chunks), _MAX_CHUNKS)
+        limits.check_limit("characters of a Substring", sum(map(len, chunks)), limits.MAX_TAG_CHARS)
+        ends = range(len(chunks) + 1)
+        texts = {"".join(chunks[i:j]) for j in ends for i in range(j)} | {""}
+        found = unparse.to_pattern(automaton.of_texts(texts))
+        return located(regular.parse(found), self._origin(token))
 
     def _text(self, expected: str) -> tuple[_Token, str]:
         token = self.token
