@@ -180,7 +180,7 @@ class Object:
         return known[key]
 
     def _split(self, rules: list[Properties]) -> Unnamed:
-        """The set that takes most to write is not written: it is what the others leave."""
+        """The set that likely takes most to write is not written: it is what the others leave."""
         pairs = tuple(pair for rule in rules for pair in rule.keys.patterns)
         languages: list[tuple[Automaton, Formula | None]] = [(_doubtful_keys(pairs), FALSE)]
         languages += ((self._language(rule.keys), rule.value) for rule in rules)
@@ -190,11 +190,15 @@ class Object:
         limits.check_limit("sets of keys", len(cells), limits.MAX_KEY_SETS)
         known = dict.fromkeys(text for pair in pairs for text in pair)
         known |= dict.fromkeys(p for rule in rules for p in self._asked_for(rule.keys))
-        written = [(_written(keys, known), formula) for keys, formula in cells]
-        if not written:
+        if not cells:
             return {}, FALSE
-        written.sort(key=lambda pair: len(pair[0]) if pair[0] is not None else math.inf)
-        rest = written.pop()[1]
+        cells.sort(key=lambda cell: len(cell[0].live))
+        *few, (most, rest) = cells
+        written = [(_written(keys, known), formula) for keys, formula in few]
+        if any(pattern is None for pattern, _ in written):
+            written.append((_written(most, known), rest))
+            written.sort(key=lambda pair: len(pair[0]) if pair[0] is not None else math.inf)
+            rest = written.pop()[1]
         patterns = {}
         for pattern, formula in written:
             size = len(pattern or "") or limits.MAX_WRITTEN_REGEX_BYTES + 1
