@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from decimal import Decimal
 from typing import Any, NoReturn
 
 from sgrt.errors import UnsupportedSchema
@@ -12,6 +13,8 @@ from sgrt.grammar import limits
 
 MAX_EXACT_INT = 2**53
 """Beyond this the engine's numbers (64-bit floats) are no longer exact."""
+MAX_EXACT_DIGITS, MAX_EXACT_SCALE = 15, 22
+"""Digits of a number that is no integer, and digits behind its point."""
 MIN_EXACT_FRACTION = 1e-15
 """Smallest step or bound that the engine writes out in decimals."""
 _MAX_DIGITS = 400
@@ -149,4 +152,13 @@ def unwritable(value: Any, max_integer: int = MAX_EXACT_INT) -> str | None:
             return f"number {item!r:.40} is larger than what is supported"
         elif isinstance(item, float) and abs(item) > MAX_EXACT_INT:
             return f"number {item!r:.40} is beyond 2**53, where the engine is not exact"
+        elif isinstance(item, float) and max_integer == MAX_EXACT_INT and not is_exact(item):
+            return f"number {item!r:.40} has too many digits for the engine to be exact"
     return None
+
+
+def is_exact(value: float) -> bool:
+    """Whether the engine, which reads decimals one by one, comes to this very float."""
+    _, digits, exponent = Decimal(repr(value)).as_tuple()
+    assert isinstance(exponent, int)
+    return value.is_integer() or (len(digits) <= MAX_EXACT_DIGITS and exponent >= -MAX_EXACT_SCALE)

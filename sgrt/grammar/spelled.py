@@ -1,4 +1,4 @@
-"""Schemas of integers that are written by their digits, as rules of the engine's grammar.
+"""Schemas of numbers that are written by their digits, as rules of the engine's grammar.
 
 The engine's numbers are 64-bit floats; a pattern of digits can stand in its grammars but not in its
 schemas. So whatever leads to such an integer (objects, arrays, references) is written as rules here,
@@ -34,12 +34,12 @@ Schema = dict[str, Any] | bool
 
 
 def holds_digits(normal: Any) -> bool:
-    """Whether integers of a normal schema are written by their digits."""
+    """Whether numbers of a normal schema are written by their digits."""
     todo = [normal]
     while todo:
         node = todo.pop()
         if isinstance(node, dict):
-            if isinstance(node.get(digits.KEY), str) and node.get("type") == "integer":
+            if isinstance(node.get(digits.KEY), str) and node.get("type") in ("integer", "number"):
                 return True
             todo += (v for k, v in node.items() if k != "enum")
         elif isinstance(node, list):

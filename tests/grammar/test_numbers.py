@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from fractions import Fraction
 from typing import Any
 
@@ -102,3 +103,19 @@ def test_integer_that_is_a_multiple_of_a_large_number_is_counted_or_listed(
     for value in (0, unit, -2 * unit, 400 * unit):
         assert accepts(compiled, str(value)), value
         assert not accepts(compiled, str(value + 1)), value
+
+
+@pytest.mark.parametrize("value", [1.9476287699047565, 184975900128.80518, 1000000000000000.5])
+def test_number_of_many_digits_is_told_from_its_neighbours(value: float) -> None:
+    """The engine reads such a number with an error in its last digit."""
+    nearby = [math.nextafter(value, 0), value, math.nextafter(value, math.inf)]
+    only = grammar(JsonSchema(json.dumps({"const": value})))
+    assert [v for v in nearby if accepts(only, json.dumps(v))] == [value]
+    for keyword in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"):
+        node = {"type": "number", keyword: value}
+        validator = jsonschema.Draft202012Validator(node)
+        compiled = grammar(JsonSchema(json.dumps(node)))
+        assert not any(accepts(compiled, json.dumps(v)) > validator.is_valid(v) for v in nearby)
+        assert accepts(compiled, "1.25" if "ax" in keyword else "1000000000000011.5")
+        (entry,) = [e for e in json_schema.report(json.dumps(node)) if e.keyword == keyword]
+        assert entry.status == "subset" and "15 digits" in entry.why

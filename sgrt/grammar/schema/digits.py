@@ -1,14 +1,22 @@
-"""Integers as patterns of their digits: the engine's numbers are 64-bit floats."""
+"""Numbers as patterns of their digits: the engine's are 64-bit floats, read with an error."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
+from sgrt.grammar import charset
+
 KEY = "digits"
-"""In a normal schema of integers: a pattern in the engine's syntax that says all of them."""
+"""In a normal schema of numbers: a pattern in the engine's syntax that says all of them."""
 MAX = 10**40
 """Of integers that are written so."""
 _ANY = r"[\x{30}-\x{39}]"
+
+
+def of(value: int | float) -> str:
+    """One number."""
+    return "".join(charset.literal(ord(char)) for char in json.dumps(value))
 
 
 def of_range(low: int | None, high: int | None) -> str:

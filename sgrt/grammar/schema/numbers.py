@@ -8,7 +8,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from fractions import Fraction
 from functools import reduce
 from typing import Any
@@ -61,6 +61,7 @@ def shapes(clause: Iterable[Formula], kind: str) -> Iterator[dict[str, Any]]:
             start, end = _at_multiple(start, step, 1), _at_multiple(end, step, -1)
         if kind == "fraction":
             start, end = _open_at_integer(start, end)
+        start, end = _inside(start, 1), _inside(end, -1)
         if not _is_empty(start, end, kind):
             for written in _steps(step):
                 yield _shape(start, end, written)
@@ -74,7 +75,8 @@ def cut_short(clause: Iterable[Formula]) -> Iterator[float]:
             text = format(Decimal(str(atom.value)), "f")
             point = text.find(".")
             if point > 0:
-                yield from (float(text[:end]) for end in range(point + 2, len(text)))
+                cut = (float(text[:end]) for end in range(point + 2, len(text)))
+                yield from filter(_is_exact, cut)
 
 
 def spelled(clause: Iterable[Formula]) -> list[str] | None:
@@ -294,11 +296,9 @@ def _is_empty(low: _Edge | None, high: _Edge | None, kind: str) -> bool:
 def _shape(low: _Edge | None, high: _Edge | None, step: Fraction | None) -> dict[str, Any]:
     shape: dict[str, Any] = {}
     if low is not None:
-        name = "exclusiveMinimum" if low.exclusive and -low.value <= _TOP else "minimum"
-        shape[name] = _inside(low.value)
+        shape["exclusiveMinimum" if low.exclusive else "minimum"] = low.value
     if high is not None:
-        name = "exclusiveMaximum" if high.exclusive and high.value <= _TOP else "maximum"
-        shape[name] = _inside(high.value)
+        shape["exclusiveMaximum" if high.exclusive else "maximum"] = high.value
     if step is not None:
         if step.numerator > _TOP:
             raise UnsupportedSchema(f"common multiple {step.numerator} is beyond 2**53")
@@ -306,18 +306,35 @@ def _shape(low: _Edge | None, high: _Edge | None, step: Fraction | None) -> dict
     return shape
 
 
-def narrowed(atoms: Iterable[Formula]) -> Iterator[tuple[str, str | None]]:
-    """Pointers and names of bounds further out than the engine is exact at."""
+def narrowed(atoms: Iterable[Formula]) -> Iterator[tuple[str, str | None, bool]]:
+    """Pointers and names of bounds that are moved in to where the engine is exact; whether from
+    further out, or by rounding."""
     for atom in atoms:
         if isinstance(atom, Differs) and _is_far(atom):
-            yield atom.pointer, None
-        if isinstance(atom, Bound) and _is_far(atom):
+            yield atom.pointer, None, True
+        if isinstance(atom, Bound) and (_is_far(atom) or not _is_exact(atom.value)):
             name = "minimum" if atom.sign > 0 else "maximum"
-            yield atom.pointer, f"exclusive{name.title()}" if atom.exclusive else name
+            name = f"exclusive{name.title()}" if atom.exclusive else name
+            yield atom.pointer, name, _is_far(atom)
 
 
-def _inside(value: int | float) -> int | float:
-    """A bound that the engine is exact at: one further out than 2**53 is moved in to it."""
-    if 0 < abs(value) < json_text.MIN_EXACT_FRACTION:
-        raise UnsupportedSchema(f"bound {value!r:.40} is too close to 0 to be exact")
-    return max(-_TOP, min(_TOP, value))
+def _is_exact(value: int | float) -> bool:
+    return isinstance(value, int) or json_text.is_exact(value)
+
+
+def _inside(edge: _Edge | None, sign: int) -> _Edge | None:
+    """A bound that the engine is exact at, further in where that one is not: beyond 2**53, or of more
+    digits than it reads."""
+    if edge is None:
+        return None
+    if 0 < abs(edge.value) < json_text.MIN_EXACT_FRACTION:
+        raise UnsupportedSchema(f"bound {edge.value!r:.40} is too close to 0 to be exact")
+    if abs(edge.value) > _TOP:
+        return _Edge(_TOP if edge.value > 0 else -_TOP, False)
+    if _is_exact(edge.value):
+        return edge if edge.value % 1 else _Edge(int(edge.value), edge.exclusive)
+    rounding = ROUND_CEILING if sign > 0 else ROUND_FLOOR
+    rounded = Context(json_text.MAX_EXACT_DIGITS, rounding).create_decimal(repr(edge.value))
+    if -rounded.as_tuple().exponent > json_text.MAX_EXACT_SCALE:  # type: ignore[operator]
+        rounded = rounded.quantize(Decimal(1).scaleb(-json_text.MAX_EXACT_SCALE), rounding)
+    return _Edge(int(rounded) if rounded == int(rounded) else float(rounded), False)

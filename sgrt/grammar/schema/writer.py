@@ -176,10 +176,12 @@ class Writer:
         """Numbers: the engine has no type for those that are not integers."""
         spelled = [(c, self._spelled(c)) for c in open_.get("integer", ())]
         told = [c for c, patterns in spelled if patterns is None] + [*open_.get("fraction", ())]
-        for pointer, keyword in numbers.narrowed(a for clause in told for a in clause):
-            least = "no number beyond 2**53 is generated"
-            some = "of the numbers beyond 2**53 only integers are generated"
-            why = least if all(patterns is None for _, patterns in spelled) else some
+        for pointer, keyword, is_far in numbers.narrowed(a for clause in told for a in clause):
+            why = "it is moved in to a number of 15 digits"
+            if is_far and all(patterns is None for _, patterns in spelled):
+                why = "no number beyond 2**53 is generated"
+            elif is_far:
+                why = "of the numbers beyond 2**53 only integers are generated"
             self._reader.note(pointer, keyword, "subset", why)
         integers = {frozenset(c) for c in clauses.get("integer", ())}
         parts: list[Node] = []
@@ -228,11 +230,11 @@ class Writer:
         return numbers.spelled(clause) if self._reader.spells_integers else None
 
     def _enum(self, values: list[Any]) -> list[Node]:
-        """Listed values, integers that the engine is not exact at by their digits."""
+        """Listed values, numbers that the engine is not exact at by their digits."""
         unique = {json_text.equality_key(v): v for v in values}.values()
-        far = [v for v in unique if isinstance(v, int) and abs(v) > json_text.MAX_EXACT_INT]
+        far = [v for v in unique if isinstance(v, (int, float)) and json_text.unwritable(v)]
         near = [v for v in unique if not any(v is f for f in far)]
-        parts: list[Node] = [{"type": "integer", digits.KEY: digits.of_range(v, v)} for v in far]
+        parts: list[Node] = [{"type": "number", digits.KEY: digits.of(v)} for v in far]
         return [{"enum": near}, *parts] if near else parts
 
     def _note_fractions(self, gaps: range | None = None) -> None:
