@@ -65,8 +65,8 @@ def told(state: Any, name: str) -> Any:
 def test_seeded_program_draws_the_same_on_server_and_engine(
     server: Server, endpoint: RuntimeEndpoint, seed: int
 ) -> None:
-    here = program.run(6, backend=server.engine, seed=seed)
-    there = program.run(6, backend=endpoint, seed=seed)
+    here = program.run(4, backend=server.engine, seed=seed)
+    there = program.run(4, backend=endpoint, seed=seed)
     assert here.text() == there.text()
     names = here.variables()
     assert names == there.variables()
@@ -108,7 +108,7 @@ def test_every_constraint_and_ending_is_the_same_on_server_and_engine(
     server: Server, endpoint: RuntimeEndpoint, constraint: Any, finish: Any
 ) -> None:
     assert server.engine is not None
-    params = SamplingParams(max_tokens=16, finish=finish, seed=3, logprobs=2)
+    params = SamplingParams(max_tokens=11, finish=finish, seed=3, logprobs=2)
     item = Generate(params=params, constraint=constraint)
     found = []
     for backend in (server.engine, endpoint):

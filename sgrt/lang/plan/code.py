@@ -567,3 +567,10 @@ def walk(*roots: Node) -> Iterator[Node]:
     for root in roots:
         yield root
         yield from walk(*children(root))
+
+
+def is_whole(procedure: Procedure | None) -> bool:
+    """Whether nothing of it is left to Python."""
+    return procedure is not None and not any(
+        isinstance(node, Python) for node in walk(*procedure.body)
+    )

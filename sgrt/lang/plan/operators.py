@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
+from typing import Any
 
 BINARY = {
     ast.Add: "+",
@@ -43,3 +44,8 @@ def described(node: ast.AST) -> str:
     """A node's kind in words: ``FunctionDef`` → "function def"."""
     name = type(node).__name__
     return "".join(f" {c.lower()}" if c.isupper() else c for c in name).strip()
+
+
+def is_of_sgrt(value: Any) -> bool:
+    """What belongs to the language cannot be a call of the user's own."""
+    return str(getattr(value, "__module__", "")).startswith("sgrt.")

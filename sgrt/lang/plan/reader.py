@@ -44,7 +44,7 @@ class Reader:
         self._kinds = kinds_of(definition, parameters)
         names = function.__code__
         self._locals = {*names.co_varnames, *names.co_cellvars}
-        self._read: dict[ast.Call, code.Expr] = {}
+        self._read: dict[ast.Call, code.Expr | Unsupported] = {}
         self._inner: list[set[str]] = []  # names of the comprehensions and lambdas around
 
     def body(self) -> tuple[code.Stmt, ...]:
@@ -435,18 +435,28 @@ class Reader:
 
     def _call(self, node: ast.Call) -> code.Expr:
         if node not in self._read:
+            self._read[node] = self._found(node)
+        found = self._read[node]
+        if isinstance(found, Unsupported):
+            raise found
+        return found
+
+    def _found(self, node: ast.Call) -> code.Expr | Unsupported:
+        """What a call is; kept, or calls inside of calls would be read twice at each depth."""
+        try:
+            return self._understood(node)
+        except Unsupported as why:
             try:
-                self._read[node] = self._understood(node)
+                return self._outside(node, why)
             except Unsupported as error:
-                self._read[node] = self._outside(node, error)
-        return self._read[node]
+                return error
 
     def _outside(self, node: ast.Call, why: Unsupported) -> code.Expr:
         """A call that may do anything is made as it stands, unless it is handed a state."""
         path = self._path(node.func)
         found = MISSING if path is None else self._builder.guard(self._function, path)
         given = [*node.args, *(keyword.value for keyword in node.keywords)]
-        if _is_of_sgrt(found) or any(hands_over(each, self._kinds) for each in given):
+        if operators.is_of_sgrt(found) or any(hands_over(each, self._kinds) for each in given):
             raise why
         if any(found is each for each in operators.LOOKING_AT_THEIR_CALLER):
             raise Unsupported(f"{ast.unparse(node.func)} looks at its caller")
@@ -503,7 +513,7 @@ class Reader:
             index = self._builder.procedure(function, kinds)
         except NoSource as error:
             raise Unsupported(f"{written} may do anything: {error}") from None
-        if not _is_whole(self._builder.procedures[index]):
+        if not code.is_whole(self._builder.procedures[index]):
             raise Unsupported(f"{written} may do anything")
         if isinstance(found, Program) and (check := value_check(function, found._name)):
             self._builder.checks[index] = check
@@ -584,14 +594,3 @@ class _Scope:
 
     def __exit__(self, *exc: object) -> None:
         self._scopes.pop()
-
-
-def _is_whole(procedure: code.Procedure | None) -> bool:
-    return procedure is not None and not any(
-        isinstance(node, code.Python) for node in code.walk(*procedure.body)
-    )
-
-
-def _is_of_sgrt(value: Any) -> bool:
-    """What belongs to the language cannot be a call of the user's own."""
-    return str(getattr(value, "__module__", "")).startswith("sgrt.")

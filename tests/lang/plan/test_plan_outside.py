@@ -232,13 +232,16 @@ def test_unused_generations_stay_where_the_outside_holds_states_or_may_generate(
     assert only_told.compile(drop_unused=True).dropped == ("b",)
 
 
-def test_deeply_nested_calls_are_read_once_each(tmp_path):
+@pytest.mark.parametrize("name", ["note", "len", "countdown"])
+def test_deeply_nested_calls_are_read_once_each(name, tmp_path):
     path = tmp_path / "deep.py"
-    path.write_text(f"def program(s, x):\n    s += {'note(' * 60}await x{')' * 60}\n")
-    text = path.read_text().replace("def", "async def")
-    path.write_text(text)
-    names = {"note": note}
-    exec(compile(text, str(path), "exec"), names)
+    path.write_text(f"def program(s, x):\n    s += {name + '('}{(name + '(') * 50}*x{')' * 51}\n")
+    names = {"note": note, "countdown": countdown}
+    exec(compile(path.read_text(), str(path), "exec"), names)
+    assert sgrt.function(names["program"]).compile().is_whole
+    path = tmp_path / "other.py"
+    path.write_text(f"async def program(s, x):\n    s += {(name + '(') * 50}await x{')' * 50}\n")
+    exec(compile(path.read_text(), str(path), "exec"), names)
     assert not sgrt.function(names["program"]).compile().is_whole
 
 
