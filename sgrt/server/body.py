@@ -114,6 +114,8 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
+_INTEGER_WANTED = re.compile(r"^Expected `int\b.*`, got `float` - at `\$\.(?P<name>\w+)`$")
+"""JSON knows numbers only, and some clients write 1.0 for 1."""
 _PLACE = re.compile(r"^(?P<what>.*?)(?: - at `\$?\.?(?P<path>.*)`)?$", re.DOTALL)
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
 _MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$", re.DOTALL)
@@ -133,6 +135,11 @@ def decode(value: object, kind: type[T], *, at: str = "") -> T:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
+        whole = _INTEGER_WANTED.match(str(error))
+        if whole is not None and isinstance(value, dict):
+            given = value.get(whole["name"])
+            if isinstance(given, float) and given.is_integer():
+                return decode({**value, whole["name"]: int(given)}, kind, at=at)
         raise _explained(str(error), kind, value, at) from None
 
 
@@ -142,7 +149,7 @@ def _explained(message: str, kind: Any, value: object, at: str) -> Exception:
     path, what = match["path"] or "", match["what"]
     unknown, missing = _UNKNOWN.match(what), _MISSING.match(what)
     if unknown:
-        name = unknown["name"]
+        name = unknown["name"][:80]
         param = join(at, path, name)
         known = _known_fields(kind) if not path else []
         return bad_request(

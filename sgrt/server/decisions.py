@@ -187,7 +187,7 @@ def _question(value: Any, at: str) -> Question:
         raise bad_request(f"{at} must be an object", at)
     kind = value.get("type")
     fields = {"predicate": (), "choice": ("choices",), "score": ("levels",)}
-    if kind not in fields:
+    if not isinstance(kind, str) or kind not in fields:
         raise bad_request(f"{at}.type={kind!r:.80} is not one of {', '.join(fields)}", f"{at}.type")
     _only(value, at, ("type", "name", "instructions", *fields[kind]))
     name = value.get("name")

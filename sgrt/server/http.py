@@ -423,11 +423,14 @@ class Guard:
 
     def check_content_type(self, headers: dict[bytes, bytes]) -> None:
         """A web page can send forms anywhere, JSON only where it is allowed."""
-        media = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        if media and media != b"application/json":
-            raise ApiError(
-                415, "send content-type: application/json", code="unsupported_media_type"
-            )
+        media, _, options = headers.get(b"content-type", b"").lower().partition(b";")
+        charset = _CHARSET.search(options)
+        if media.strip() not in (b"", b"application/json"):
+            raise _unsupported_media("send content-type: application/json")
+        if charset is not None and charset[1] not in (b"utf-8", b"utf8"):
+            raise _unsupported_media("send JSON in UTF-8")
+        if headers.get(b"content-encoding", b"identity").strip().lower() not in (b"identity", b""):
+            raise _unsupported_media("send the body as it is, without content-encoding")
 
     async def read_body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         """The whole body, within its limits of size and time."""
@@ -506,6 +509,14 @@ def _unauthorized() -> ApiError:
         code="invalid_api_key",
         headers={"www-authenticate": "Bearer"},
     )
+
+
+_CHARSET = re.compile(rb"charset\s*=\s*\"?([^\s;\"]*)")
+
+
+def _unsupported_media(message: str) -> ApiError:
+    headers = {"accept-encoding": "identity"}
+    return ApiError(415, message, code="unsupported_media_type", headers=headers)
 
 
 def _too_large(limit: int) -> ApiError:

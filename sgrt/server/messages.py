@@ -71,7 +71,7 @@ def _message(item: Any, at: str) -> Message:
     if not isinstance(item, Mapping):
         raise bad_request(f"{at} must be an object", at)
     role = item.get("role")
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         raise bad_request(
             f"{at}.role={role!r:.80} is not one of {', '.join(sorted(_ROLES))}", f"{at}.role"
         )

@@ -69,6 +69,8 @@ def _append(messages: list[dict[str, Any]], item: Any, at: str) -> None:
         known = {"type", "id", "call_id", "name", "arguments", "status"}
         # what OpenAI's client has read in the arguments
         check_fields(_direct(item), at, {*known, "parsed_arguments"})
+        if not isinstance(item.get("name"), str):
+            raise bad_request(f"{at}.name must be a string", f"{at}.name")
         call = {
             "id": item.get("call_id", ""),
             "type": "function",
@@ -79,6 +81,8 @@ def _append(messages: list[dict[str, Any]], item: Any, at: str) -> None:
         messages[-1].setdefault("tool_calls", []).append(call)
     elif kind == "function_call_output":
         check_fields(_direct(item), at, {"type", "id", "call_id", "output", "status", "name"})
+        if not isinstance(item.get("output"), (str, list)):
+            raise bad_request(f"{at}.output must be a string or a list of parts", f"{at}.output")
         result = {"role": "tool", "content": item.get("output"), "name": item.get("name")}
         messages.append({**result, "tool_call_id": str(item.get("call_id", ""))})
     else:

@@ -102,6 +102,21 @@ def test_null_says_that_a_field_is_not_given_be_it_known_or_not(server: Server, 
     assert server.http.post(path, json={**nulls, **BODIES[path]}).status_code == 200
 
 
+def test_whole_number_may_be_written_as_a_fraction(server: Server) -> None:
+    body = json.dumps({**BODIES[CHATS], "seed": 7}).replace("7", "7.0").replace("2", "2.0")
+    headers = {"content-type": "application/json"}
+    answer = server.http.post(CHATS, content=body, headers=headers).json()
+    assert answer["usage"]["completion_tokens"] == 2
+    for value in (1.5, "1", True, 1e300):
+        assert error_of(server.post(CHATS, _seed=value))["param"] == "seed"
+
+
+def test_name_of_an_unknown_field_is_cut(server: Server) -> None:
+    error = error_of(server.post(CHATS, {**BODIES[CHATS], "k" * 100_000: 1}))
+    assert len(error["message"]) < 200
+    assert error["param"] == "k" * 80
+
+
 def test_fields_of_old_are_refused_with_what_took_their_place(server: Server) -> None:
     for name, now in (("functions", "tools"), ("function_call", "tool_choice")):
         error = error_of(server.http.post(CHATS, json={**BODIES[CHATS], name: []}))

@@ -367,8 +367,9 @@ class Reader:
     def _count_properties(self, schema: Schema, names: dict[str, Any]) -> None:
         self._num_properties += len(names)
         limits.check_limit("properties", self._num_properties, limits.MAX_PROPERTIES)
-        required = schema.node.get("required", ())
-        num_optional = len(names.keys() - {r for r in required if isinstance(r, str)})
+        required = schema.node.get("required")
+        listed = required if isinstance(required, list) else []  # what is none is told by `_names`
+        num_optional = len(names.keys() - {r for r in listed if isinstance(r, str)})
         limits.check_limit(
             "optional properties of one object", num_optional, limits.MAX_OPTIONAL_PROPERTIES
         )
