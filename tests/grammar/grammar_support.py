@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterable
 from functools import cache
 
@@ -10,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from sgrt.core import Constraint
+from sgrt.core import Constraint, JsonSchema
 from sgrt.errors import ConstraintError
 from sgrt.grammar.compiler import GrammarCompiler
 from sgrt.grammar.matcher import Grammar, Matcher
 from sgrt.grammar.vocabulary import Vocabulary
+from sgrt.grammar.worker import Budget, CompileProcess
 
 _CORPUS = [
     '{"name":"Anna","age":31,"city":"Oslo","tags":["a","b"],"note":null}',
@@ -119,3 +121,19 @@ def walk(
         matcher.accept([token_id])
         ids.append(token_id)
     return None
+
+
+ENDLESS = JsonSchema('{"type":"integer","multipleOf":20011,"title":"endless"}')
+_HANGS = (
+    "import threading, sgrt.grammar.worker as w; source_of = w.source_of; "
+    "w.source_of = lambda c: 'endless' in c.schema and threading.Event().wait() or source_of(c); "
+    "w.main()"
+)
+
+
+def compiler_that_hangs(seconds: float) -> GrammarCompiler:
+    """Its process never ends with `ENDLESS`, and has that long for each constraint."""
+    compiler = GrammarCompiler(byte_vocabulary())
+    command = (sys.executable, "-c", _HANGS)
+    compiler.process = CompileProcess(byte_vocabulary(), Budget(seconds=seconds), command=command)
+    return compiler

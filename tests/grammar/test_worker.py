@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from grammar_support import byte_vocabulary
+from grammar_support import ENDLESS, byte_vocabulary, compiler_that_hangs
 
 from sgrt.core import (
     Choices,
@@ -36,15 +36,14 @@ from sgrt.grammar.compiler import GrammarCompiler, build
 from sgrt.grammar.risk import MAX_BYTES, risk
 from sgrt.grammar.worker import Budget, CompileProcess, decode, decode_error, encode, encode_error
 
-ENDLESS = JsonSchema('{"type":"integer","multipleOf":99999989}')  # many minutes
-COSTLY = JsonSchema('{"type":"integer","multipleOf":999983}')  # seconds, 400 MB
+COSTLY = JsonSchema('{"type":"integer","multipleOf":249989}')  # a second, 100 MB
 RISKY = JsonSchema('{"type":"integer","multipleOf":20011}')  # 0.1 s
 REFUSED = JsonSchema('{"type":"integer","multipleOf":20011,"minimum":"x"}')
 
 
 @pytest.fixture(scope="module")
 def compiler() -> Iterator[GrammarCompiler]:
-    compiler = GrammarCompiler(byte_vocabulary(), budget=Budget(seconds=1.5))
+    compiler = compiler_that_hangs(4)
     yield compiler
     compiler.close()
 
@@ -64,12 +63,12 @@ def test_worker_ends_a_compile_that_never_would(compiler: GrammarCompiler) -> No
     start = time.monotonic()
     with pytest.raises(GrammarBudgetExceeded, match="seconds"):
         compiler.compile(ENDLESS)
-    assert 1.4 < time.monotonic() - start < 30
+    assert 3.9 < time.monotonic() - start < 60
     assert not is_running(pid)
     start = time.monotonic()
     with pytest.raises(GrammarBudgetExceeded, match="seconds"):
         compiler.compile(ENDLESS)  # remembered
-    assert time.monotonic() - start < 1.4  # the budget is 1.5
+    assert time.monotonic() - start < 3.9
     again = JsonSchema(RISKY.schema + " ")
     assert compiler.compile(again).matcher().fork().shortest_completion() == [ord("0")]
 
@@ -125,7 +124,7 @@ def test_worker_asked_by_many_at_once_answers_each(compiler: GrammarCompiler) ->
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the size of a process")
 def test_worker_ends_a_compile_that_takes_too_much_memory() -> None:
-    process = CompileProcess(byte_vocabulary(), Budget(seconds=30, memory=64 << 20))
+    process = CompileProcess(byte_vocabulary(), Budget(seconds=30, memory=32 << 20))
     try:
         with pytest.raises(GrammarBudgetExceeded, match="bytes of memory"):
             process.prove(COSTLY)

@@ -9,17 +9,15 @@ import pytest
 from sgrt.backends.local import Engine
 from sgrt.core import GenerateResult, JsonSchema, Regex
 from sgrt.errors import GrammarBudgetExceeded
-from sgrt.grammar.compiler import GrammarCompiler
-from sgrt.grammar.worker import Budget
-from tests.runtime.integer_model import byte_vocabulary, integer_parts
+from tests.grammar.grammar_support import ENDLESS, compiler_that_hangs
+from tests.runtime.integer_model import integer_parts
 
 
 def test_engine_given_an_endless_constraint_fails_it_and_serves_the_rest() -> None:
-    grammars = GrammarCompiler(byte_vocabulary(), budget=Budget(seconds=0.5))
+    grammars = compiler_that_hangs(3)
     with Engine.from_parts(replace(integer_parts(), grammars=grammars)) as engine:
-        endless = JsonSchema('{"type":"integer","multipleOf":99999989}')
         with pytest.raises(GrammarBudgetExceeded, match="seconds"):
-            engine.generate("a", constraint=endless, max_tokens=5)
+            engine.generate("a", constraint=ENDLESS, max_tokens=5)
         costly = JsonSchema('{"type":"integer","multipleOf":10007,"minimum":1,"maximum":99999}')
         result = engine.generate("a", constraint=costly, max_tokens=5, finish="close")
         assert isinstance(result, GenerateResult) and int(result.text) % 10007 == 0
