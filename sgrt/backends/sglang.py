@@ -51,6 +51,9 @@ class RuntimeEndpoint(RemoteBackend):
     refused, since what would be scored is not certain. Other servers than `sgrt serve` take the
     spelling of a special token inside a user's text for that token.
 
+    On `sgrt serve` a program is what it is on the embedded engine: every constraint, ``finish=
+    "close"``, ``stop_regex``, and with a seed the same draws (`own_words`). Of other servers:
+
     Log-probabilities are the server's own, which may be taken after temperature and penalties.
     Of a JSON schema the client checks that the answer is JSON; keeping to the schema is the
     server's word (`gen(output=…)` validates the object). Seeds are refused unless the server says

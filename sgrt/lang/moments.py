@@ -27,6 +27,7 @@ TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]" + _FRACTION
 OFFSET = r"(Z|[-+]([01][0-9]|2[0-3]):[0-5][0-9])?"
 SHORT_NUMBERS = "^[^0-9]*([0-9]{1,6}[^0-9]+)+$"  # a timedelta has fewer than a billion days
 _MAX_SECONDS = 2_147_483_647  # more are no number to pydantic
+_TYPES = {"date": dt.date, "time": dt.time, "datetime": dt.datetime, "timedelta": dt.timedelta}
 _SIDES = (("ge", True, True), ("gt", True, False), ("le", False, True), ("lt", False, False))
 
 
@@ -48,6 +49,9 @@ def patterns(schema: Mapping[str, Any]) -> list[str]:
     if schema.get("now_op") == "future":
         raise ValueError("what is in the future depends on when it is read; give it a bound, ge=")
     bounds = [(schema[n], up, same) for n, up, same in _SIDES if schema.get(n) is not None]
+    for bound, _, _ in bounds:
+        if type(bound) is not _TYPES[kind]:
+            raise ValueError(f"a {kind} is not compared with {bound!r:.40}")
     if kind == "timedelta":
         return _durations(bounds)
     if kind == "date":

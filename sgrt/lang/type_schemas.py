@@ -167,11 +167,22 @@ def _why_not(part: Schema) -> str | None:
                 moments.patterns(part)
             except ValueError as error:
                 return str(error)
+    found = _function_of(part)
+    if isinstance(found, functools.partial) and _is_pydantics(found.func):
+        inner = _function_of(part["schema"])
+        if _is_pydantics(inner) and not isinstance(inner, functools.partial):
+            return "bounds of what another validator makes of the text are not computed"
+    return _FUNCTIONS.get(getattr(found, "__qualname__", "")) if _is_pydantics(found) else None
+
+
+def _function_of(part: Schema) -> Any:
+    """The validator that a core schema calls, or None."""
     function = part.get("function")
-    found = function.get("function") if isinstance(function, dict) else function
-    if getattr(found, "__module__", "").startswith("pydantic."):
-        return _FUNCTIONS.get(getattr(found, "__qualname__", ""))
-    return None
+    return function.get("function") if isinstance(function, dict) else function
+
+
+def _is_pydantics(function: Any) -> bool:
+    return str(getattr(function, "__module__", "")).startswith("pydantic.")
 
 
 # ---------------------------------------------------------------- what pydantic's generator adds
@@ -200,6 +211,10 @@ def generator() -> Any:
         def bytes_schema(self, schema: Any) -> Any:
             found = super().bytes_schema(schema)
             spelled = getattr(self._config, "val_json_bytes", "utf8")
+            if spelled != "utf8" and {"min_length", "max_length"} & {*schema}:
+                raise ValueError(
+                    f"the length of bytes that are spelled in {spelled} is not counted"
+                )
             if spelled == "hex":
                 return {"type": "string", "pattern": "^([0-9a-fA-F]{2})*$"}
             if spelled == "base64":

@@ -153,6 +153,11 @@ class Hex(pydantic.BaseModel):
     a: bytes
 
 
+class Encoded(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(val_json_bytes="base64")
+    a: Annotated[bytes, Field(min_length=3)]
+
+
 BOUNDED |= {"configured": Configured, "hexadecimal": Hex}
 EVERY = WRITTEN | BOUNDED
 
@@ -214,6 +219,10 @@ def test_type_that_no_grammar_can_hold_is_refused_by_name_before_it_is_generated
         (Annotated[pydantic.NaiveDatetime, Field(ge=M(2000, 1, 1, tzinfo=UTC))], "without one"),
         (Annotated[dt.timedelta, Field(lt=dt.timedelta(0))], "no whole number of seconds"),
         (Annotated[Decimal, Field(multiple_of=3, max_digits=4)], "digits bounded"),
+        (Annotated[pydantic.Base64Bytes, Field(min_length=3)], "bounds of what another"),
+        (Annotated[pydantic.ByteSize, Field(le=3)], "bounds of what another"),
+        (Annotated[M, Field(ge=D(2000, 1, 1))], "not compared with datetime.date"),
+        (Encoded, "length of bytes that are spelled in base64"),
     ],
 )
 def test_bounds_that_cannot_be_promised_are_refused_with_the_reason(kind, why):
