@@ -8,6 +8,7 @@ renders it then. What the template keeps of a generated text keeps its tokens, w
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -126,7 +127,7 @@ class Rebase(Operation):
         found: list[Text | list[int]] = []
         whole = ""
         for run in self.template.render(answers, add_generation_prompt=True):
-            pieces = [run.text] if run.special else run.text.split(mark)
+            pieces = [run.text] if run.special else re.split(f"{mark}([0-9]+){mark}", run.text)
             for text, index in zip(pieces[::2], [*pieces[1::2], None], strict=True):
                 found += _with_tokens(text, run.special, atoms[int(index)] if index else [])
                 whole += text

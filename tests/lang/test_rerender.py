@@ -225,6 +225,26 @@ class _TokenSession:
         pass
 
 
+@pytest.mark.parametrize(
+    "change", ["[:7]", " | trim", "[:18]", ".replace('some', 'no')", ".replace('0', '')"]
+)
+def test_template_that_changes_answers_otherwise_is_believed(change):
+    template = JinjaChatTemplate(
+        "{% for m in messages %}{{ m.role }}:{% if m.role == 'assistant' %}{{ m.content"
+        + change
+        + " }}{% else %}{{ m.content }}{% endif %}|{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}",
+        bos="",
+        eos="",
+        special_tokens=["|"],
+    )
+    where = backend(template, ["  some answer  ", "b"])
+    state = chat.run("A", "B", backend=where)
+    assert state["a1"] == "b"
+    said = [("system", "Be kind."), ("user", "A"), ("assistant", "  some answer  "), ("user", "B")]
+    assert where.calls[1].prompt == rendered(template, *said)
+
+
 def test_what_the_template_keeps_of_an_answer_keeps_its_tokens():
     answer = [(1, "<think>"), (2, "hm"), (3, "</think>"), (4, "\n\n"), (5, "H"), (6, ""), (7, "i")]
     where = Tokens(answer, [(8, "Yes")])
