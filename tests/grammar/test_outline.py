@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from contextlib import suppress
 from typing import Any
 
+import pytest
 import random_schemas
 from random_schemas import is_valid
 
+from sgrt.core import JsonSchema
 from sgrt.errors import ConstraintError
-from sgrt.grammar import json_schema
+from sgrt.grammar import json_schema, sources
+from sgrt.grammar.engines.llguidance_ import LLGrammar
 from sgrt.grammar.schema.document import Document
 from sgrt.grammar.schema.formula import Formula, both, kind_of, satisfies
 from sgrt.grammar.schema.outline import Outline
@@ -88,3 +92,61 @@ def test_alternatives_that_imply_another_one_are_not_written() -> None:
     node = {"type": "object", "required": ["k"], "oneOf": branches}
     normal = json.loads(json_schema.normalise(json.dumps(node)))
     assert [list(part["properties"]) for part in normal["anyOf"]] == [["k", n] for n in names]
+
+
+_KEYS = "abc"
+_VALUES: list[Any] = ["x", "y", 1, None, {}]
+_OBJECTS = [
+    {key: value for key, value in zip(_KEYS, values, strict=True) if value != "none"}
+    for values in itertools.product(["none", *_VALUES], repeat=len(_KEYS))
+]
+
+
+def _branch(rng: random.Random) -> dict[str, Any]:
+    node: dict[str, Any] = {
+        "properties": {key: rng.choice(_FEW) for key in rng.sample(_KEYS, rng.randint(1, 3))}
+    }
+    if rng.random() < 0.5:
+        node["required"] = rng.sample(_KEYS, rng.randint(1, 2))
+    if rng.random() < 0.4:
+        node["additionalProperties"] = rng.choice([False, False, {"type": "string"}])
+    if rng.random() < 0.1:
+        node[rng.choice(["minProperties", "maxProperties"])] = rng.randint(1, 2)
+    return node
+
+
+def _check_alternatives(seeds: range) -> int:
+    """Objects over three keys are accepted, in some order of keys, exactly where they are valid."""
+    num_valid = 0
+    for seed in seeds:
+        rng = random.Random(seed)
+        keyword = rng.choice(["oneOf", "anyOf", "allOf", "oneOf"])
+        branches = [_branch(rng) for _ in range(rng.randint(2, 4))]
+        node: dict[str, Any] = {"type": "object", keyword: branches}
+        node |= {"not": _branch(rng)} if rng.random() < 0.3 else {}
+        try:
+            engine = LLGrammar.reader(sources.source_of(JsonSchema(json.dumps(node))))
+        except ConstraintError:
+            continue
+        if any(entry.status == "subset" for entry in json_schema.report(json.dumps(node))):
+            continue
+        for value in rng.sample(_OBJECTS, 40):
+            found = any(_is_text(engine, dict(p)) for p in itertools.permutations(value.items()))
+            assert found == is_valid(value, node), (value, node)
+            num_valid += found
+    return num_valid
+
+
+def _is_text(engine: Any, value: dict[str, Any]) -> bool:
+    text = list(json.dumps(value, separators=(",", ":")).encode())
+    reader = engine.deep_copy()
+    return reader.try_consume_tokens(text) == len(text) and bool(reader.is_accepting())
+
+
+def test_alternatives_of_objects_accept_exactly_what_is_valid() -> None:
+    assert _check_alternatives(range(40)) > 100
+
+
+@pytest.mark.slow
+def test_alternatives_of_many_objects_accept_exactly_what_is_valid() -> None:
+    _check_alternatives(range(1_000, 3_000))

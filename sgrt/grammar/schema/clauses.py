@@ -108,16 +108,25 @@ class _Distributor:
             self._against.append(0)
             self._implied.append(0)
             if subject is not None:
-                closing = (n for n, names in self._closed_by.items() if subject not in names)
-                known = self._about.get(subject, sum(1 << n for n in closing))
-                self._about[subject] = known | 1 << number
-            elif _closes(atom):
-                assert isinstance(atom, Properties)
-                self._closed_by[number] = atom.keys.names
-                for name in self._about:
-                    if name is not OneOf and name not in atom.keys.names:
-                        self._about[name] |= 1 << number
+                self._about[subject] = (
+                    self._about.get(subject, self._barring(subject)) | 1 << number
+                )
+            elif isinstance(atom, Properties) and _closes(atom):
+                self._bar(number, atom.keys.names)
         return number
+
+    def _bar(self, number: int, names: frozenset[str]) -> None:
+        """Take in that there are no other keys than these."""
+        self._closed_by[number] = names
+        for subject in self._about:
+            if subject is not OneOf and subject not in names:
+                self._about[subject] |= 1 << number
+
+    def _barring(self, subject: Hashable) -> int:
+        """What says that a key is not there."""
+        if subject is OneOf:
+            return 0
+        return sum(1 << number for number, names in self._closed_by.items() if subject not in names)
 
     def _joined(self, found: list[_Numbered], options: list[_Numbered]) -> Iterator[_Numbered]:
         """Every clause with every option, as far as they go together.
@@ -286,11 +295,10 @@ def _without(order: tuple[int, ...], bits: int) -> tuple[int, ...]:
     return tuple(number for number in order if not bits >> number & 1)
 
 
-def _closes(atom: Formula) -> bool:
+def _closes(atom: Properties) -> bool:
     """Whether it says that there are no other keys than those of a list."""
-    if not isinstance(atom, Properties) or atom.value != FALSE:
-        return False
-    return atom.keys.others and not atom.keys.patterns and atom.keys.failing is None
+    keys = atom.keys
+    return atom.value == FALSE and keys.others and not keys.patterns and keys.failing is None
 
 
 def _subject(atom: Formula) -> Hashable:
