@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 from sgrt.core import Constraint, Ebnf, JsonSchema, Lark, Regex
-from sgrt.errors import ConstraintError
+from sgrt.errors import ConstraintError, GrammarBudgetExceeded
 from sgrt.grammar import compose, different, ebnf, json_schema, lark_, layout, regex, spelled
 from sgrt.grammar.engines import llguidance_
 from sgrt.grammar.schema import digits
@@ -36,15 +37,16 @@ def source_of(constraint: Constraint) -> str:
 
 
 def _source_of_schema(constraint: JsonSchema) -> str:
-    """Integers are told by their digits where that is all the engine needs help with."""
+    """Numbers are told by their digits where that is all the engine needs help with, and the rules for
+    it are not too many; otherwise bounds are moved in, or such numbers refused."""
     spaced = layout.of(constraint)
     text = constraint.schema
     normal = json_schema.normalise(text, compares_items=True, spells_integers=spaced.white is None)
     if f'"{digits.KEY}"' in normal:
         schema = json.loads(normal)
         if spelled.holds_digits(schema):
-            if different.holds_marks(schema):
-                normal = json_schema.normalise(text, compares_items=True)
-            else:
-                return spelled.source(schema, spaced)
+            if not different.holds_marks(schema):
+                with suppress(GrammarBudgetExceeded):
+                    return spelled.source(schema, spaced)
+            normal = json_schema.normalise(text, compares_items=True)
     return llguidance_.json_schema_source(normal, spaced)

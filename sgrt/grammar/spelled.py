@@ -62,6 +62,8 @@ class _Rules:
         self._defs: dict[str, Any] = {f"#/$defs/{n}": d for n, d in root.get("$defs", {}).items()}
         self._root = {k: v for k, v in root.items() if k != "$defs"}
         self._rules: dict[str, Node] = {}
+        self._known: dict[str, Ref] = {}
+        """The rule of each plain schema, by its text."""
         self._spelled = self._leading_to_digits({"#": self._root, **self._defs})
 
     def rule_set(self) -> RuleSet:
@@ -120,7 +122,10 @@ class _Rules:
         if needed:
             whole["$defs"] = {ref.removeprefix("#/$defs/"): node for ref, node in needed.items()}
         text = json.dumps(whole, ensure_ascii=False)
-        return self._add(Lexeme(llguidance_.json_part(text, self._layout), len(text)))
+        if text not in self._known:
+            part = Lexeme(llguidance_.json_part(text, self._layout), len(text))
+            self._known[text] = self._add(part)
+        return self._known[text]
 
     # arrays
 

@@ -95,6 +95,14 @@ def test_integer_of_too_many_digits_is_refused(node: dict[str, Any], keyword: st
     assert caught.value.keyword == keyword
 
 
+def test_bounds_beside_too_many_properties_are_moved_in() -> None:
+    many = {f"p{i}": {"type": "string", "maxLength": i} for i in range(700)}
+    node = {"type": "object", "properties": {"a": UNSIGNED, **many}}
+    compiled = grammar(JsonSchema(json.dumps(node)))
+    assert accepts(compiled, f'{{"a":{2**53},"p7":"x"}}')
+    assert not accepts(compiled, f'{{"a":{U64 + 1}}}')
+
+
 def test_spelled_integer_completes_and_says_what_forbids_a_digit() -> None:
     matcher = grammar(JsonSchema(json.dumps(OBJECT))).matcher()
     matcher.accept(list(f'{{"a":{U64}'[:-1].encode()))
