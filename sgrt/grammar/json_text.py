@@ -124,6 +124,10 @@ def type_of(value: Any) -> str:
     return "string" if isinstance(value, str) else "array" if isinstance(value, list) else "object"
 
 
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def num_parts(value: Any) -> int:
     """Items and members in a value, at any depth."""
     todo = [value] if isinstance(value, (dict, list)) else []

@@ -239,7 +239,7 @@ class Reader:
         ):
             # Draft 4: whether the bound beside it is itself excluded.
             return self._bound(schema, keyword, schema.node[plain]) if value else TRUE
-        if not _is_number(value):
+        if not json_text.is_number(value):
             schema.refuse(f"must be a number, not {value!r:.40}", keyword)
         if 0 < abs(value) < json_text.MIN_EXACT_FRACTION:
             schema.refuse(f"{value!r:.40} is too close to 0 for the engine to be exact", keyword)
@@ -251,7 +251,7 @@ class Reader:
 
     def _multiple_of(self, schema: Schema, value: Any) -> Formula:
         low, high = json_text.MIN_EXACT_FRACTION, json_text.MAX_EXACT_INT
-        if not _is_number(value) or not low <= value <= high:
+        if not json_text.is_number(value) or not low <= value <= high:
             reason = f"must be a number from {low:g} to 2**53, not {value!r:.40}"
             schema.refuse(reason, "multipleOf")
         return Multiple(schema.pointer, Fraction(str(value)))
@@ -260,7 +260,7 @@ class Reader:
 
     def count(self, schema: Schema, keyword: str, value: Any) -> int:
         """A size as an integer."""
-        if not _is_number(value) or value < 0 or value != int(value):
+        if not json_text.is_number(value) or value < 0 or value != int(value):
             schema.refuse(f"must be an integer >= 0, not {value!r:.40}", keyword)
         return int(value)
 
@@ -546,10 +546,6 @@ class Reader:
 
     def _name(self, schema: Schema, value: Any) -> Formula:
         return TRUE
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 Handler = Callable[[Reader, Schema, Any], Formula]
