@@ -107,17 +107,15 @@ class Connection(HttpToolsProtocol):
     def head_without_upgrade(self) -> bytes:
         """The head of the request that came last, but for the question to go on in another
         protocol, which a server need not hear (Java's clients ask for HTTP/2 with every body)."""
-        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self._version())]
+        version = self.parser.get_http_version().encode("ascii")
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
         for name, value in self.headers:
             if name == b"connection":
                 tokens = [token.strip() for token in value.split(b",")]
                 value = b", ".join(t for t in tokens if t.lower() not in _UPGRADING)
-            if name not in _UPGRADING and value:
+            if name not in _UPGRADING:
                 lines.append(b"%s: %s" % (name, value))
         return b"\r\n".join([*lines, b"", b""])
-
-    def _version(self) -> bytes:
-        return str(self.parser.get_http_version()).encode("ascii")
 
     def _expect(self) -> None:
         if self._arriving is None:

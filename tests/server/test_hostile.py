@@ -128,7 +128,7 @@ def test_request_that_asks_to_upgrade_is_answered_as_if_it_did_not(
 
 def test_connection_goes_on_behind_a_request_that_asks_to_upgrade(server: Server) -> None:
     asking = [h.replace(", close", "") for h in H2C]
-    several = request_bytes("/tokenize", {"prompt": "a"}, *asking) * 50
+    several = request_bytes("/tokenize", {"prompt": "a"}, *asking, "x-empty:") * 50
     last = request_bytes("/tokenize", {"prompt": "a"}, CLOSE)
     assert server.raw(several + last).count(b"HTTP/1.1 200 ") == 51
 
