@@ -265,7 +265,8 @@ class _Parser:
         except UnsupportedSchema as error:
             self._fail(f"{token.text} {error.reason}", token)
         for name, value in options.items():
-            if name not in _GRAMMAR_OPTIONS or value not in _GRAMMAR_OPTIONS[name]:
+            known = _GRAMMAR_OPTIONS.get(name, ())
+            if not isinstance(value, bool) or value not in known:
                 self._fail(f"{token.text}: {name}={value!r:.40} is not supported", token)
 
     def _definition(self, token: Token) -> None:

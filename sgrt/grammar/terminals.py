@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import and_
 
-from sgrt.errors import GrammarSyntaxError
-from sgrt.grammar import automaton, boxes, charset, limits, regular, unparse
+from sgrt.errors import GrammarSyntaxError, UnsupportedSchema
+from sgrt.grammar import automaton, boxes, charset, json_text, limits, regular, unparse
 from sgrt.grammar.automaton import Automaton
 from sgrt.grammar.rules import (
     EMPTY,
@@ -73,9 +73,9 @@ class Algebra:
         size = len(written.encode("utf-8"))
         limits.check_limit("bytes of quoted text", size, limits.MAX_SUBSTRING_BYTES)
         try:
-            value = json.loads(written)
-        except ValueError as error:
-            raise _refused(f"%regex: {error}", origin) from None
+            value = json_text.parse(written)
+        except UnsupportedSchema as error:
+            raise _refused(f"%regex {error.reason}", origin) from None
         kind = next(iter(value), "")
         chunks = value.get(kind)
         is_known = len(value) == 1 and isinstance(chunks, _SUBSTRINGS.get(kind, ()))
