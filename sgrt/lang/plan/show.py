@@ -53,6 +53,9 @@ def effects(image: Image, node: code.Node) -> Iterator[str]:
             if any(isinstance(n, code.Call) and n.function == "select" for n in code.walk(value)):
                 yield "an option is chosen"
             return
+        case code.Assign(target=code.Item(), value=value):
+            yield from effects(image, value)  # a name that is given a value is not read
+            return
         case code.If(test=test, then=then, other=other):
             yield from effects(image, test)
             for body in (then, other):

@@ -248,3 +248,7 @@ def test_deeply_nested_calls_are_read_once_each(name, tmp_path):
 def test_plan_says_why_segments_end():
     shown = str(prints.compile())
     assert "| 'a' is read" in shown
+    assert "s['n'] = " in (
+        line := next(x for x in str(patterns.compile()).splitlines() if "'n'" in x)
+    )
+    assert "|" not in line  # it is given a value
