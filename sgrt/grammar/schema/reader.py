@@ -400,7 +400,7 @@ class Reader:
 
     def _pattern_properties(self, schema: Schema, value: Any) -> Formula:
         limits.check_limit(
-            "patternProperties", len(self.map_of(schema, "patternProperties")), limits.MAX_PATTERNS
+            "patternProperties", len(self.map_of(schema, "patternProperties")), limits.MAX_KEY_SETS
         )
         parts = []
         for pattern, sub in value.items():
