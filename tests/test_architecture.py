@@ -224,6 +224,12 @@ def test_integer_module_imports_only_the_standard_library(module: str) -> None:
     assert not wrong
 
 
+def test_test_files_have_names_of_their_own() -> None:
+    """Two of one name are one module to pytest, which then runs neither."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_package_named_kernels_does_not_exist() -> None:
     # transformers imports a public package of that name; ours must not stand in its way.
     assert not (ROOT / "kernels" / "__init__.py").exists()
