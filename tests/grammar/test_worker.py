@@ -43,7 +43,7 @@ REFUSED = JsonSchema('{"type":"integer","multipleOf":20011,"minimum":"x"}')
 
 @pytest.fixture(scope="module")
 def compiler() -> Iterator[GrammarCompiler]:
-    compiler = compiler_that_hangs(4)
+    compiler = compiler_that_hangs(2.5)
     yield compiler
     compiler.close()
 
@@ -63,12 +63,12 @@ def test_worker_ends_a_compile_that_never_would(compiler: GrammarCompiler) -> No
     start = time.monotonic()
     with pytest.raises(GrammarBudgetExceeded, match="seconds"):
         compiler.compile(ENDLESS)
-    assert 3.9 < time.monotonic() - start < 60
+    assert 2.4 < time.monotonic() - start < 60
     assert not is_running(pid)
     start = time.monotonic()
     with pytest.raises(GrammarBudgetExceeded, match="seconds"):
         compiler.compile(ENDLESS)  # remembered
-    assert time.monotonic() - start < 3.9
+    assert time.monotonic() - start < 2.4
     again = JsonSchema(RISKY.schema + " ")
     assert compiler.compile(again).matcher().fork().shortest_completion() == [ord("0")]
 

@@ -14,7 +14,7 @@ from tests.runtime.integer_model import integer_parts
 
 
 def test_engine_given_an_endless_constraint_fails_it_and_serves_the_rest() -> None:
-    grammars = compiler_that_hangs(3)
+    grammars = compiler_that_hangs(2)
     with Engine.from_parts(replace(integer_parts(), grammars=grammars)) as engine:
         with pytest.raises(GrammarBudgetExceeded, match="seconds"):
             engine.generate("a", constraint=ENDLESS, max_tokens=5)
