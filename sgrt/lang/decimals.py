@@ -11,6 +11,9 @@ from typing import Any
 
 INTEGER = "(0|[1-9][0-9]*)"
 FRACTION = r"(\.[0-9]+)?"
+INT = r"-?(0|[1-9][0-9]*)"
+NUMBER = INT + FRACTION
+FLOAT = rf"-?(0|[1-9][0-9]{{0,99}}){FRACTION}([eE][-+]?[0-9]{{1,2}})?"  # always finite
 
 
 def patterns(bounds: Mapping[str, Any]) -> list[str]:

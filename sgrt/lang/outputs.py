@@ -44,10 +44,10 @@ from typing import (
 
 from sgrt.core import Choices, Constraint, JsonSchema, Regex
 from sgrt.errors import UnsupportedSchema
-from sgrt.lang import type_schemas
+from sgrt.lang import type_checks
+from sgrt.lang.decimals import FLOAT, INT, NUMBER
 from sgrt.lang.moments import DATE, OFFSET, TIME
 from sgrt.lang.plain import Plain
-from sgrt.lang.type_schemas import FLOAT, INT, NUMBER
 from sgrt.schemas import closed, schema_constraint
 
 _WORDS = {"true": True, "false": False, "True": True, "False": False}
@@ -154,6 +154,8 @@ def _one_of(kind: Any) -> Output | None:
 
 
 def _json(kind: Any) -> Output:
+    from sgrt.lang.type_schemas import Schemas  # pydantic is loaded where it is used
+
     schema_of: Callable[..., Any]
     if isinstance(kind, type) and hasattr(kind, "model_json_schema"):
         schema_of, parse = kind.model_json_schema, kind.model_validate_json  # type: ignore[attr-defined]
@@ -163,8 +165,8 @@ def _json(kind: Any) -> Output:
         schema_of, parse, core = adapter.json_schema, adapter.validate_json, adapter.core_schema
     name = type_name(kind)
     try:
-        type_schemas.check(core, name)
-        schema = schema_of(schema_generator=type_schemas.generator())
+        type_checks.check(core, name)
+        schema = schema_of(schema_generator=Schemas)
     except UnsupportedSchema:
         raise
     except Exception as error:  # pydantic's own kinds, or the user's code that it calls

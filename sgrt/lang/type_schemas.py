@@ -1,25 +1,23 @@
 """JSON schemas of types, such that pydantic takes every text they allow.
 
 pydantic's own schemas say less than its validators check: bounds of dates, encodings, addresses,
-what a set can hold. Here they say it, or the type is refused by name before anything is generated.
-What a user's own validators refuse is told where the value is read.
+what a set can hold. Here they say it; what no schema can say `type_checks` refuses. What a user's
+own validators refuse is told where the value is read.
 """
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from sgrt.errors import UnsupportedSchema
+from pydantic.json_schema import GenerateJsonSchema
+
 from sgrt.lang import decimals, moments
+from sgrt.lang.type_checks import KEYS
 
 Schema = dict[str, Any]
-INT = r"-?(0|[1-9][0-9]*)"
-NUMBER = INT + decimals.FRACTION
-FLOAT = rf"-?(0|[1-9][0-9]{{0,99}}){decimals.FRACTION}([eE][-+]?[0-9]{{1,2}})?"  # always finite
 
 # ---------------------------------------------------------------- texts
 
@@ -56,21 +54,9 @@ _OF_FORMATS: Mapping[str, Schema] = {
 _ASCII = r"^[\x00-\x7f]*$"
 _SPACE = r"\s\x1c-\x1f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _TRIMMED = rf"^([^{_SPACE}]([\s\S]*[^{_SPACE}])?)?$"
-_COMPLEX = rf"^{NUMBER}[-+](0|[1-9][0-9]*)(\.[0-9]+)?j$"
+_COMPLEX = rf"^{decimals.NUMBER}[-+](0|[1-9][0-9]*)(\.[0-9]+)?j$"
 _BYTE_SIZE = r"^(0|[1-9][0-9]{0,9})(\.[0-9]{1,3})? ?([KMGT]i?)?B$"
 _SCALARS = {"type": ["string", "number", "boolean", "null"]}
-_KEYS = {
-    "int": {"pattern": f"^{INT}$"},
-    "float": {"pattern": f"^{FLOAT}$"},
-    "decimal": {"pattern": f"^{NUMBER}$"},
-    "bool": {"enum": ["true", "false"]},
-}
-_TEXT_KEYS = (
-    *("str", "any", "date", "datetime", "time", "timedelta", "uuid", "url", "bytes", "literal"),
-    *("enum", "union", "nullable", "function-after", "function-before", "function-wrap"),
-    *("function-plain", "definition-ref", "lax-or-strict", "json-or-python", "multi-host-url"),
-    *("chain", "custom-error", "default"),
-)
 
 
 def _url(schemes: Sequence[str]) -> Schema:
@@ -105,201 +91,112 @@ def _all_of(found: Schema, patterns: Sequence[str]) -> Schema:
     return {**plain, "allOf": [{"pattern": pattern} for pattern in together]}
 
 
-# ---------------------------------------------------------------- what is refused
-
-_FUNCTIONS = {
-    **{f"PathType.validate_{kind}": "whether it holds depends on the files that are there"
-       for kind in ("file", "directory", "socket", "new")},
-    "PaymentCardNumber.validate": "no grammar computes check digits",
-    "import_string": "whether it holds depends on the modules that are there",
-}  # fmt: skip
-_NO_SCHEMAS = ("serialization", "metadata", "config", "default", "expected", "cls", "function")
-
-
-def check(schema: Any, name: str) -> None:
-    """Refuse a type that promises what no text can be held to.
-
-    Args:
-        schema: pydantic's core schema of the type.
-
-    Raises:
-        UnsupportedSchema: what, and why.
-    """
-    for part in _parts(schema, set()):
-        if (why := _why_not(part)) is not None:
-            raise UnsupportedSchema(f"the type {name!r} checks more than a grammar can: {why}")
-
-
-def _parts(schema: Any, seen: set[int]) -> Iterator[Schema]:
-    """Core schemas inside of one, itself first."""
-    if isinstance(schema, dict) and id(schema) not in seen:
-        seen.add(id(schema))
-        if isinstance(schema.get("type"), str):
-            yield schema
-        for key, value in schema.items():
-            if key not in _NO_SCHEMAS:
-                yield from _parts(value, seen)
-    elif isinstance(schema, (list, tuple)):
-        for value in schema:
-            yield from _parts(value, seen)
-
-
-def _why_not(part: Schema) -> str | None:
-    match part:
-        case {"type": "json"}:
-            return "JSON inside of a string is not checked; give the type itself"
-        case {"type": "is-subclass"}:
-            return "classes have no JSON"
-        case {"type": "literal", "expected": list(values)} if any(
-            isinstance(value, bytes) for value in values
-        ):
-            return "JSON has no bytes to compare"
-        case {"type": "custom-error", "custom_error_type": "is_hashable"}:
-            return "say of which type"
-        case {"type": "dict", "keys_schema": {"type": kind}} if kind not in (*_TEXT_KEYS, *_KEYS):
-            return f"a key cannot be a {kind}"
-        case {"type": "decimal", "multiple_of": _, **rest} if {"max_digits", "decimal_places"} & {
-            *rest
-        }:
-            return "a multiple with its digits bounded is not computed"
-        case {"type": "date" | "datetime" | "time" | "timedelta"} if moments.bounded(part):
-            try:
-                moments.patterns(part)
-            except ValueError as error:
-                return str(error)
-    found = _function_of(part)
-    if isinstance(found, functools.partial) and _is_pydantics(found.func):
-        inner = _function_of(part["schema"])
-        if _is_pydantics(inner) and not isinstance(inner, functools.partial):
-            return "bounds of what another validator makes of the text are not computed"
-    return _FUNCTIONS.get(getattr(found, "__qualname__", "")) if _is_pydantics(found) else None
-
-
-def _function_of(part: Schema) -> Any:
-    """The validator that a core schema calls, or None."""
-    function = part.get("function")
-    return function.get("function") if isinstance(function, dict) else function
-
-
-def _is_pydantics(function: Any) -> bool:
-    return str(getattr(function, "__module__", "")).startswith("pydantic.")
-
-
 # ---------------------------------------------------------------- what pydantic's generator adds
 
 
-@functools.cache
-def generator() -> Any:
-    """The class that `model_json_schema` takes."""
-    from pydantic.json_schema import GenerateJsonSchema
+class Schemas(GenerateJsonSchema):
+    """pydantic's schemas, but where they allow texts that its validators refuse, or have a
+    pattern that no automaton reads."""
 
-    class Schemas(GenerateJsonSchema):
-        """pydantic's schemas, but where they allow texts that its validators refuse, or have a
-        pattern that no automaton reads."""
+    def generate(self, schema: Any, mode: Any = "validation") -> Any:
+        return _with_formats(super().generate(schema, mode))
 
-        def generate(self, schema: Any, mode: Any = "validation") -> Any:
-            return _with_formats(super().generate(schema, mode))
+    def str_schema(self, schema: Any) -> Any:
+        found = super().str_schema(schema)
+        is_trimmed = schema.get("strip_whitespace", self._config.str_strip_whitespace)
+        is_held = {"minLength", "maxLength", "pattern"} & {*found}
+        patterns = [_ASCII] if schema.get("ascii_only") else []
+        patterns += [_TRIMMED] if is_trimmed and is_held else []
+        return _all_of(found, patterns) if patterns else found
 
-        def str_schema(self, schema: Any) -> Any:
-            found = super().str_schema(schema)
-            is_trimmed = schema.get("strip_whitespace", self._config.str_strip_whitespace)
-            is_held = {"minLength", "maxLength", "pattern"} & {*found}
-            patterns = [_ASCII] if schema.get("ascii_only") else []
-            patterns += [_TRIMMED] if is_trimmed and is_held else []
-            return _all_of(found, patterns) if patterns else found
+    def bytes_schema(self, schema: Any) -> Any:
+        found = super().bytes_schema(schema)
+        spelled = getattr(self._config, "val_json_bytes", "utf8")
+        if spelled != "utf8" and {"min_length", "max_length"} & {*schema}:
+            raise ValueError(f"the length of bytes that are spelled in {spelled} is not counted")
+        if spelled == "hex":
+            return {"type": "string", "pattern": "^([0-9a-fA-F]{2})*$"}
+        if spelled == "base64":
+            return {"type": "string", "pattern": f"^{_base64('-_')}$"}
+        is_held = {"minLength", "maxLength"} & {*found}
+        return _all_of(found, [_ASCII]) if is_held else found
 
-        def bytes_schema(self, schema: Any) -> Any:
-            found = super().bytes_schema(schema)
-            spelled = getattr(self._config, "val_json_bytes", "utf8")
-            if spelled != "utf8" and {"min_length", "max_length"} & {*schema}:
-                raise ValueError(
-                    f"the length of bytes that are spelled in {spelled} is not counted"
-                )
-            if spelled == "hex":
-                return {"type": "string", "pattern": "^([0-9a-fA-F]{2})*$"}
-            if spelled == "base64":
-                return {"type": "string", "pattern": f"^{_base64('-_')}$"}
-            is_held = {"minLength", "maxLength"} & {*found}
-            return _all_of(found, [_ASCII]) if is_held else found
+    def complex_schema(self, schema: Any) -> Any:
+        return {"type": "string", "pattern": _COMPLEX}
 
-        def complex_schema(self, schema: Any) -> Any:
-            return {"type": "string", "pattern": _COMPLEX}
+    def fraction_schema(self, schema: Any) -> Any:
+        return {"type": "string", "pattern": f"^{decimals.INT}(/[1-9][0-9]*)?$"}
 
-        def fraction_schema(self, schema: Any) -> Any:
-            return {"type": "string", "pattern": f"^{INT}(/[1-9][0-9]*)?$"}
+    def float_schema(self, schema: Any) -> Any:
+        found = super().float_schema(schema)
+        finite = schema.get("allow_inf_nan", self._config.allow_inf_nan) is False
+        if finite and not {"minimum", "exclusiveMinimum"} & {*found}:
+            found["minimum"] = -1e300
+        if finite and not {"maximum", "exclusiveMaximum"} & {*found}:
+            found["maximum"] = 1e300
+        return found
 
-        def float_schema(self, schema: Any) -> Any:
-            found = super().float_schema(schema)
-            finite = schema.get("allow_inf_nan", self._config.allow_inf_nan) is False
-            if finite and not {"minimum", "exclusiveMinimum"} & {*found}:
-                found["minimum"] = -1e300
-            if finite and not {"maximum", "exclusiveMaximum"} & {*found}:
-                found["maximum"] = 1e300
+    def decimal_schema(self, schema: Any) -> Any:
+        if schema.get("multiple_of") is not None:
+            return _multiples(schema)
+        found = [{"pattern": f"^({pattern})$"} for pattern in decimals.patterns(schema)]
+        return {"type": "string", **(found[0] if len(found) == 1 else {"allOf": found})}
+
+    def _moment(self, schema: Any, otherwise: Any) -> Any:
+        if not moments.bounded(schema):
+            return otherwise(schema)
+        patterns = [f"^({pattern})$" for pattern in moments.patterns(schema)]
+        return _all_of({"type": "string"}, patterns)
+
+    def date_schema(self, schema: Any) -> Any:
+        return self._moment(schema, super().date_schema)
+
+    def time_schema(self, schema: Any) -> Any:
+        return self._moment(schema, super().time_schema)
+
+    def datetime_schema(self, schema: Any) -> Any:
+        if schema.get("tz_constraint") == "naive" and not moments.bounded(schema):
+            return {"type": "string", "pattern": f"^{moments.DATE}T{moments.TIME}$"}
+        return self._moment(schema, super().datetime_schema)
+
+    def timedelta_schema(self, schema: Any) -> Any:
+        found = self._moment(schema, super().timedelta_schema)
+        return {**found, "pattern": moments.SHORT_NUMBERS} if "format" in found else found
+
+    def dict_schema(self, schema: Any) -> Any:
+        found, keys = super().dict_schema(schema), schema.get("keys_schema", {})
+        spelled = KEYS.get(keys.get("type"))
+        if spelled is None or "propertyNames" in found:
             return found
+        return {**found, "propertyNames": spelled}
 
-        def decimal_schema(self, schema: Any) -> Any:
-            if schema.get("multiple_of") is not None:
-                return _multiples(schema)
-            found = [{"pattern": f"^({pattern})$"} for pattern in decimals.patterns(schema)]
-            return {"type": "string", **(found[0] if len(found) == 1 else {"allOf": found})}
+    def _set(self, schema: Any, found: Any) -> Any:
+        is_any = schema.get("items_schema", {"type": "any"})["type"] == "any"
+        return {**found, "items": _SCALARS} if is_any else found
 
-        def _moment(self, schema: Any, otherwise: Any) -> Any:
-            if not moments.bounded(schema):
-                return otherwise(schema)
-            patterns = [f"^({pattern})$" for pattern in moments.patterns(schema)]
-            return _all_of({"type": "string"}, patterns)
+    def set_schema(self, schema: Any) -> Any:
+        return self._set(schema, super().set_schema(schema))
 
-        def date_schema(self, schema: Any) -> Any:
-            return self._moment(schema, super().date_schema)
+    def frozenset_schema(self, schema: Any) -> Any:
+        return self._set(schema, super().frozenset_schema(schema))
 
-        def time_schema(self, schema: Any) -> Any:
-            return self._moment(schema, super().time_schema)
+    def url_schema(self, schema: Any) -> Any:
+        found, schemes = super().url_schema(schema), schema.get("allowed_schemes")
+        found = found if schemes is None else {**found, "format": None, **_url(schemes)}
+        return {key: value for key, value in found.items() if value is not None}
 
-        def datetime_schema(self, schema: Any) -> Any:
-            if schema.get("tz_constraint") == "naive" and not moments.bounded(schema):
-                return {"type": "string", "pattern": f"^{moments.DATE}T{moments.TIME}$"}
-            return self._moment(schema, super().datetime_schema)
+    def multi_host_url_schema(self, schema: Any) -> Any:
+        return self.url_schema({**schema, "type": "url"})
 
-        def timedelta_schema(self, schema: Any) -> Any:
-            found = self._moment(schema, super().timedelta_schema)
-            return {**found, "pattern": moments.SHORT_NUMBERS} if "format" in found else found
-
-        def dict_schema(self, schema: Any) -> Any:
-            found, keys = super().dict_schema(schema), schema.get("keys_schema", {})
-            spelled = _KEYS.get(keys.get("type"))
-            if spelled is None or "propertyNames" in found:
-                return found
-            return {**found, "propertyNames": spelled}
-
-        def _set(self, schema: Any, found: Any) -> Any:
-            is_any = schema.get("items_schema", {"type": "any"})["type"] == "any"
-            return {**found, "items": _SCALARS} if is_any else found
-
-        def set_schema(self, schema: Any) -> Any:
-            return self._set(schema, super().set_schema(schema))
-
-        def frozenset_schema(self, schema: Any) -> Any:
-            return self._set(schema, super().frozenset_schema(schema))
-
-        def url_schema(self, schema: Any) -> Any:
-            found, schemes = super().url_schema(schema), schema.get("allowed_schemes")
-            found = found if schemes is None else {**found, "format": None, **_url(schemes)}
-            return {key: value for key, value in found.items() if value is not None}
-
-        def multi_host_url_schema(self, schema: Any) -> Any:
-            return self.url_schema({**schema, "type": "url"})
-
-        def function_after_schema(self, schema: Any) -> Any:
-            function = schema["function"]["function"]
-            name = getattr(function, "__qualname__", "")
-            if name == "ByteSize._validate":
-                return {"anyOf": [{"type": "string", "pattern": _BYTE_SIZE},
-                                  {"type": "integer", "minimum": 0}]}  # fmt: skip
-            if name in ("EncodedBytes.decode", "EncodedStr.decode_str"):
-                return _encoded(function.__self__.encoder, is_text=name.endswith("str"))
-            return super().function_after_schema(schema)
-
-    return Schemas
+    def function_after_schema(self, schema: Any) -> Any:
+        function = schema["function"]["function"]
+        name = getattr(function, "__qualname__", "")
+        if name == "ByteSize._validate":
+            return {"anyOf": [{"type": "string", "pattern": _BYTE_SIZE},
+                              {"type": "integer", "minimum": 0}]}  # fmt: skip
+        if name in ("EncodedBytes.decode", "EncodedStr.decode_str"):
+            return _encoded(function.__self__.encoder, is_text=name.endswith("str"))
+        return super().function_after_schema(schema)
 
 
 def _multiples(schema: Any) -> Schema:

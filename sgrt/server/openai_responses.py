@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sgrt.core import GenerateResult, TokenLogprob
+from sgrt.core import GenerateResult, SamplingParams, TokenLogprob
 from sgrt.server.failures import ApiError, bad_request
 from sgrt.server.follow import merged
 from sgrt.server.held import held_to
@@ -163,8 +163,7 @@ def _named(call: Call) -> str:
 def _read(wire: ResponsesRequest, call: Call, owner: str) -> Response:
     service = call.service
     _check_fixed(wire)
-    keeps = service.stored.max_bytes > 0
-    if wire.store and not keeps:
+    if wire.store and not service.stored.max_bytes:
         raise bad_request("store=true: this server keeps no responses", "store", "unsupported")
     use = read_tools(wire.tools, wire.tool_choice, wire.parallel_tool_calls, flat=True)
     items = _items(wire, service, owner)
@@ -204,7 +203,16 @@ def _read(wire: ResponsesRequest, call: Call, owner: str) -> Response:
         namespace=call.namespace + (wire.cache_salt or ""),
         priority=wire.priority or 0,
     )
-    repeated = {
+    repeated = _repeated(wire, service, params, use)
+    kept = [item for item, _ in items] if repeated["store"] else []
+    return Response(job, use, repeated, kept, owner, f"resp_{call.request_id}")
+
+
+def _repeated(
+    wire: ResponsesRequest, service: Service, params: SamplingParams, use: ToolUse
+) -> dict[str, Any]:
+    """What a response says again of its request."""
+    return {
         "model": service.model_named(wire.model),
         "instructions": wire.instructions,
         "max_output_tokens": wire.max_output_tokens,
@@ -213,7 +221,7 @@ def _read(wire: ResponsesRequest, call: Call, owner: str) -> Response:
         "previous_response_id": wire.previous_response_id or None,
         "reasoning": {"effort": None, "summary": None},
         "service_tier": "default",
-        "store": keeps and wire.store is not False,
+        "store": service.stored.max_bytes > 0 and wire.store is not False,
         "temperature": params.temperature,
         "text": wire.text or {"format": {"type": "text"}},
         "tool_choice": wire.tool_choice or "auto",
@@ -223,8 +231,6 @@ def _read(wire: ResponsesRequest, call: Call, owner: str) -> Response:
         "truncation": "disabled",
         "user": wire.user,
     }
-    kept = [item for item, _ in items] if repeated["store"] else []
-    return Response(job, use, repeated, kept, owner, f"resp_{call.request_id}")
 
 
 def _items(wire: ResponsesRequest, service: Service, owner: str) -> Items:
