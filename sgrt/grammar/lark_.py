@@ -71,10 +71,10 @@ _REFUSED = {
     "%extend": "importing and extending is not supported; write the rule out",
     "%lark": "nested grammars are not supported; use rules",
 }
-# What is forced and what may stand before the text is the matcher's; tokens are text here.
+# What is forced is the matcher's; nothing ignored stands before the text; tokens are text here.
 _GRAMMAR_OPTIONS = {
     "no_forcing": (True, False),
-    "allow_initial_skip": (True, False),
+    "allow_initial_skip": (False,),
     "allow_invalid_utf8": (False,),
 }
 _CLASS_ESCAPE = re.compile(r"(?:[^\\]|\\.)*?\\[dwsDWS]")

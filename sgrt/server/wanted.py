@@ -54,6 +54,8 @@ def wanted(wire: Constrained, at: str = "") -> Wanted | None:
         names = " and ".join(w.at for w in found)
         raise bad_request(f"a text can be held to one constraint, not to {names}", found[1].at)
     pattern, place = wire.guided_whitespace_pattern, join(at, "guided_whitespace_pattern")
+    if pattern is not None and "disable-any-whitespace" in (wire.guided_decoding_backend or ""):
+        raise bad_request(f"{place}: guided_decoding_backend allows no white space", place)
     return _spaced(found[0] if found else None, pattern, place)
 
 
@@ -96,6 +98,8 @@ def _blaming(at: str) -> Iterator[None]:
 
 _BACKENDS = ("auto", "guidance", "llguidance", "lm-format-enforcer", "outlines", "xgrammar")
 _BACKEND_OPTIONS = ("no-fallback", "disable-any-whitespace", "no-additional-properties")
+"""What holds here where nothing is said: one engine does all, JSON is compact, declared objects are
+closed."""
 
 
 def _check_backend(name: str | None) -> None:

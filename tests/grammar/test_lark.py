@@ -63,7 +63,7 @@ _SAME = [
     ('start: "a" %regex {"substring_chunks": ["b", "bb", " "]} "a"', "a(b|bb|bbb|bbb |bb | )?a"),
     ('start: S\nS: "a" %regex {"substring_words": "ab b"} "b"', "a(ab|ab |ab b| | b|b)?b"),
     ('start: %regex {"substring_chars": "abb"} " "', "(a|ab|abb|b|bb)? "),
-    ('%llguidance {"no_forcing": true, "allow_initial_skip": true}\n%ignore " "\nstart: "a" "b"', "a *b"),
+    ('%llguidance {"no_forcing": true, "allow_initial_skip": false}\n%ignore " "\nstart: "a" "b"', "a *b"),
     ('%grammar_options {"allow_invalid_utf8": false}\nstart: "a"', "a"),
 ]  # fmt: skip
 
@@ -255,6 +255,12 @@ def test_lark_random_walks_end_in_texts_of_the_grammar(name: str) -> None:
         ("start: %regex", 1, 8, "JSON in braces expected"),
         ('%llguidance {"a": 1}', 1, 1, "a=1 is not supported"),
         ('%llguidance {"no_forcing": 1}', 1, 1, "no_forcing=1 is not supported"),
+        (
+            '%llguidance {"allow_initial_skip": true}',
+            1,
+            1,
+            "allow_initial_skip=True is not supported",
+        ),
         ('start: %regex {"substring_chars": "a", "substring_chars": "b"}', 1, 8, "%regex "),
         ('%llguidance {"allow_invalid_utf8": true}', 1, 1, "allow_invalid_utf8=True is not supp"),
         ('%llguidance {"a" 1}', 1, 1, "%llguidance"),

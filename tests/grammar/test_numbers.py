@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from fractions import Fraction
@@ -11,6 +12,7 @@ import jsonschema
 import pytest
 
 from sgrt.core import JsonSchema
+from sgrt.errors import UnsupportedSchema
 from sgrt.grammar import json_schema
 from tests.grammar.grammar_support import accepts, grammar
 
@@ -119,3 +121,20 @@ def test_number_of_many_digits_is_told_from_its_neighbours(value: float) -> None
         assert accepts(compiled, "1.25" if "ax" in keyword else "1000000000000011.5")
         (entry,) = [e for e in json_schema.report(json.dumps(node)) if e.keyword == keyword]
         assert entry.status == "subset" and "15 digits" in entry.why
+
+
+@pytest.mark.parametrize("kind", ["integer", "number"])
+def test_integers_between_any_two_bounds_are_accepted_exactly(kind: str) -> None:
+    for low, high in itertools.product((-1, 0, 0.5, 1), (0, 0.5, 1, 2)):
+        for names in itertools.product(
+            ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
+        ):
+            schema = {"type": kind, **dict(zip(names, (low, high), strict=True))}
+            validator = jsonschema.Draft202012Validator(schema)
+            valid = [value for value in range(-3, 4) if validator.is_valid(value)]
+            try:
+                compiled = grammar(JsonSchema(json.dumps(schema)))
+            except UnsupportedSchema:
+                assert not valid and (kind == "integer" or low >= high), schema
+                continue
+            assert [v for v in range(-3, 4) if accepts(compiled, str(v))] == valid, schema

@@ -101,6 +101,14 @@ def test_white_space_that_is_asked_for_is_allowed(body: dict[str, Any]) -> None:
         ({"guided_decoding_backend": "none"}, "guided_decoding_backend"),
         ({"guided_decoding_backend": "xgrammar:fast"}, "guided_decoding_backend"),
         ({"guided_decoding_backend": "xgrammar:"}, "guided_decoding_backend"),
+        (
+            {
+                "guided_json": SCHEMA,
+                "guided_whitespace_pattern": " ?",
+                "guided_decoding_backend": "xgrammar:disable-any-whitespace",
+            },
+            "guided_whitespace_pattern",
+        ),
         ({"guided_choice": []}, "guided_choice"),
         ({"guided_grammar": "start: ("}, "guided_grammar"),
         ({"ebnf": "root ::= ("}, "ebnf"),
